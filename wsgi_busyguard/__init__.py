@@ -1,0 +1,27 @@
+"""Health checks that are answered at once and truthfully while every thread is stuck.
+
+Wrap any WSGI app: ``application = BusyGuard(application)``. Importing this imports no server and no
+framework.
+"""
+
+from __future__ import annotations
+
+from .environ import remaining, under_pressure
+from .gate import Gate
+from .load import Adapter, Load, State, Transition
+from .middleware import BusyGuard
+from .monitor import Monitor
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Adapter",
+    "BusyGuard",
+    "Gate",
+    "Load",
+    "Monitor",
+    "State",
+    "Transition",
+    "remaining",
+    "under_pressure",
+]

@@ -1,0 +1,52 @@
+"""What the guard leaves in a request's environ, and how an app reads it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from .load import State
+from .policy import CLIENT_TIMEOUT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+WAITED = "busyguard.waited"
+MONITOR = "busyguard.monitor"
+DEADLINE = "busyguard.deadline"
+
+
+def remaining(environ: Mapping[str, Any]) -> float:
+    """Return the seconds until this request's client is taken to give up, never below 0.
+
+    The right timeout for a call to an outside service: an answer that comes later is for nobody.
+    Where the guard stamped no deadline, the default client timeout, 5 s.
+    """
+    deadline = environ.get(DEADLINE)
+    if deadline is None:
+        return CLIENT_TIMEOUT
+    return max(0.0, float(deadline) - time.monotonic())
+
+
+def under_pressure(environ: Mapping[str, Any]) -> bool:
+    """Return whether the server is busy, so that a view can serve something cheaper.
+
+    ``False`` where no guard stamped the request.
+    """
+    monitor = environ.get(MONITOR)
+    return monitor is not None and monitor.state is State.BUSY
+
+
+def stamping(app: WSGIApplication, monitor: object, client_timeout: float) -> WSGIApplication:
+    """Return ``app`` behind the stamps, for a guard that is not a gate: nothing waits there."""
+    now = time.monotonic
+
+    def stamp(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        environ[WAITED] = 0.0
+        environ[MONITOR] = monitor
+        environ[DEADLINE] = now() + client_timeout
+        return app(environ, start_response)
+
+    return stamp

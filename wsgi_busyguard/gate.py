@@ -1,0 +1,332 @@
+"""The gate: slots, and a queue in front of them that is bounded in length and in age.
+
+Nothing here knows a server, a request or HTTP.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from threading import TIMEOUT_MAX
+from typing import TYPE_CHECKING
+
+from .load import SMOOTHING, Load, service_time
+from .policy import Reason, limits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Refused(Exception):
+    """The gate did not let this one in; nothing has run."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
+
+
+class Slot:
+    """A place in the application.
+
+    :ivar since: monotonic seconds at which it was taken; ``None`` while it is free.
+    :ivar waited: seconds that its holder waited for it.
+    """
+
+    __slots__ = ("since", "waited")
+
+    def __init__(self) -> None:
+        self.since: float | None = None
+        self.waited = 0.0
+
+
+class Ticket:
+    """A place in the queue, for a request that has no thread to wait in.
+
+    :param wake: called once, with the ticket, outside any lock and in whichever thread made it so,
+        when ``outcome`` has come while it waited. Not called for an outcome that
+        :meth:`Gate.offer` returned, nor after :meth:`Gate.withdraw` returned true.
+    :ivar outcome: the :class:`Slot`, or the :class:`Reason` for which there is none; ``None``
+        while it waits.
+    """
+
+    __slots__ = ("arrived", "outcome", "wake")
+
+    def __init__(self, wake: Callable[[Ticket], object]) -> None:
+        self.wake = wake
+        self.arrived = 0.0
+        self.outcome: Slot | Reason | None = None
+
+
+class Gate:
+    """Lets at most ``slots`` in at once and queues the rest, first come first served.
+
+    :param slots: how many may be in at once, at least 1.
+    :param max_queue: how many may wait; ``None`` is ``4 * slots``, ``math.inf`` no bound.
+    :param max_wait: seconds that one may wait; ``None`` is a fifth of ``client_timeout``,
+        ``math.inf`` no limit.
+    :param client_timeout: seconds after which a client gives up; ``None`` is 5.
+    :param clock: monotonic seconds.
+    :raises ValueError, TypeError: for limits that cannot be meant.
+
+    Threads call :meth:`enter` and :meth:`leave`. Event loops, which cannot wait, use a
+    :class:`Ticket` with :meth:`offer`, :meth:`withdraw` and :meth:`expire`. Both may be mixed, and
+    every method may be called from any thread. It is an adapter.
+
+    *Why nothing is lost.* Free slots lie in one deque, those who wait stand in another. Taking or
+    returning a slot is one atomic operation and needs no lock while nobody waits. Somebody about to
+    wait first stands in the queue and then looks for a free slot once more; somebody leaving first
+    returns the slot and then looks at the queue. Whichever order these four steps fall into, one of
+    the two sees the other, and slots are handed over under the lock.
+    """
+
+    def __init__(
+        self,
+        slots: int,
+        max_queue: float | None = None,
+        max_wait: float | None = None,
+        *,
+        client_timeout: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.limits = limits(slots, max_queue, max_wait, client_timeout)
+        self.draining = False
+        self._clock = clock
+        self._watchers: list[Callable[[], object]] = []
+        self._service: float | None = None
+        self._reset()
+        _gates.add(self)
+
+    def _reset(self) -> None:
+        """Start with every slot free and nobody waiting."""
+        self._lock = threading.Lock()
+        self._slots = [Slot() for _ in range(self.limits.slots)]
+        self._free = deque(self._slots)
+        self._waiting: deque[Ticket] = deque()
+        self._crowded = False  # somebody has had to wait since a slot was last left over
+        self._hungry_since: float | None = None  # the first of those who gave up since one moved
+
+    def enter(self) -> Slot:
+        """Take a slot, waiting for it if need be, and return it.
+
+        :raises Refused: if the queue is full, the wait too long, or the gate draining.
+        """
+        if not self._waiting and not self.draining:
+            try:
+                slot = self._free.pop()
+            except IndexError:
+                pass
+            else:
+                slot.since = self._clock()
+                slot.waited = 0.0
+                return slot
+        return self._wait()
+
+    def leave(self, slot: Slot) -> None:
+        """Return a slot. Once: whoever calls this must forget the slot, for others will hold it."""
+        since = slot.since
+        if since is None:
+            return
+        slot.since = None
+        # Two threads may do this at once and one sample be lost; a mean can bear that. Written out
+        # (it is smoothed()) because the call would be a tenth of what a request costs here.
+        took, mean = self._clock() - since, self._service
+        self._service = took if mean is None else mean + (took - mean) * SMOOTHING
+        self._free.append(slot)
+        if self._waiting or self._crowded:
+            self._hand_over()
+
+    def abandon(self, slot: Slot) -> None:
+        """Return a slot from a finalizer.
+
+        A finalizer may interrupt any line of this file, one that holds the lock among them, so it
+        never waits for it. If the lock is taken, those who wait get the slot at the next call.
+        """
+        if slot.since is None:
+            return
+        slot.since = None
+        self._free.append(slot)
+        if self._waiting and self._lock.acquire(blocking=False):
+            try:
+                woken = self._hand_out(self._clock())
+            finally:
+                self._lock.release()
+            _wake(woken)
+
+    def offer(self, ticket: Ticket) -> Slot | Reason | None:
+        """Ask for a slot without waiting.
+
+        Returns the slot, or the reason for which there is none, or ``None``: the ticket is in the
+        queue, and its ``wake`` will be called.
+        """
+        if self.draining:
+            ticket.outcome = Reason.DRAINING
+            return Reason.DRAINING
+        with self._lock:
+            ticket.arrived = now = self._clock()
+            self._waiting.append(ticket)
+            woken = self._hand_out(now)
+            if ticket.outcome is not None:
+                woken.pop()  # itself, the last to be served
+            elif len(self._waiting) > self.limits.max_queue:
+                self._waiting.pop()
+                ticket.outcome = Reason.QUEUE_FULL
+            else:
+                self._crowded = True
+            outcome = ticket.outcome
+        _wake(woken)
+        if outcome is None:
+            self._changed()
+        return outcome
+
+    def withdraw(self, ticket: Ticket) -> bool:
+        """Take a ticket out of the queue; return whether it was still there."""
+        with self._lock:
+            if ticket.outcome is not None:
+                return False
+            try:
+                self._waiting.remove(ticket)
+            except ValueError:
+                return False
+            self._gave_up(ticket)
+            return True
+
+    def expire(self) -> None:
+        """Refuse those who have waited too long. For a loop to call a few times a second."""
+        with self._lock:
+            woken = self._hand_out(self._clock())
+        _wake(woken)
+
+    def drain(self) -> None:
+        """Refuse whoever comes from now on; those who wait and those inside are served.
+
+        Takes no lock and may be called in a signal handler.
+        """
+        self.draining = True
+
+    @property
+    def empty(self) -> bool:
+        """Whether nobody is inside and nobody waits."""
+        return not self._waiting and len(self._free) == self.limits.slots
+
+    def read(self) -> Load:
+        """Return the figures of this instant."""
+        slots = self.limits.slots
+        if not self._crowded:
+            return Load(0, slots - len(self._free), slots, 0.0, self._service)
+        with self._lock:
+            now = self._clock()
+            queued, free = len(self._waiting), len(self._free)
+            since = self._waiting[0].arrived if queued else now
+            if self._hungry_since is not None:
+                since = min(since, self._hungry_since)
+        # A slot that lies free while somebody waits is on its way to him.
+        moving = min(queued, free)
+        service = service_time(self._service, self._ages(now))
+        return Load(queued - moving, slots - free + moving, slots, now - since, service)
+
+    def subscribe(self, changed: Callable[[], object]) -> None:
+        """Have ``changed`` called, outside the lock, when the state may have changed."""
+        self._watchers.append(changed)
+
+    def __repr__(self) -> str:
+        inside = self.limits.slots - len(self._free)
+        return f"<Gate {inside}/{self.limits.slots} with {len(self._waiting)} waiting>"
+
+    def _wait(self) -> Slot:
+        woken = threading.Lock()  # each waits at a lock of his own and is woken alone
+        woken.acquire()
+        ticket = Ticket(lambda _: woken.release())
+        outcome = self.offer(ticket)
+        if outcome is None:
+            outcome = self._outcome(ticket, woken)
+        if isinstance(outcome, Slot):
+            return outcome
+        raise Refused(outcome)
+
+    def _outcome(self, ticket: Ticket, woken: threading.Lock) -> Slot | Reason:
+        """Wait until the ticket has its outcome or is too old for one."""
+        left = self.limits.max_wait - (self._clock() - ticket.arrived)
+        try:
+            woken.acquire(timeout=-1 if left == math.inf else min(max(left, 0), TIMEOUT_MAX))
+        except BaseException:  # raised into the wait, as gevent's timeouts are
+            self.withdraw(ticket)
+            if isinstance(ticket.outcome, Slot):
+                self.leave(ticket.outcome)
+            raise
+        self.withdraw(ticket)
+        return ticket.outcome or Reason.QUEUE_AGE
+
+    def _hand_over(self) -> None:
+        """Give free slots to those who wait, and notice when one is left over."""
+        with self._lock:
+            woken = self._hand_out(self._clock())
+            relaxed = self._crowded and not self._waiting and bool(self._free)
+            if relaxed:
+                self._crowded = False
+                self._hungry_since = None
+        _wake(woken)
+        if relaxed:
+            self._changed()
+
+    def _hand_out(self, now: float) -> list[Ticket]:
+        """Serve the queue from its head; return the tickets to wake. Requires self._lock."""
+        woken: list[Ticket] = []
+        while self._waiting:
+            ticket = self._waiting[0]
+            waited = now - ticket.arrived
+            if waited > self.limits.max_wait:
+                ticket.outcome = Reason.QUEUE_AGE
+                self._gave_up(ticket)
+            else:
+                try:
+                    slot = self._free.pop()
+                except IndexError:
+                    break
+                slot.since = now
+                slot.waited = waited
+                ticket.outcome = slot
+                self._hungry_since = None
+            self._waiting.popleft()
+            woken.append(ticket)
+        return woken
+
+    def _gave_up(self, ticket: Ticket) -> None:
+        """Remember since when nobody has got in. Requires self._lock."""
+        if self._hungry_since is None or ticket.arrived < self._hungry_since:
+            self._hungry_since = ticket.arrived
+
+    def _ages(self, now: float) -> list[float]:
+        taken = [slot.since for slot in self._slots]
+        return [now - since for since in taken if since is not None]
+
+    def _changed(self) -> None:
+        for changed in self._watchers:
+            changed()
+
+
+def _wake(tickets: list[Ticket]) -> None:
+    for ticket in tickets:
+        ticket.wake(ticket)
+
+
+_gates: weakref.WeakSet[Gate] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    """Empty every gate: those who waited or were inside are in the parent.
+
+    Slots that the forking thread still holds are of the old set. They are marked as returned, so
+    that nothing happens when it leaves them.
+    """
+    for gate in list(_gates):
+        for slot in gate._slots:
+            slot.since = None
+        gate._reset()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

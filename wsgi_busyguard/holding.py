@@ -1,0 +1,117 @@
+"""Holds a gate's slot for a request, from before the app is called until its body is closed.
+
+In WSGI a request ends when the server closes the body, not when the app returns it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .environ import DEADLINE, MONITOR, WAITED
+from .gate import Gate, Refused, Slot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+    from .policy import Reason
+
+
+def holding(
+    app: WSGIApplication,
+    gate: Gate,
+    monitor: object,
+    refused: Callable[[Reason], WSGIApplication],
+    client_timeout: float,
+) -> WSGIApplication:
+    """Return ``app`` behind ``gate``."""
+    enter, leave = gate.enter, gate.leave
+
+    def hold(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        try:
+            slot = enter()
+        except Refused as refusal:
+            return refused(refusal.reason)(environ, start_response)
+        environ[WAITED] = waited = slot.waited
+        environ[MONITOR] = monitor
+        environ[DEADLINE] = slot.since - waited + client_timeout  # type: ignore[operator]
+        try:
+            body = app(environ, start_response)
+        except BaseException:
+            leave(slot)
+            raise
+        kind = type(body)
+        if kind is list or kind is tuple:
+            # The app has done all its work and has nothing to close. Servers measure such bodies
+            # for a Content-Length, so they get the very same object.
+            leave(slot)
+            return body
+        return _until_closed(body, slot, gate, environ.get("wsgi.file_wrapper"))
+
+    return hold
+
+
+def _until_closed(
+    body: Iterable[bytes], slot: Slot, gate: Gate, file_wrapper: object
+) -> Iterable[bytes]:
+    """Return a body that leaves the slot when it is closed."""
+    if isinstance(file_wrapper, type) and isinstance(body, file_wrapper):
+        # Servers send files by sendfile() if they recognise their own wrapper, so it stays itself
+        # and only its close() is replaced.
+        held = Held(body, slot, gate, getattr(body, "close", None))
+        try:
+            body.close = held.close  # type: ignore[attr-defined]
+        except (AttributeError, TypeError):  # made in C: the server sends it without the app
+            held.release()
+        return body
+    kind = HeldSized if hasattr(body, "__len__") else Held
+    return kind(body, slot, gate, getattr(body, "close", None))
+
+
+class Held:
+    """A body that holds a slot until it is closed, or dropped by a server that does not close."""
+
+    __slots__ = ("_body", "_close", "_gate", "_slot")
+
+    def __init__(
+        self, body: Iterable[bytes], slot: Slot, gate: Gate, close: Callable[[], object] | None
+    ) -> None:
+        self._body = body
+        self._close = close
+        self._slot: Slot | None = slot
+        self._gate = gate
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._body)
+
+    def close(self) -> None:
+        """Close the body and leave the slot; only the first call does anything."""
+        slot, self._slot = self._slot, None
+        if slot is None:
+            return
+        try:
+            if self._close is not None:
+                self._close()
+        finally:
+            self._gate.leave(slot)
+
+    def release(self) -> None:
+        """Leave the slot and let the body be."""
+        slot, self._slot = self._slot, None
+        if slot is not None:
+            self._gate.leave(slot)
+
+    def __del__(self) -> None:
+        slot, self._slot = self._slot, None
+        if slot is not None:
+            self._gate.abandon(slot)
+
+
+class HeldSized(Held):
+    """The same for a body that has a length, by which servers know that it is whole."""
+
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        return len(self._body)  # type: ignore[arg-type]

@@ -1,0 +1,137 @@
+"""What a server's load is, and when it is busy: values and the rules between them.
+
+Nothing here reads a clock, takes a lock or knows a server.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+# A loop that is a whole beat (0.25 s) late does not take requests in, so nothing in its queue
+# would show that it is stuck. Left again at half of that, like every other limit here.
+LAG_BUSY = 0.25
+LAG_FREE = LAG_BUSY / 2
+
+# The weight of a new sample in the running mean of service times; TCP's round-trip estimate
+# uses the same (RFC 6298, section 2).
+SMOOTHING = 1 / 8
+
+
+class State(enum.Enum):
+    """Free or busy; nothing in between, and never a count."""
+
+    FREE = "free"
+    BUSY = "busy"
+
+
+FREE, BUSY = State.FREE, State.BUSY  # an enum's own attributes are slow to look up
+
+
+class Load(NamedTuple):
+    """One look at a server's figures, all from one instant.
+
+    :param queued: requests accepted that no thread is working on, nor about to.
+    :param active: requests in the application.
+    :param capacity: requests that may be in the application at once, whether their threads have
+        been started or not; ``None`` where nobody knows.
+    :param waited: seconds for which the oldest queued request has waited. It goes on counting
+        when that one gives up, until one gets a slot: a queue that only drains by despair has
+        not moved.
+    :param service: seconds that a request takes; ``None`` until one is known.
+    :param lag: seconds by which the loop that takes requests in is late, where there is one.
+    """
+
+    queued: int
+    active: int
+    capacity: int | None
+    waited: float = 0.0
+    service: float | None = None
+    lag: float = 0.0
+
+    @property
+    def idle(self) -> int | None:
+        """``capacity - active``; ``None`` where the capacity is unknown."""
+        return None if self.capacity is None else self.capacity - self.active
+
+    @property
+    def delay(self) -> float | None:
+        """Seconds that a request arriving now would wait; ``None`` while that cannot be known."""
+        seen = max(self.waited, self.lag)
+        if not self.queued or not self.capacity:
+            return seen
+        if self.service is None:
+            return None
+        return max(seen, self.queued * self.service / self.capacity)
+
+
+UNKNOWN = Load(0, 0, None)
+
+
+class Transition(NamedTuple):
+    """A change of state, as listeners are told of it.
+
+    :param state: the state entered.
+    :param load: the load that caused it.
+    :param at: when, in seconds of the monotonic clock.
+    :param lasted: seconds spent in the state that was left.
+    """
+
+    state: State
+    load: Load
+    at: float
+    lasted: float
+
+
+class Adapter(Protocol):
+    """Reads one server's :class:`Load`.
+
+    ``read()`` is called from any thread, must not block, and must not call the monitor back.
+    ``None`` or an exception means unknown. An adapter that itself notices when the state may have
+    changed also has ``subscribe(changed)`` and calls ``changed()`` then, holding no lock; one
+    without it is polled.
+    """
+
+    def read(self) -> Load | None:
+        """Return the figures of this instant."""
+
+
+def judge(state: State, load: Load) -> State:
+    """Return the state after ``load`` has been seen in ``state``.
+
+    Busy when ``queued > idle``, free when there is a place to spare. In between, where every slot
+    is taken and nobody waits, the state stays what it was: one number would flap on every request.
+    """
+    queued, active, capacity, _, _, lag = load
+    if lag >= LAG_BUSY:
+        return BUSY
+    spare = 1 if capacity is None else capacity - active - queued
+    if spare < 0:
+        return BUSY
+    if spare > 0 and lag < LAG_FREE:
+        return FREE
+    return state
+
+
+def smoothed(mean: float | None, sample: float) -> float:
+    """Return the running mean after one more sample."""
+    return sample if mean is None else mean + (sample - mean) * SMOOTHING
+
+
+def service_time(mean: float | None, ages: Iterable[float]) -> float | None:
+    """Return the seconds a request takes, from finished ones and from those still running.
+
+    A request that has already run for longer than the mean will take at least its age, so its
+    slot finishes at most ``1 / age`` requests a second. The mean of these rates, turned back
+    into seconds, hardly moves for one slow request among ten and grows second by second when all
+    are stuck, though nothing finishes.
+    """
+    if mean is None:
+        return None
+    expected = [max(mean, age, 1e-9) for age in ages]
+    if not expected:
+        return mean
+    return len(expected) / sum(1 / seconds for seconds in expected)
