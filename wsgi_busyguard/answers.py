@@ -152,6 +152,16 @@ def _missing(
     return [(name, value) for name, value in marks if name.lower() not in there]
 
 
+def json_answer(shown: dict[str, Any]) -> Answer:
+    """Return the answer that shows ``shown``."""
+    return Answer(_response(WELL, json.dumps(shown), JSON, {}))
+
+
+def not_found(text: str) -> Answer:
+    """Return the answer that nothing is here, and ``text``."""
+    return _plain(404, text)
+
+
 def figures(load: Load) -> dict[str, Any]:
     """Return a load as answers show it, in seconds to the millisecond."""
     return {

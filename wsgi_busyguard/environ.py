@@ -39,14 +39,18 @@ def under_pressure(environ: Mapping[str, Any]) -> bool:
     return monitor is not None and monitor.state is State.BUSY
 
 
+def stamp(environ: WSGIEnvironment, monitor: object, waited: float, deadline: float) -> None:
+    """Leave the stamps of a request that has waited so long and may take until ``deadline``."""
+    environ[WAITED] = waited
+    environ[MONITOR] = monitor
+    environ[DEADLINE] = deadline
+
+
 def stamping(app: WSGIApplication, monitor: object, client_timeout: float) -> WSGIApplication:
     """Return ``app`` behind the stamps, for a guard that is not a gate: nothing waits there."""
-    now = time.monotonic
 
-    def stamp(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        environ[WAITED] = 0.0
-        environ[MONITOR] = monitor
-        environ[DEADLINE] = now() + client_timeout
+    def stamped(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        stamp(environ, monitor, 0.0, time.monotonic() + client_timeout)
         return app(environ, start_response)
 
-    return stamp
+    return stamped

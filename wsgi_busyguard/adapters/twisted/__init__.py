@@ -1,0 +1,15 @@
+"""Twisted: a guard in front of the reactor's thread pool, and adapters for pools of your own."""
+
+from __future__ import annotations
+
+from .pool import BusyThreadPool, TwistedAdapter
+from .resource import GuardedWSGIResource
+from .site import GuardedSite, guarded_site
+
+__all__ = [
+    "BusyThreadPool",
+    "GuardedSite",
+    "GuardedWSGIResource",
+    "TwistedAdapter",
+    "guarded_site",
+]

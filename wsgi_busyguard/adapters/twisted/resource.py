@@ -1,0 +1,290 @@
+"""The resource that stands where WSGIResource stood: answers, refuses, or lets in.
+
+Everything in ``render()`` runs in the reactor thread, before a pool thread is asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred
+from twisted.web.resource import IResource
+from twisted.web.server import NOT_DONE_YET
+from twisted.web.wsgi import WSGIResource
+from zope.interface import implementer
+
+from ...answers import Answers
+from ...checks import Ask, Checks
+from ...environ import stamp
+from ...gate import Gate, Slot, Ticket
+from ...monitor import Monitor
+from ...policy import CLIENT_TIMEOUT, DAMPED, PATIENCE, Reason, Verdict, known_policy, seconds
+from .beat import Beat, LateGate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from twisted.python.threadpool import ThreadPool
+    from twisted.web.server import Request
+
+    from ...monitor import Listener
+
+logger = logging.getLogger("wsgi_busyguard")
+
+
+@implementer(IResource)
+class GuardedWSGIResource:
+    """Serves a WSGI app from a thread pool, with the queue in front of the pool.
+
+    Takes what :class:`twisted.web.wsgi.WSGIResource` takes, and stands in the same place. The pool
+    should be for this app alone: as many requests are let in as it may have threads. The keyword
+    arguments are those of :class:`wsgi_busyguard.BusyGuard`.
+
+    :ivar monitor: the :class:`~wsgi_busyguard.Monitor`; its listeners run in the reactor thread.
+    :ivar gate: the :class:`~wsgi_busyguard.Gate`.
+    """
+
+    isLeaf = True
+
+    def __init__(
+        self,
+        reactor: Any,
+        threadpool: ThreadPool,
+        application: WSGIApplication,
+        *,
+        max_queue: float | None = None,
+        max_wait: float | None = None,
+        ready: str = DAMPED,
+        patience: float = PATIENCE,
+        check_root: bool = True,
+        ready_paths: Iterable[str] = ("/healthz", "/readyz"),
+        live_paths: Iterable[str] = ("/livez",),
+        on_busy: Listener | None = None,
+        on_free: Listener | None = None,
+        refusal: WSGIApplication | None = None,
+        retry_after: int = 1,
+        client_timeout: float | None = None,
+        expose_load: bool = False,
+    ) -> None:
+        if not callable(application):
+            raise TypeError(f"application must be a WSGI app, not {application!r}")
+        if client_timeout is None:
+            client_timeout = CLIENT_TIMEOUT
+        self._client_timeout = seconds("client_timeout", client_timeout)
+        self._ready = known_policy(ready)
+        self._patience = seconds("patience", patience)
+        self._checks = Checks(check_root, ready_paths, live_paths)
+        self._answers = Answers(refusal=refusal, retry_after=retry_after, expose_load=expose_load)
+        self._reactor = reactor
+        self._pool = threadpool
+        self._application = application
+        self.gate = Gate(threadpool.max, max_queue, max_wait, client_timeout=client_timeout)
+        self._beat = Beat(reactor, self._every_beat)
+        self.monitor = Monitor(
+            LateGate(self.gate, self._beat),
+            on_busy=on_busy,
+            on_free=on_free,
+            deliver=reactor.callFromThread,
+        )
+        # Not before the reactor runs: twistd forks before that, and a beat would be late at once.
+        reactor.callWhenRunning(self._beat.start)
+
+    def render(self, request: Request) -> Any:
+        """Answer a check, refuse, or let the request in. In the reactor thread."""
+        ask = self._asked(request)
+        if ask is not None:
+            accept = request.getHeader("accept")
+            send(request, self._answers.to(ask, accept, self._check))
+        else:
+            visit = Visit(self, request)
+            WSGIResource(self._reactor, visit, visit.application).render(request)
+        return NOT_DONE_YET
+
+    def drain(self, grace: float) -> Deferred[None]:
+        """Refuse new requests, have checks say draining, and let the rest finish.
+
+        Returns a Deferred that fires when nobody is inside or waits, or after ``grace`` seconds.
+        """
+        self.monitor.drain()
+        self.gate.drain()
+        done: Deferred[None] = Deferred()
+        until = self._reactor.seconds() + grace
+
+        def look() -> None:
+            if self.gate.empty or self._reactor.seconds() >= until:
+                self._beat.stop()
+                # The last answers are written by calls that the threads have left to the reactor.
+                self._reactor.callLater(0.1, done.callback, None)
+            else:
+                self._reactor.callLater(0.05, look)
+
+        look()
+        return done
+
+    def refuse(self, request: Request, reason: Reason) -> None:
+        """Answer 503 in place of the app. In the reactor thread."""
+        send(request, self._answers.refused(reason), last=reason is Reason.DRAINING)
+
+    # IResource asks for these two; a leaf has no children.
+    def getChildWithDefault(self, name: bytes, request: Request) -> Any:
+        """Raise :exc:`RuntimeError`: the app handles every path below."""
+        raise RuntimeError("a GuardedWSGIResource has no children: its app handles the paths below")
+
+    def putChild(self, path: bytes, child: Any) -> None:
+        """Raise :exc:`RuntimeError`: the app handles every path below."""
+        raise RuntimeError("a GuardedWSGIResource takes no children: its app handles all below")
+
+    def _asked(self, request: Request) -> Ask | None:
+        path, _, query = request.uri.decode("latin-1").partition("?")
+        if path not in self._checks.suspects:
+            return None
+        return self._checks.asked(
+            request.method.decode("latin-1"), path, query, dict(_headers(request))
+        )
+
+    def _check(self, ask: Ask) -> Verdict:
+        return self.monitor.check(ask.ready or self._ready, self._patience)
+
+    def _every_beat(self) -> None:
+        self.gate.expire()
+        self.monitor.refresh()  # the lag may have changed the state, which nobody else notices
+
+    def _submit(self, run: Callable[[Slot], object], slot: Slot) -> bool:
+        """Have a pool thread run a request; return whether there is one."""
+        try:
+            self._pool.callInThread(run, slot)
+        except Exception:  # the system has no thread to give
+            logger.exception("cannot start a thread; refusing the request")
+            # By way of the reactor: leaving here would wake the next one here, and so on down.
+            self._reactor.callFromThread(self.gate.leave, slot)
+            return False
+        return True
+
+
+class Visit:
+    """One request on its way through the gate.
+
+    To WSGIResource it looks like a thread pool with one method, and like the app.
+    """
+
+    def __init__(self, guard: GuardedWSGIResource, request: Request) -> None:
+        self._guard = guard
+        self._request = request
+        self._gone = False
+        self._ticket = Ticket(self._woken)
+        self._waited = self._began = 0.0
+        self._run: Callable[[], object] = _nothing
+
+    def callInThread(self, run: Callable[[], object]) -> None:
+        """Let ``run``, which calls the app and sends what it says, in when there is a slot."""
+        self._run = run
+        outcome = self._guard.gate.offer(self._ticket)
+        if isinstance(outcome, Slot):
+            self._let_in(outcome)
+        elif outcome is not None:
+            self._refuse(outcome)
+        else:
+            # Only who waits is watched. What has begun is finished, as under WSGIResource.
+            self._request.notifyFinish().addErrback(self._left)
+
+    def application(
+        self, environ: WSGIEnvironment, start_response: StartResponse
+    ) -> Iterable[bytes]:
+        """Run the app with the guard's stamps in its environ."""
+        guard = self._guard
+        stamp(environ, guard.monitor, self._waited, self._began + guard._client_timeout)
+        return guard._application(environ, start_response)
+
+    def _woken(self, ticket: Ticket) -> None:
+        """Go on, in any thread, when one who waited got a slot or is refused."""
+        if isinstance(ticket.outcome, Slot):
+            self._let_in(ticket.outcome)
+        else:
+            self._guard._reactor.callFromThread(self._refuse, ticket.outcome)
+
+    def _let_in(self, slot: Slot) -> None:
+        if not self._guard._submit(self._work, slot):
+            self._guard._reactor.callFromThread(self._refuse, Reason.QUEUE_FULL)
+
+    def _work(self, slot: Slot) -> None:
+        """Run the app, in a pool thread; its body is closed when this returns."""
+        self._waited = slot.waited
+        self._began = (slot.since or 0.0) - slot.waited
+        try:
+            self._run()
+        finally:
+            self._guard.gate.leave(slot)
+
+    def _left(self, _failure: object) -> None:
+        """Give up the place of a client that has left. In the reactor thread."""
+        self._gone = True
+        self._guard.gate.withdraw(self._ticket)
+
+    def _refuse(self, reason: Reason) -> None:
+        if not self._gone:
+            self._guard.refuse(self._request, reason)
+
+
+def send(request: Request, app: WSGIApplication, last: bool = False) -> None:
+    """Answer a request with a WSGI app that does not block, in the reactor thread.
+
+    :param last: whether to close the connection after it.
+    """
+    request.quiet = True  # type: ignore[attr-defined] # no line in the access log
+    got: list[Any] = []
+
+    def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+        got[:] = [status, headers]
+        return _nothing
+
+    body = b"".join(app(_environ(request), start_response))
+    status, headers = got
+    code, _, phrase = status.partition(" ")
+    request.setResponseCode(int(code), phrase.encode("latin-1"))
+    for name, value in headers:
+        request.responseHeaders.addRawHeader(name.encode("latin-1"), value.encode("latin-1"))
+    if last:
+        request.setHeader(b"connection", b"close")
+    channel = request.channel
+    request.write(body)
+    request.finish()
+    if last and channel is not None:
+        channel.loseConnection()  # once everything is written
+
+
+def _environ(request: Request) -> WSGIEnvironment:
+    """Return as much of an environ as an answer may look at."""
+    path, _, query = request.uri.decode("latin-1").partition("?")
+    return {
+        "REQUEST_METHOD": request.method.decode("latin-1"),
+        "SCRIPT_NAME": "",
+        "PATH_INFO": path,
+        "QUERY_STRING": query,
+        "SERVER_NAME": "localhost",
+        "SERVER_PORT": "80",
+        "SERVER_PROTOCOL": request.clientproto.decode("latin-1"),
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "https" if request.isSecure() else "http",
+        "wsgi.input": BytesIO(),
+        "wsgi.errors": BytesIO(),
+        "wsgi.multithread": False,
+        "wsgi.multiprocess": False,
+        "wsgi.run_once": False,
+        **dict(_headers(request)),
+    }
+
+
+def _headers(request: Request) -> Iterable[tuple[str, str]]:
+    """Yield the request's headers as environ has them."""
+    for name, values in request.requestHeaders.getAllRawHeaders():
+        yield (
+            "HTTP_" + name.decode("latin-1").upper().replace("-", "_"),
+            ",".join(value.decode("latin-1") for value in values),
+        )
+
+
+def _nothing(*_: object) -> None:
+    return None
