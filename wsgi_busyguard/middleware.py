@@ -53,7 +53,12 @@ class BusyGuard:
     # costs as much as all else that is done for a request that is not a check.
     __slots__ = ("__call__", "__weakref__", "_answers", "_checks", "_patience", "_ready", "monitor")
 
-    __call__: WSGIApplication
+    if TYPE_CHECKING:
+
+        def __call__(
+            self, environ: WSGIEnvironment, start_response: StartResponse
+        ) -> Iterable[bytes]:
+            """Answer a check, or pass the request on; a WSGI call."""
 
     def __init__(
         self,
@@ -100,9 +105,9 @@ class BusyGuard:
             self.monitor = Monitor(FrameAdapter(app)) if monitor is None else monitor
             if client_timeout is not None:
                 app = stamping(app, self.monitor, timeout)
-        self.__call__ = self._passing(app)
+        self._become(self._passing(app))
         if slots is None and monitor is None:
-            self.__call__ = self._introduced(self.__call__)
+            self._become(self._introduced(self.__call__))
         if on_busy is not None:
             self.monitor.on_busy(on_busy)
         if on_free is not None:
@@ -110,6 +115,10 @@ class BusyGuard:
 
     def __repr__(self) -> str:
         return f"<BusyGuard {self.monitor!r}>"
+
+    def _become(self, app: WSGIApplication) -> None:
+        """Have calls go to ``app`` from now on."""
+        object.__setattr__(self, "__call__", app)
 
     def _passing(self, app: WSGIApplication) -> WSGIApplication:
         """Return the function that answers checks and passes on the rest."""
@@ -132,7 +141,7 @@ class BusyGuard:
         """Return a function for the first request, which says what the guard cannot know here."""
 
         def first(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-            self.__call__ = passing
+            self._become(passing)
             if MONITOR not in environ:  # else another guard stands in front and knows
                 logger.warning(
                     "the queue of this server (%s) is not known, so every check says free;"

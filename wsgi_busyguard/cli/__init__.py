@@ -1,0 +1,43 @@
+"""The command ``busyguard``: reads its arguments and hands over. Each subcommand is a module."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from .. import __version__
+from . import demo, serve
+from .mistake import Mistake
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+COMMANDS = {
+    "serve": (serve, "serve a WSGI app behind the guard"),
+    "demo": (demo, "the story of 2013 on this machine: as it was, its remedy, and the guard"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code: 2 for a mistake in what it was given."""
+    parser = argparse.ArgumentParser(
+        prog="busyguard", description="Health checks that tell the truth, queues that stay short."
+    )
+    parser.add_argument("--version", action="version", version=f"busyguard {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, (module, help_) in COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=help_,
+            description=help_,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    parsed = parser.parse_args(arguments)
+    try:
+        return int(parsed.run(parsed))
+    except Mistake as mistake:
+        print(f"busyguard: {mistake}", file=sys.stderr)
+        return 2

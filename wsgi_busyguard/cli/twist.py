@@ -1,0 +1,112 @@
+"""``twist busyguard``: what ``busyguard serve --server twisted`` does, in Twisted's own runner."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from twisted.application import service, strports
+from twisted.python import reflect, usage
+
+from ..adapters.twisted import guarded_site
+from ..adapters.twisted.site import GRACE
+from ..checkport import AgentPort, CheckPort
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from twisted.internet.defer import Deferred
+
+    from ..adapters.twisted import GuardedSite
+
+
+class Options(usage.Options):
+    """The options of ``twist busyguard``."""
+
+    synopsis = "[options]"
+    optParameters = [  # noqa: RUF012 (Twisted's way)
+        ["wsgi", None, None, "The WSGI app, as mysite.wsgi.application."],
+        ["listen", None, "tcp:8080", "Endpoint that the app is served at."],
+        ["check", None, None, "Where checks are answered, outside the worker pool: tcp:8081."],
+        ["agent", None, None, "Where HAProxy's agent-check is answered: tcp:8082."],
+        ["threads", None, 10, "Requests in the app at once.", int],
+        ["max-queue", None, None, "Requests waiting; 4 a thread if not given.", int],
+        ["max-wait", None, None, "Seconds; 20% of the client timeout if not given.", float],
+        ["client-timeout", None, 5.0, "Seconds after which clients give up.", float],
+        ["ready", None, "damped", "What ready checks follow: exact, damped or always."],
+        ["patience", None, 2.0, "Seconds of delay that damped bears.", float],
+        ["grace", None, GRACE, "Seconds for running requests to finish at SIGTERM.", float],
+    ]
+
+    def postOptions(self) -> None:
+        """Find the app, now rather than when the first request comes."""
+        if self["wsgi"] is None:
+            raise usage.UsageError("say which app to serve: --wsgi=mysite.wsgi.application")
+        try:
+            self["app"] = reflect.namedAny(self["wsgi"])
+        except Exception as error:
+            raise usage.UsageError(f"cannot find the app {self['wsgi']!r}: {error}") from error
+
+
+def makeService(options: Options) -> Draining:
+    """Return the service: the site, and the two ports where they are asked for."""
+    names = ("max_queue", "max_wait", "client_timeout", "ready", "patience")
+    chosen = {name: options[name.replace("_", "-")] for name in names}
+    try:
+        site = guarded_site(options["app"], options["threads"], grace=options["grace"], **chosen)
+    except (ValueError, TypeError) as error:
+        raise usage.UsageError(str(error)) from error
+    parent = Draining(site, options["grace"])
+    monitor = site.guard.monitor
+    if options["check"] is not None:
+        _attach(parent, lambda: CheckPort(monitor, options["check"], chosen["ready"]))
+    if options["agent"] is not None:
+        _attach(parent, lambda: AgentPort(monitor, options["agent"]))
+    factory: Any = site
+    web = strports.service(_with_backlog(options["listen"]), factory)
+    web.setServiceParent(parent)
+    return parent
+
+
+class Draining(service.MultiService):
+    """Drains the site before it stops the listeners, so that balancers hear of it from them."""
+
+    def __init__(self, site: GuardedSite, grace: float) -> None:
+        super().__init__()
+        self._site = site
+        self._grace = grace
+
+    def stopService(self) -> Deferred[Any]:
+        """Drain, then stop what listens."""
+        stop: Callable[[], Deferred[Any]] = super().stopService
+        drained: Deferred[Any] = self._site.guard.drain(self._grace)
+        return drained.addCallback(lambda _: stop())
+
+
+class Port(service.Service):
+    """A port of ours as a service: made when it starts, for twistd forks before that."""
+
+    def __init__(self, make: Callable[[], CheckPort | AgentPort]) -> None:
+        self._make = make
+        self._port: CheckPort | AgentPort | None = None
+
+    def startService(self) -> None:
+        """Listen."""
+        super().startService()
+        self._port = self._make().start()
+
+    def stopService(self) -> None:
+        """Stop listening."""
+        super().stopService()
+        if self._port is not None:
+            self._port.stop()
+
+
+def _attach(parent: Draining, make: Callable[[], CheckPort | AgentPort]) -> None:
+    Port(make).setServiceParent(parent)
+
+
+def _with_backlog(endpoint: str) -> str:
+    """Return the endpoint with a longer accept queue than Twisted's 50, unless it says its own."""
+    if endpoint.startswith("tcp:") and "backlog=" not in endpoint:
+        return f"{endpoint}:backlog=1024"
+    return endpoint
