@@ -1,0 +1,159 @@
+"""The story: three acts of one play, each on a stage of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, NamedTuple
+
+from . import balancers, load, probe
+from .configurations import Address
+from .figures import Record, Timeline
+from .stage import Child, Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from pathlib import Path
+    from typing import Any
+
+    from .voice import Voice
+
+SERVERS = 2
+THREADS = 8  # of each server
+OUTSIDE = 0.12  # seconds that the outside service takes
+PAGE = 0.008  # seconds that the home page takes beside that, about
+SLOWER = 20  # times, in the blip
+LOAD = 0.7  # of what the servers can do
+PATIENCE = 4.0  # seconds after which a visitor gives up
+RATE = LOAD * SERVERS * THREADS / (OUTSIDE + PAGE)  # visits a second
+
+FULL = Timeline(before=8, blip=10, after=22)
+QUICK = Timeline(before=3, blip=6, after=9)
+TICK = 0.25
+
+
+class Act(NamedTuple):
+    """An act: the name that the processes know it by, and what people read."""
+
+    name: str
+    title: str
+    text: str
+
+
+ACTS = (
+    Act("one", "as it was", "bare option httpchk, checks go through the app, no bound"),
+    Act("two", "the remedy of 2013", "check off the pool, 503 while busy, no bound"),
+    Act("three", "the guard", "bounded queue, damped check, agent says maxconn"),
+)
+
+
+async def tell(haproxy: str, timeline: Timeline, directory: Path, voice: Voice) -> list[Record]:
+    """Play the acts, one after the other, and return what was seen of each.
+
+    :param haproxy: the path of the program.
+    :param directory: where each act's configurations and logs go.
+    """
+    records = []
+    for act in ACTS:
+        voice.curtain(act)
+        place = directory / f"act-{act.name}"
+        place.mkdir()
+        async with Stage(place) as stage:
+            records.append(await _play(act, stage, haproxy, timeline, voice))
+        voice.applause(act, records[-1])
+    return records
+
+
+async def _play(act: Act, stage: Stage, haproxy: str, timeline: Timeline, voice: Voice) -> Record:
+    outside = await stage.python("outside", "outside", "--seconds", OUTSIDE)
+    servers = await asyncio.gather(
+        *(_server(act, stage, number, outside) for number in range(1, SERVERS + 1))
+    )
+    addresses = [Address(one.hello["web"], one.hello.get("agent")) for one in servers]
+    # The servers first, and alone: a process that is still importing Django is busy, and HAProxy
+    # takes a server out at once if the first check of all fails.
+    await load.warm_up([f"http://127.0.0.1:{one.web}/" for one in addresses] * THREADS)
+    farm = await balancers.start(stage, haproxy, act.name, addresses, THREADS)
+    await load.warm_up([one.url for one in farm])
+    record = Record(timeline, PATIENCE)
+    begun = asyncio.get_running_loop().time()
+    crowd = load.Crowd([one.url for one in farm], PATIENCE, record.visits)
+    await _beside(
+        crowd.come(load.arrivals(RATE, timeline.end), begun),
+        probe.watch_checks([address.web for address in addresses], begun, record),
+        probe.watch_balancers(farm, begun, record),
+        *(probe.watch_queue(one, n, begun, record) for n, one in enumerate(servers)),
+        _weather(outside, timeline, begun, voice),
+        _watch(stage, record, begun, voice),
+    )
+    return record
+
+
+async def _server(act: Act, stage: Stage, number: int, outside: Child) -> Child:
+    return await stage.python(
+        f"web{number}",
+        "server",
+        *("--act", act.name),
+        *("--threads", THREADS),
+        *("--client-timeout", PATIENCE),
+        *("--outside", outside.hello["port"]),
+    )
+
+
+async def _weather(outside: Child, timeline: Timeline, begun: float, voice: Voice) -> None:
+    """Let the blip begin and end."""
+    loop = asyncio.get_running_loop()
+    voice.scene("before")
+    await asyncio.sleep(begun + timeline.before - loop.time())
+    outside.tell(str(SLOWER))
+    voice.scene("blip")
+    await asyncio.sleep(begun + timeline.well_again - loop.time())
+    outside.tell("1")
+    voice.scene("after")
+
+
+async def _watch(stage: Stage, record: Record, begun: float, voice: Voice) -> None:
+    """Tell how it goes, and notice a process that ends."""
+    loop = asyncio.get_running_loop()
+    while True:
+        stage.look()
+        voice.moment(loop.time() - begun, record)
+        await asyncio.sleep(TICK)
+
+
+async def _beside(main: Coroutine[Any, Any, None], *others: Coroutine[Any, Any, None]) -> None:
+    """Run ``main``, and the others for as long as it lasts; whatever one raises ends all."""
+    tasks = [asyncio.ensure_future(one) for one in (main, *others)]
+    running = set(tasks)
+    try:
+        while tasks[0] in running:
+            ended, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def scenes() -> dict[str, str]:
+    """Return the words for what happens in an act."""
+    well, ill = OUTSIDE + PAGE, OUTSIDE * SLOWER + PAGE
+    return {
+        "before": f"all is well: a page takes {well:.2f} s",
+        "blip": f"the outside service is {SLOWER} x slower now: a page takes {ill:.1f} s",
+        "after": "the outside service is well again: now see how long the site takes to be",
+    }
+
+
+def figures() -> dict[str, float]:
+    """Return the figures that all acts have in common."""
+    return {
+        "servers": SERVERS,
+        "threads": THREADS,
+        "balancers": balancers.BALANCERS,
+        "visits_per_second": round(RATE, 1),
+        "load": LOAD,
+        "outside": OUTSIDE,
+        "slower": SLOWER,
+        "patience": PATIENCE,
+    }
