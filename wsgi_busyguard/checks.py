@@ -52,10 +52,11 @@ class Checks:
         self, root: bool = True, ready_paths: Iterable[str] = (), live_paths: Iterable[str] = ()
     ) -> None:
         self._root = root
-        self._questions = {
-            **_by_path("ready_paths", ready_paths, READY),
-            **_by_path("live_paths", live_paths, LIVE),
-        }
+        ready, live = _paths("ready_paths", ready_paths), _paths("live_paths", live_paths)
+        for path in ready:
+            if path in live:
+                raise ValueError(f"{path!r} cannot be both in ready_paths and in live_paths")
+        self._questions = {**dict.fromkeys(ready, READY), **dict.fromkeys(live, LIVE)}
         # The same few questions come again and again.
         self._asks = {(q, method): Ask(q, method) for q in QUESTIONS for method in METHODS}
         #: Every PATH_INFO that a check can have, wherever the app is mounted. A request whose
@@ -87,14 +88,17 @@ def _policy(query: str) -> str | None:
     return values[-1] if values else None
 
 
-def _by_path(name: str, paths: Iterable[str], question: str) -> dict[str, str]:
+def _paths(name: str, paths: Iterable[str]) -> tuple[str, ...]:
     if isinstance(paths, str):
         raise TypeError(f"{name} must be a list of paths, not the string {paths!r}: [{paths!r}]")
-    paths = tuple(paths)
+    try:
+        paths = tuple(paths)
+    except TypeError:
+        raise TypeError(f"{name} must be a list of paths, not {paths!r}") from None
     for path in paths:
         if not isinstance(path, str) or not path.startswith("/"):
             raise ValueError(f"{name} must hold paths that begin with '/', not {path!r}")
-    return dict.fromkeys(paths, question)
+    return paths
 
 
 def _tails(paths: Iterable[str]) -> Iterable[str]:

@@ -50,7 +50,8 @@ def stamping(app: WSGIApplication, monitor: object, client_timeout: float) -> WS
     """Return ``app`` behind the stamps, for a guard that is not a gate: nothing waits there."""
 
     def stamped(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        stamp(environ, monitor, 0.0, time.monotonic() + client_timeout)
+        if DEADLINE not in environ:  # else a guard in front has stamped it, and knows the queue
+            stamp(environ, monitor, 0.0, time.monotonic() + client_timeout)
         return app(environ, start_response)
 
     return stamped

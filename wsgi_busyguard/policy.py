@@ -86,12 +86,15 @@ def limits(
     long queue only burns memory. ``math.inf`` turns either limit off.
     """
     whole("slots", slots, least=1)
+    if client_timeout is None:
+        client_timeout = CLIENT_TIMEOUT
+    seconds("client_timeout", client_timeout)
     if max_queue is None:
         max_queue = 4 * slots
     elif max_queue != math.inf:
         whole("max_queue", max_queue, least=0)
     if max_wait is None:
-        max_wait = 0.2 * (CLIENT_TIMEOUT if client_timeout is None else client_timeout)
+        max_wait = 0.2 * client_timeout
     return Limits(slots, max_queue, seconds("max_wait", max_wait))
 
 
@@ -101,6 +104,13 @@ def whole(name: str, value: float, least: int) -> float:
         raise TypeError(f"{name} must be a whole number, not {value!r}")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, not {value}")
+    return value
+
+
+def flag(name: str, value: bool) -> bool:
+    """Return ``value`` if it is true or false and nothing else, else raise: ``"no"`` is true."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, not {value!r}")
     return value
 
 

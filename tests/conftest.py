@@ -1,0 +1,225 @@
+"""Dials for the tests to turn: a clock, an adapter, a deadline, and a call through a lint."""
+
+from __future__ import annotations
+
+import io
+import os
+import pathlib
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import warnings
+from typing import NamedTuple
+from wsgiref.util import setup_testing_defaults
+from wsgiref.validate import validator
+
+import pytest
+from werkzeug.middleware.lint import LintMiddleware
+
+from wsgi_busyguard import Load
+
+with warnings.catch_warnings():  # WebOb imports cgi, which warns from Python 3.11 on
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from webtest.lint import middleware as webtest_lint
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+# All are errors but the two that are not ours: WebOb's import of cgi, and a fork in a process that
+# has threads, which is what these tests are about.
+WARNINGS = [
+    *("-W", "error"),
+    *("-W", "ignore:'cgi' is deprecated:DeprecationWarning"),
+    *("-W", "ignore:This process:DeprecationWarning"),
+]
+
+# Seconds within which what must happen has happened, even on a machine that is busy elsewhere.
+DEADLINE = 20.0
+
+
+class Clock:
+    """Monotonic seconds that move when told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class FakeAdapter:
+    """Reads what it is told to; an exception is raised."""
+
+    def __init__(self) -> None:
+        self.load = Load(0, 0, 4)
+        self.looks = 0
+
+    def read(self):
+        self.looks += 1
+        if isinstance(self.load, BaseException):
+            raise self.load
+        return self.load
+
+
+class Telling(FakeAdapter):
+    """Notices by itself when its load changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.changed = []
+
+    def subscribe(self, changed) -> None:
+        self.changed.append(changed)
+
+    def set(self, load) -> None:
+        self.load = load
+        for changed in self.changed:
+            changed()
+
+
+class Response(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    text: str
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def adapter():
+    return FakeAdapter()
+
+
+@pytest.fixture
+def telling():
+    return Telling()
+
+
+@pytest.fixture
+def until():
+    """Wait for a condition, and fail if it does not come."""
+
+    def until(condition):
+        end = time.monotonic() + DEADLINE
+        while not condition():
+            assert time.monotonic() < end, "the condition did not come"
+            time.sleep(0.001)
+
+    return until
+
+
+@pytest.fixture
+def start(until):
+    """Start a function in a thread of its own; all are joined, and what they raised is raised."""
+    threads, raised = [], []
+
+    def start(work, *args):
+        def run():
+            try:
+                work(*args)
+            except BaseException as error:
+                raised.append(error)
+
+        thread = threading.Thread(target=run, daemon=True)
+        threads.append(thread)
+        thread.start()
+        return thread
+
+    yield start
+    for thread in threads:
+        thread.join(DEADLINE)
+        assert not thread.is_alive(), "a thread is stuck"
+    if raised:
+        raise raised[0]
+
+
+@pytest.fixture
+def hurry():
+    """Have threads take turns as often as the interpreter can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.fixture
+def python():
+    """Run a script in a fresh interpreter that raises its warnings, and return its output."""
+
+    def python(script, *args):
+        done = subprocess.run(
+            [sys.executable, *WARNINGS, "-c", textwrap.dedent(script), *args],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        return done.stdout
+
+    return python
+
+
+@pytest.fixture
+def environ():
+    """Build the environ of a request."""
+
+    def environ(method="GET", path="/", query="", script="", **more):
+        built = {
+            "REQUEST_METHOD": method,
+            "SCRIPT_NAME": script,
+            "PATH_INFO": path,
+            "QUERY_STRING": query,
+            "wsgi.input": io.BytesIO(),
+            "wsgi.errors": io.StringIO(),
+            "REMOTE_ADDR": "127.0.0.1",
+            **more,
+        }
+        setup_testing_defaults(built)
+        return built
+
+    return environ
+
+
+@pytest.fixture(
+    params=[validator, LintMiddleware, webtest_lint], ids=["wsgiref", "werkzeug", "webtest"]
+)
+def lint(request):
+    """A middleware that looks for breaches of PEP 3333, on either side of it."""
+    return request.param
+
+
+@pytest.fixture
+def ask(lint, environ):
+    """Ask a WSGI app as a server would, with a lint in between."""
+
+    def ask(app, *args, **more):
+        got = []
+
+        def start_response(status, headers, exc_info=None):
+            got[:] = [status, headers]
+            return lambda data: None
+
+        body = lint(app)(environ(*args, **more), start_response)
+        try:
+            data = b"".join(body)
+        finally:
+            close = getattr(body, "close", None)
+            if close is not None:
+                close()
+        status, headers = got
+        assert len({name.lower() for name, _ in headers}) == len(headers)
+        return Response(int(status[:3]), dict(headers), data, data.decode())
+
+    return ask
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: takes seconds; never skipped by itself")

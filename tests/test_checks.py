@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsgi_busyguard.checks import LIVE, METHODS, READY, SOMEBODY_BEHIND, Ask, Checks
+
+CHECKS = Checks(True, ("/healthz", "/readyz"), ("/livez",))
+
+
+@pytest.mark.parametrize("path", ["/", "*", ""], ids=["slash", "asterisk", "empty"])
+def test_options_of_the_root_is_a_ready_check(path):
+    assert CHECKS.asked("OPTIONS", path, "", ()) == Ask(READY, "OPTIONS", None)
+
+
+@pytest.mark.parametrize("method", [*METHODS, "POST", "DELETE"])
+@pytest.mark.parametrize(
+    ("path", "question"), [("/healthz", READY), ("/readyz", READY), ("/livez", LIVE)]
+)
+def test_any_method_on_a_check_path_is_a_check(method, path, question):
+    assert CHECKS.asked(method, path, "", ()) == Ask(question, method, None)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "options", "TRACE"])
+def test_only_options_of_the_root_is_a_check(method):
+    assert CHECKS.asked(method, "/", "", ()) is None
+
+
+@pytest.mark.parametrize("path", ["/shop/", "/x", "//", "/healthz/", "/index", "/livezz", "/*"])
+def test_options_of_anything_else_is_the_apps(path):
+    assert CHECKS.asked("OPTIONS", path, "", ()) is None
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "HTTP_ORIGIN",
+        "HTTP_ACCESS_CONTROL_REQUEST_METHOD",
+        "HTTP_X_FORWARDED_FOR",
+        "HTTP_FORWARDED",
+        "HTTP_VIA",
+        "HTTP_X_REAL_IP",
+    ],
+)
+def test_options_with_somebody_behind_it_is_the_apps(header):
+    assert header in SOMEBODY_BEHIND
+    assert CHECKS.asked("OPTIONS", "/", "", {header: "x"}) is None
+
+
+def test_a_check_path_stays_one_though_somebody_is_behind_it():
+    headers = dict.fromkeys(SOMEBODY_BEHIND, "x")
+    assert CHECKS.asked("GET", "/readyz", "", headers) == Ask(READY, "GET")
+
+
+def test_without_root_options_of_the_root_is_the_apps():
+    assert Checks(False, ("/readyz",)).asked("OPTIONS", "/", "", ()) is None
+
+
+@pytest.mark.parametrize(
+    ("query", "ready"),
+    [
+        ("", None),
+        ("ready=exact", "exact"),
+        ("a=b&ready=always", "always"),
+        ("ready=exact&ready=damped", "damped"),
+        ("ready=", ""),
+        ("ready", ""),
+        ("ready=%65xact", "exact"),
+        ("already=exact", None),
+        ("&&;=%", None),
+        ("ready=%ff", "\ufffd"),
+    ],
+)
+def test_a_check_may_name_a_policy(query, ready):
+    assert CHECKS.asked("OPTIONS", "/", query, ()) == Ask(READY, "OPTIONS", ready)
+
+
+@given(st.text(), st.text(), st.text())
+def test_nothing_a_peer_sends_can_raise(method, path, query):
+    CHECKS.asked(method, path, query, ())
+    CHECKS.asked(method, "/readyz", query, ())
+
+
+@pytest.mark.parametrize("path", ["/", "*", "", "/healthz", "/livez"])
+def test_what_can_be_a_check_is_a_suspect(path):
+    assert path in CHECKS.suspects
+
+
+def test_a_page_is_no_suspect():
+    assert "/articles/1" not in CHECKS.suspects
+
+
+def test_without_checks_there_are_no_suspects():
+    assert Checks(False).suspects == frozenset()
+
+
+segments = st.lists(st.sampled_from(["a", "b", "", "check"]), min_size=1, max_size=4)
+
+
+@given(segments, st.data())
+def test_a_check_is_a_suspect_wherever_the_app_is_mounted(parts, data):
+    path = "/" + "/".join(parts)
+    checks = Checks(False, [path])
+    for cut in range(len(parts) + 1):
+        script = "".join("/" + part for part in parts[:cut])
+        assert path[len(script) :] in checks.suspects
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        pytest.param(
+            {"ready_paths": "/readyz"},
+            TypeError,
+            "ready_paths must be a list of paths, not the string '/readyz': ['/readyz']",
+            id="a string",
+        ),
+        pytest.param(
+            {"live_paths": None},
+            TypeError,
+            "live_paths must be a list of paths, not None",
+            id="None",
+        ),
+        pytest.param(
+            {"ready_paths": ["readyz"]},
+            ValueError,
+            "ready_paths must hold paths that begin with '/', not 'readyz'",
+            id="no slash",
+        ),
+        pytest.param(
+            {"live_paths": [b"/x"]},
+            ValueError,
+            "live_paths must hold paths that begin with '/', not b'/x'",
+            id="bytes",
+        ),
+        pytest.param(
+            {"ready_paths": ["/a", "/b"], "live_paths": iter(["/b"])},
+            ValueError,
+            "'/b' cannot be both in ready_paths and in live_paths",
+            id="two questions at one path",
+        ),
+    ],
+)
+def test_wrong_paths_say_what_was_expected_and_what_came(arguments, error, words):
+    with pytest.raises(error) as caught:
+        Checks(**arguments)
+    assert str(caught.value) == words
+
+
+def test_paths_may_be_any_iterable():
+    checks = Checks(False, iter(["/a"]), {"/b"})
+    assert checks.asked("GET", "/a", "", ()) == Ask(READY, "GET")
+    assert checks.asked("GET", "/b", "", ()) == Ask(LIVE, "GET")
