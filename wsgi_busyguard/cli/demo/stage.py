@@ -110,7 +110,7 @@ class Stage:
 
     async def program(self, name: str, command: Sequence[str], fds: Sequence[int] = ()) -> Child:
         """Start a program that inherits ``fds``, and dies with us; what it says goes to its log."""
-        leashed = [sys.executable, "-I", "-S", leash.__file__, *command]
+        leashed = [sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), *command]
         return await self._start(name, leashed, fds=fds, speaks=False)
 
     async def _start(

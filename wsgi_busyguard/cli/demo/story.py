@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import balancers, load, probe
 from .configurations import Address
 from .figures import Record, Timeline
-from .stage import Child, Stage
+from .stage import Broken, Child, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -28,7 +29,8 @@ RATE = LOAD * SERVERS * THREADS / (OUTSIDE + PAGE)  # visits a second
 
 FULL = Timeline(before=8, blip=10, after=22)
 QUICK = Timeline(before=3, blip=6, after=9)
-TICK = 0.25
+TICK = 0.25  # seconds between two looks
+WARM_UP = 20.0  # seconds that the first pages may take
 
 
 class Act(NamedTuple):
@@ -71,9 +73,10 @@ async def _play(act: Act, stage: Stage, haproxy: str, timeline: Timeline, voice:
     addresses = [Address(one.hello["web"], one.hello.get("agent")) for one in servers]
     # The servers first, and alone: a process that is still importing Django is busy, and HAProxy
     # takes a server out at once if the first check of all fails.
-    await load.warm_up([f"http://127.0.0.1:{one.web}/" for one in addresses] * THREADS)
+    direct = [f"http://127.0.0.1:{one.web}/" for one in addresses]
+    await _beside(load.warm_up(direct * THREADS), _look(stage, WARM_UP))
     farm = await balancers.start(stage, haproxy, act.name, addresses, THREADS)
-    await load.warm_up([one.url for one in farm])
+    await _beside(load.warm_up([one.url for one in farm]), _look(stage, WARM_UP))
     record = Record(timeline, PATIENCE)
     begun = asyncio.get_running_loop().time()
     crowd = load.Crowd([one.url for one in farm], PATIENCE, record.visits)
@@ -83,7 +86,8 @@ async def _play(act: Act, stage: Stage, haproxy: str, timeline: Timeline, voice:
         probe.watch_balancers(farm, begun, record),
         *(probe.watch_queue(one, n, begun, record) for n, one in enumerate(servers)),
         _weather(outside, timeline, begun, voice),
-        _watch(stage, record, begun, voice),
+        _look(stage, math.inf),
+        _comment(record, begun, voice),
     )
     return record
 
@@ -111,13 +115,22 @@ async def _weather(outside: Child, timeline: Timeline, begun: float, voice: Voic
     voice.scene("after")
 
 
-async def _watch(stage: Stage, record: Record, begun: float, voice: Voice) -> None:
-    """Tell how it goes, and notice a process that ends."""
+async def _comment(record: Record, begun: float, voice: Voice) -> None:
+    """Tell how it goes, until cancelled."""
     loop = asyncio.get_running_loop()
     while True:
-        stage.look()
         voice.moment(loop.time() - begun, record)
         await asyncio.sleep(TICK)
+
+
+async def _look(stage: Stage, seconds: float) -> None:
+    """Notice a process that ends, until cancelled; and that this takes longer than ``seconds``."""
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    while loop.time() - begun < seconds:
+        stage.look()
+        await asyncio.sleep(TICK)
+    raise Broken(f"no page came in {seconds:.0f} s")
 
 
 async def _beside(main: Coroutine[Any, Any, None], *others: Coroutine[Any, Any, None]) -> None:
