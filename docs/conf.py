@@ -1,0 +1,23 @@
+"""How Sphinx builds these pages: sphinx-build -W --keep-going -b html docs docs/_build/html."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # the checkout, installed or not
+
+import wsgi_busyguard
+
+project = "wsgi_busyguard"
+author = "The wsgi_busyguard developers"
+copyright = f"2026, {author}"  # noqa: A001 (Sphinx's name for it)
+version = release = wsgi_busyguard.__version__
+
+extensions = ["sphinx.ext.autodoc"]
+html_theme = "furo"
+html_title = f"{project} {version}"
+exclude_patterns = ["_build"]
+
+autodoc_default_options = {"members": True, "member-order": "bysource"}
+autodoc_typehints = "none"  # the signatures are long enough; the words say what is meant
