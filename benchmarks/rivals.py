@@ -114,17 +114,21 @@ def proxied(app: App) -> App:
     return ProxyFix(app, x_for=1, x_proto=1, x_host=1)
 
 
-def traced(app: App) -> tuple[App, App]:
-    """Return ``app`` behind OpenTelemetry's middleware: without its SDK, and with it.
+def traced(app: App) -> dict[str, App]:
+    """Return ``app`` behind OpenTelemetry's middleware: without its SDK and, if it is here, with.
 
     The SDK has neither an exporter nor a reader, which spares it the greater part of its work.
     """
     from opentelemetry.instrumentation.wsgi import OpenTelemetryMiddleware
-    from opentelemetry.sdk.metrics import MeterProvider
-    from opentelemetry.sdk.trace import TracerProvider
 
+    alone = {"OpenTelemetry, API only": OpenTelemetryMiddleware(app)}
+    try:
+        from opentelemetry.sdk.metrics import MeterProvider
+        from opentelemetry.sdk.trace import TracerProvider
+    except ImportError:
+        return alone
     sdk = {"tracer_provider": TracerProvider(), "meter_provider": MeterProvider()}
-    return OpenTelemetryMiddleware(app), OpenTelemetryMiddleware(app, **sdk)
+    return {**alone, "OpenTelemetry, SDK, no exporter": OpenTelemetryMiddleware(app, **sdk)}
 
 
 STARTPROJECT = [

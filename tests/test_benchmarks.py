@@ -1,0 +1,65 @@
+"""Do the benchmarks run, and do their bounds hold, with slack for a machine that is busy?"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SLACK = 1.25
+
+
+@pytest.fixture(scope="module")
+def overhead(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What benchmarks/overhead.py finds in a hurry."""
+    for peer in ("django", "opentelemetry.instrumentation.wsgi", "prometheus_client", "whitenoise"):
+        pytest.importorskip(peer)
+    file = tmp_path_factory.mktemp("overhead") / "figures.json"
+    command = [sys.executable, str(ROOT / "benchmarks" / "overhead.py")]
+    done = subprocess.run(
+        [*command, "--rounds", "25", "--slice", "1", "--json", str(file)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(file.read_text()))
+
+
+def ratio(overhead: dict[str, Any], name: str) -> float:
+    return float(overhead["figures"][name]["ratio"])
+
+
+@pytest.mark.parametrize("name", ["BusyGuard, unknown server", "BusyGuard, adapter"])
+def test_the_pass_through_costs_hardly_more_than_doing_nothing(
+    overhead: dict[str, Any], name: str
+) -> None:
+    assert ratio(overhead, name) <= 1.15 * SLACK
+
+
+def test_the_gate_costs_a_few_times_as_much_as_doing_nothing(overhead: dict[str, Any]) -> None:
+    assert ratio(overhead, "BusyGuard, gate") <= 3 * SLACK
+
+
+@pytest.mark.parametrize(
+    "peer",
+    [
+        "lock + closing wrapper",
+        "prometheus_client inc/dec",
+        "prometheus_client track_inprogress",
+        "OpenTelemetry, API only",
+    ],
+)
+def test_the_gate_costs_less_than_others_that_count(overhead: dict[str, Any], peer: str) -> None:
+    assert ratio(overhead, "BusyGuard, gate") <= ratio(overhead, peer) * SLACK
+
+
+def test_a_check_costs_a_tenth_of_a_view_at_most(overhead: dict[str, Any]) -> None:
+    """Microseconds do not travel; whether a check costs two of them is for the benchmark to say."""
+    assert ratio(overhead, "Django view, no middleware") >= 10
