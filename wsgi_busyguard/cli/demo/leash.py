@@ -1,8 +1,9 @@
 """Become another program, one that dies with the process that started us.
 
-``python leash.py PID PROGRAM ARGUMENT...``, with the id of that process. Our own programs notice a closed pipe; HAProxy has no such
-habit, so the kernel is asked to see to it. Where it can't (it is Linux's service), the demo still
-ends its children itself in every way of ending that lets it do anything at all.
+``python leash.py PID PROGRAM ARGUMENT...``, with the id of that process. Our own programs notice a
+closed pipe; HAProxy has no such habit, so the kernel is asked to see to it. Where it can't (it is
+Linux's service), the demo still ends its children itself in every way of ending that lets it do
+anything at all.
 """
 
 from __future__ import annotations

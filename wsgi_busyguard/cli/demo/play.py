@@ -33,7 +33,7 @@ def play(haproxy: str, arguments: argparse.Namespace) -> int:
     directory = Path(tempfile.mkdtemp(prefix="busyguard-demo-"))
     timeline = story.QUICK if arguments.quick else story.FULL
     version = balancers.version(haproxy)
-    console.print(_introduction(version), highlight=False)
+    console.print(_introduction(version), highlight=False, soft_wrap=not console.is_terminal)
     try:
         records = asyncio.run(_tell(haproxy, timeline, directory, console))
     except _Stopped as stopped:
@@ -106,7 +106,9 @@ def _introduction(version: str) -> str:
 def _conclude(console: Console, records: list[Record], drawn: Path) -> None:
     console.print()
     console.print(report.table(story.ACTS, records))
-    console.print(report.small_print(story.PATIENCE), style="dim", highlight=False)
+    console.print(
+        report.small_print(story.PATIENCE, story.possible_in_blip()), style="dim", highlight=False
+    )
     console.print()
     for verdict in report.verdicts(story.ACTS, records):
         console.print(verdict, highlight=False)

@@ -30,14 +30,20 @@ def table(acts: Sequence[Act], records: Sequence[Record]) -> Table:
     return told
 
 
-def small_print(patience: float) -> str:
-    """Return what the words in the table mean."""
+def small_print(patience: float, possible: float) -> str:
+    """Return what the words in the table mean.
+
+    :param possible: the share of the visits that can be served in the blip.
+    """
     return (
-        f"Goodput: of those who arrive in that time, the share who get the page within"
-        f" {patience:.0f} s, a second try included. {WELL:.0%} again: the first moment from which"
-        f" on {WELL:.0%} of those who arrive in the next {WINDOW:.0f} s get it, and {WELL:.0%} of"
-        f" all who arrive later. p99: of those who got it, 99 of 100 within that time. Servers"
-        f" taken out: by one of the balancers, each time."
+        f"goodput: of those who arrive then, the share who get the page within {patience:.0f} s, a"
+        f" second try included\n"
+        f"in the blip: the servers can serve {possible:.0%} of the visits then; those who try again"
+        f" after it come on top\n"
+        f"{WELL:.0%} again: from when on {WELL:.0%} of those who arrive in the next {WINDOW:.0f} s"
+        f" get it, and {WELL:.0%} of all who arrive later\n"
+        f"p99: of the pages that came, 99 of 100 within that time\n"
+        f"servers taken out: each time by one of the balancers"
     )
 
 
@@ -47,16 +53,11 @@ def verdicts(acts: Sequence[Act], records: Sequence[Record]) -> list[str]:
     shares = [record.goodput(record.timeline.before, record.timeline.end) for record in records]
     for n in range(1, len(acts)):
         more = shares[n] - shares[n - 1]
-        is_better = f"Act {acts[n].name} ({acts[n].title})"
-        if more >= MARGIN:
-            is_better += f" is better than act {acts[n - 1].name}"
-        elif more <= -MARGIN:
-            is_better += f" is WORSE than act {acts[n - 1].name}"
-        else:
-            is_better += f" is NO better than act {acts[n - 1].name}"
+        word = "better" if more >= MARGIN else "WORSE" if more <= -MARGIN else "NO better"
         told.append(
-            f"{is_better}: from the blip on, {_percent(shares[n])} of the visitors got their page,"
-            f" not {_percent(shares[n - 1])}."
+            f"Act {acts[n].name} ({acts[n].title}) is {word} than act {acts[n - 1].name}: from the"
+            f" blip on, {_percent(shares[n])} of the visitors got their page, not"
+            f" {_percent(shares[n - 1])}."
         )
     return told
 

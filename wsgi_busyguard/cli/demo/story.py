@@ -113,6 +113,8 @@ async def _weather(outside: Child, timeline: Timeline, begun: float, voice: Voic
     await asyncio.sleep(begun + timeline.well_again - loop.time())
     outside.tell("1")
     voice.scene("after")
+    await asyncio.sleep(begun + timeline.end - loop.time())
+    voice.scene("end")
 
 
 async def _comment(record: Record, begun: float, voice: Voice) -> None:
@@ -155,7 +157,13 @@ def scenes() -> dict[str, str]:
         "before": f"all is well: a page takes {well:.2f} s",
         "blip": f"the outside service is {SLOWER} x slower now: a page takes {ill:.1f} s",
         "after": "the outside service is well again: now see how long the site takes to be",
+        "end": "nobody comes any more; the last ones wait",
     }
+
+
+def possible_in_blip() -> float:
+    """Return the share of the visits that the servers can serve while the service is slow."""
+    return SERVERS * THREADS / (OUTSIDE * SLOWER + PAGE) / RATE
 
 
 def figures() -> dict[str, float]:
@@ -169,4 +177,5 @@ def figures() -> dict[str, float]:
         "outside": OUTSIDE,
         "slower": SLOWER,
         "patience": PATIENCE,
+        "possible_in_blip": round(possible_in_blip(), 3),
     }

@@ -24,7 +24,7 @@ EVERY = 3.0  # seconds between two plain lines
 class Voice:
     """Says it in plain lines.
 
-    :param scenes: the words for ``before``, ``blip`` and ``after``.
+    :param scenes: the words for ``before``, ``blip``, ``after`` and ``end``.
     """
 
     def __init__(self, console: Console, timeline: Timeline, scenes: dict[str, str]) -> None:
@@ -80,10 +80,13 @@ class LiveVoice(Voice):
             console=console,
         )
         self._bar = TaskID(0)
+        self._text = Text(style="dim")
         self._scene = Text()
-        self._moment = Text(style="dim")
+        self._moment = Text()
         self._live = Live(
-            Group(self._bars, self._scene, self._moment), console=console, refresh_per_second=5
+            Group(self._bars, Text(), self._text, self._scene, self._moment),
+            console=console,
+            refresh_per_second=5,
         )
 
     def __enter__(self) -> LiveVoice:
@@ -100,7 +103,8 @@ class LiveVoice(Voice):
         self._bar = self._bars.add_task(
             f"[bold]Act {act.name}: {act.title}[/bold]", total=self.timeline.end, outcome=""
         )
-        self._scene.plain = f"setting the stage: {act.text}"
+        self._text.plain = act.text
+        self._scene.plain = "setting the stage"
         self._moment.plain = ""
 
     def scene(self, name: str) -> None:
@@ -131,7 +135,7 @@ def figures_of(at: float, record: Record) -> str:
     ]
     if record.balances:
         last = record.balances[-1]
-        words += [f"{last.waiting} in HAProxy", f"{last.up} of {last.of} servers in rotation"]
+        words += [f"{last.waiting} in HAProxy", f"{last.up} of {last.of} ways to a server open"]
     words.append(_check(at, record))
     return ", ".join(words)
 
