@@ -16,7 +16,16 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from .load import BUSY, FREE, UNKNOWN, Adapter, Load, State, Transition, judge
-from .policy import DAMPED, DRAINING, PATIENCE, READY_POLICIES, Verdict, is_ready, known_policy
+from .policy import (
+    DAMPED,
+    DRAINING,
+    PATIENCE,
+    READY_POLICIES,
+    Verdict,
+    is_ready,
+    known_policy,
+    seconds,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,11 +48,12 @@ class Monitor:
     :param clock: monotonic seconds.
 
     Transitions alternate. Listeners hear of them in order, one at a time, outside the lock; one
-    that raises is logged and passed over; one may call the monitor. Where the load changes faster
-    than it can be told, what came and went in between is left out.
+    that raises is logged and passed over; one may call the monitor. What comes and goes between
+    two looks is not seen.
 
     All methods may be called from any thread. :meth:`drain` takes no lock and so is the only one
-    that may be called in a signal handler.
+    that should be called in a signal handler. A finalizer may find itself calling the others, in a
+    thread that it interrupts in the middle of a look; then it gets the last load.
     """
 
     def __init__(
@@ -56,19 +66,27 @@ class Monitor:
         interval: float = 0.25,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        if not callable(getattr(adapter, "read", None)):
+            raise TypeError(f"adapter must have a read() that returns a Load, not {adapter!r}")
+        if deliver is not None and not callable(deliver):
+            raise TypeError(f"deliver must take a function to call, not {deliver!r}")
         self.adapter = adapter
-        self.interval = interval
+        self.interval = seconds("interval", interval)
         self.draining = False
         self._clock = clock
         self._deliver = deliver
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._looking = False
+        self._interrupted = False  # asked for a look in the middle of one
+        self._load = UNKNOWN
         self._state = FREE
         self._since = clock()
         self._was_ready: dict[float, bool] = {}  # damped: the last answer, by patience
         self._listeners: dict[State, list[Listener]] = {BUSY: [], FREE: []}
         self._news: deque[Callable[[], object]] = deque()  # to be told, in order
-        self._telling = False
+        self._voice = threading.Lock()  # held by whoever tells them
         self._failing = False  # the adapter, since its last good reading
+        self._undelivered = False  # by ``deliver``, since it last took something
         self._ticking = False
         subscribe = getattr(adapter, "subscribe", None)
         self._polled = subscribe is None
@@ -110,7 +128,8 @@ class Monitor:
         """Read the load, judge it, tell the listeners if the state changed; return the load."""
         with self._lock:
             load = self._look()
-        if self._news:
+        # In the middle of a look nothing is told; whoever looks comes here afterwards.
+        if self._news and not self._looking:
             self._tell()
         return load
 
@@ -130,7 +149,7 @@ class Monitor:
             )
             if ready == DAMPED:
                 self._was_ready[patience] = well
-        if self._news:
+        if self._news and not self._looking:
             self._tell()
         if self.draining:
             return Verdict(DRAINING, False, load)
@@ -146,20 +165,35 @@ class Monitor:
         The adapter is read under the lock so that loads are judged in the order in which they
         were true: a look taken before a change can never undo one taken after it.
         """
+        if self._looking:  # only what interrupts this very thread gets here
+            self._interrupted = True
+            return self._load
+        self._looking = True
+        try:
+            load = self._read()
+            if self._interrupted:
+                self._interrupted = False
+                load = self._read()
+        finally:
+            self._looking = False
+        self._load = load
+        return load
+
+    def _read(self) -> Load:
+        """Return the load after noting what it means. Requires self._lock."""
         try:
             load = self.adapter.read()
             if not isinstance(load, Load):
-                if load is not None:
-                    raise TypeError(f"expected a Load or None from read(), not {load!r}")
-                load = UNKNOWN
+                raise TypeError(f"expected a Load from read(), not {load!r}")
+            state = judge(self._state, load)
+            if load.waited + (load.service or 0.0) < 0.0:  # rubbish must show here, not later
+                raise ValueError(f"expected at least 0 seconds, not {load!r}")
             self._failing = False
-        except Exception as error:
-            # Guarding must never be the outage: what cannot be read is taken to be free.
-            load = UNKNOWN
+        except Exception as error:  # guarding must never be the outage: taken to be free
+            load, state = UNKNOWN, FREE
             if not self._failing:
                 self._failing = True
                 self._news.append(partial(_complain, self.adapter, error))
-        state = judge(self._state, load)
         if state is not self._state:
             now = self._clock()
             change = Transition(state, load, now, now - self._since)
@@ -173,26 +207,25 @@ class Monitor:
             return
         try:
             self._deliver(self._tell_all)
+            self._undelivered = False
         except Exception:
-            logger.exception("could not pass on a change of state; it will be told with the next")
+            if not self._undelivered:
+                self._undelivered = True
+                logger.exception("could not pass on a change of state; tried again at every look")
 
     def _tell_all(self) -> None:
         """Tell the news, oldest first, unless somebody is at it.
 
-        Whoever is at it looks again after each piece, so nothing stays untold: not what another
-        thread adds, and not what a listener causes by calling back.
+        Whoever is at it looks again afterwards, so nothing stays untold: not what another thread
+        adds, and not what a listener causes by calling back.
         """
-        while True:
-            with self._lock:
-                if self._telling or not self._news:
-                    return
-                self._telling = True
-                news = self._news.popleft()
+        voice = self._voice  # a listener may fork, and the child has a new one
+        while self._news and voice.acquire(blocking=False):
             try:
-                news()
+                while self._news:
+                    self._news.popleft()()
             finally:
-                with self._lock:
-                    self._telling = False
+                voice.release()
 
     def _announce(self, change: Transition) -> None:
         for listener in tuple(self._listeners[change.state]):
@@ -204,9 +237,10 @@ class Monitor:
     def _listen(self, state: State, listener: Listener) -> Listener:
         if not callable(listener):
             raise TypeError(f"a listener must be callable with a Transition, not {listener!r}")
-        self._listeners[state].append(listener)
-        if self._polled and not self._ticking:
-            self._ticking = True
+        with self._lock:
+            self._listeners[state].append(listener)
+            first, self._ticking = self._polled and not self._ticking, self._polled
+        if first:
             self._start_ticker()
         return listener
 
@@ -220,8 +254,9 @@ class Monitor:
 
     def _after_fork(self) -> None:
         """Go on in a child process, where only the thread that forked is left."""
-        self._lock = threading.Lock()  # another thread may have held it
-        self._telling = False
+        self._lock = threading.RLock()  # another thread may have held these
+        self._voice = threading.Lock()
+        self._looking = False
         if self._ticking:
             self._start_ticker()
 
