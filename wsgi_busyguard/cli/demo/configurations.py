@@ -9,6 +9,8 @@ from __future__ import annotations
 from string import Template
 from typing import TYPE_CHECKING, NamedTuple
 
+from ...haproxy import share
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -38,7 +40,7 @@ defaults
 # back. The queue stands where it falls.
 OF_2013 = """
 frontend web
-    bind fd@$listener
+    bind fd@$listener                       # a socket inherited from the demo; yours: bind :80
     default_backend app
 
 backend app
@@ -58,7 +60,7 @@ GUARDED = """\
     http-error status 503 content-type text/plain string "busy, try again\\n" hdr Retry-After 1
 
 frontend web
-    bind fd@$listener
+    bind fd@$listener                       # a socket inherited from the demo; yours: bind :80
     use_backend app_open if { nbsrv(app) lt 1 }     # all down means the checks are wrong
     default_backend app
 
@@ -109,7 +111,7 @@ def configuration(
         balancers=balancers,
         listener=listener,
         socket=socket,
-        share=max(1, -(-threads // balancers)),
+        share=share(threads, balancers),
         servers="\n".join(line + agent for line, agent in zip(lines, agents, strict=True)),
         open_servers="\n".join(lines),
     )

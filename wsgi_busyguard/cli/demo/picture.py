@@ -15,6 +15,7 @@ from matplotlib.ticker import (
     PercentFormatter,
 )
 
+from .story import SLOWER
 from .voice import outcome
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ def draw(acts: Sequence[Act], records: Sequence[Record], file: Path) -> None:
         axes[0, 0].set_ylabel("goodput: visitors of that\nsecond who got the page")
         axes[1, 0].set_ylabel("requests that wait")
         axes[2, 0].set_ylabel("a health check takes")
-        figure.suptitle("A network blip, three times", fontsize=16, fontweight="bold")
+        title = f"An outside service is {SLOWER} x slower for {records[0].timeline.blip:.0f} s"
+        figure.suptitle(title, fontsize=16, fontweight="bold")
         figure.savefig(file)
 
 
@@ -54,8 +56,10 @@ def _column(axes: Any, act: Act, record: Record) -> None:
         one.grid(axis="y", color="#e4e4e4")
         one.set_axisbelow(True)
         one.tick_params(labelleft=True)
-    goodput.set_title(f"Act {act.name}: {act.title}\n", fontweight="bold")
-    goodput.text(0.5, 1.03, act.text, transform=goodput.transAxes, ha="center", fontsize=11)
+    goodput.set_title(f"Act {act.name}: {act.title}\n\n", fontweight="bold")
+    above = {"transform": goodput.transAxes, "ha": "center", "fontsize": 11}
+    goodput.text(0.5, 1.11, act.text, **above)
+    goodput.text(0.5, 1.03, outcome(record), color=GREEN, fontweight="bold", **above)
     _goodput(goodput, record)
     _queues(queue, record)
     _checks(check, record)
@@ -72,14 +76,7 @@ def _goodput(axes: Any, record: Record) -> None:
     axes.set_ylim(0, 1.05)
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     middle = timeline.before + timeline.blip / 2
-    axes.text(middle, 0.93, "blip", ha="center", va="center", color=RED)
-    axes.text(
-        *(timeline.end, 0.08, outcome(record)),
-        ha="right",
-        color=GREEN,
-        fontweight="bold",
-        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 2},
-    )
+    axes.text(middle, 0.93, "slower", ha="center", va="center", color=RED)
     seconds = record.recovery()
     if seconds is not None:
         axes.axvline(timeline.well_again + seconds, color=GREEN, linestyle=":")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
 from typing import TYPE_CHECKING
 
 from .figures import Balance, Check, Queue, Record
@@ -28,17 +29,18 @@ CHECK = f"OPTIONS / HTTP/1.0\r\nUser-Agent: {PROBE_AGENT}\r\n\r\n".encode()
 
 
 async def watch_checks(ports: Sequence[int], begun: float, record: Record) -> None:
-    """Ask for checks until cancelled."""
+    """Ask for checks while visitors come, and wait for the answers until cancelled."""
     loop = asyncio.get_running_loop()
     asking: set[asyncio.Task[None]] = set()
     try:
-        for n, port in enumerate(itertools.cycle(ports)):
+        for n, port in zip(range(math.ceil(record.timeline.end / EVERY)), itertools.cycle(ports)):
             await asyncio.sleep(begun + n * EVERY - loop.time())
             check = Check(loop.time() - begun, 0.0)
             record.checks.append(check)
             task = asyncio.create_task(_ask(port, check, begun))
             asking.add(task)
             task.add_done_callback(asking.discard)
+        await asyncio.gather(*asking)
     finally:
         for task in asking:
             task.cancel()

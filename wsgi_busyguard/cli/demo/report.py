@@ -72,10 +72,14 @@ def as_json(acts: Sequence[Act], records: Sequence[Record], **about: object) -> 
                 **act._asdict(),
                 **summary(record)._asdict(),
                 "series": {
-                    "visits": [[_ms(v.arrived), v.took and _ms(v.took)] for v in record.visits],
-                    "checks": [[_ms(c.asked), _ms(c.took), c.answered] for c in record.checks],
-                    "queues": [[_ms(q.at), q.server, q.queued] for q in record.queues],
-                    "balancers": [[_ms(b.at), b.waiting, b.up, b.of] for b in record.balances],
+                    "visits": [
+                        [_short(v.arrived), v.took and _short(v.took)] for v in record.visits
+                    ],
+                    "checks": [
+                        [_short(c.asked), _short(c.took), c.answered] for c in record.checks
+                    ],
+                    "queues": [[_short(q.at), q.server, q.queued] for q in record.queues],
+                    "balancers": [[_short(b.at), b.waiting, b.up, b.of] for b in record.balances],
                 },
             }
             for act, record in zip(acts, records, strict=True)
@@ -107,8 +111,8 @@ def _seconds(value: float | None) -> str:
     return f"{value * 1000:.0f} ms" if value < 0.1 else f"{value:.2f} s"
 
 
-def _ms(seconds: float) -> float:
-    return round(seconds, 3)
+def _short(seconds: float) -> float:
+    return round(seconds, 4)
 
 
 ROWS: Rows = {
