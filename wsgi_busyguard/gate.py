@@ -5,6 +5,7 @@ Nothing here knows a server, a request or HTTP.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import threading
@@ -12,13 +13,19 @@ import time
 import weakref
 from collections import deque
 from threading import TIMEOUT_MAX
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from .load import SMOOTHING, Load, service_time
 from .policy import Reason, limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+logger = logging.getLogger("wsgi_busyguard")
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Refused(Exception):
@@ -81,6 +88,11 @@ class Gate:
     wait first stands in the queue and then looks for a free slot once more; somebody leaving first
     returns the slot and then looks at the queue. Whichever order these four steps fall into, one of
     the two sees the other, and slots are handed over under the lock.
+
+    *Why a finalizer may leave.* A body that was never closed leaves when it is collected, which may
+    interrupt any line here, one that holds the lock among them. So the lock can be taken again by
+    the thread that has it, ``_held`` tells that from a free one, and everybody looks once more for
+    what an interruption left undone after letting go.
     """
 
     def __init__(
@@ -102,11 +114,12 @@ class Gate:
 
     def _reset(self) -> None:
         """Start with every slot free and nobody waiting."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._held = False  # seen true only by what interrupts the thread that holds the lock
         self._slots = [Slot() for _ in range(self.limits.slots)]
         self._free = deque(self._slots)
         self._waiting: deque[Ticket] = deque()
-        self._crowded = False  # somebody has had to wait since a slot was last left over
+        self._crowded = False  # somebody waited, or saw it full, since a slot was last left over
         self._hungry_since: float | None = None  # the first of those who gave up since one moved
 
     def enter(self) -> Slot:
@@ -142,19 +155,14 @@ class Gate:
     def abandon(self, slot: Slot) -> None:
         """Return a slot from a finalizer.
 
-        A finalizer may interrupt any line of this file, one that holds the lock among them, so it
-        never waits for it. If the lock is taken, those who wait get the slot at the next call.
+        Nobody is told, for a finalizer may interrupt a listener or what a listener needs. The next
+        who leaves, or the next look, tells that the state has changed.
         """
         if slot.since is None:
             return
         slot.since = None
         self._free.append(slot)
-        if self._waiting and self._lock.acquire(blocking=False):
-            try:
-                woken = self._hand_out(self._clock())
-            finally:
-                self._lock.release()
-            _wake(woken)
+        self._hand_over(tell=False)
 
     def offer(self, ticket: Ticket) -> Slot | Reason | None:
         """Ask for a slot without waiting.
@@ -165,40 +173,23 @@ class Gate:
         if self.draining:
             ticket.outcome = Reason.DRAINING
             return Reason.DRAINING
-        with self._lock:
-            ticket.arrived = now = self._clock()
-            self._waiting.append(ticket)
-            woken = self._hand_out(now)
-            if ticket.outcome is not None:
-                woken.pop()  # itself, the last to be served
-            elif len(self._waiting) > self.limits.max_queue:
-                self._waiting.pop()
-                ticket.outcome = Reason.QUEUE_FULL
-            else:
-                self._crowded = True
-            outcome = ticket.outcome
+        outcome, woken = self._locked(self._queue_up, ticket)
         _wake(woken)
         if outcome is None:
             self._changed()
+        self._hand_over()
         return outcome
 
     def withdraw(self, ticket: Ticket) -> bool:
         """Take a ticket out of the queue; return whether it was still there."""
-        with self._lock:
-            if ticket.outcome is not None:
-                return False
-            try:
-                self._waiting.remove(ticket)
-            except ValueError:
-                return False
-            self._gave_up(ticket)
-            return True
+        was_there = self._locked(self._take_out, ticket)
+        self._hand_over()
+        return was_there
 
     def expire(self) -> None:
         """Refuse those who have waited too long. For a loop to call a few times a second."""
-        with self._lock:
-            woken = self._hand_out(self._clock())
-        _wake(woken)
+        _wake(self._locked(self._hand_out))
+        self._hand_over()
 
     def drain(self) -> None:
         """Refuse whoever comes from now on; those who wait and those inside are served.
@@ -216,17 +207,15 @@ class Gate:
         """Return the figures of this instant."""
         slots = self.limits.slots
         if not self._crowded:
-            return Load(0, slots - len(self._free), slots, 0.0, self._service)
-        with self._lock:
-            now = self._clock()
-            queued, free = len(self._waiting), len(self._free)
-            since = self._waiting[0].arrived if queued else now
-            if self._hungry_since is not None:
-                since = min(since, self._hungry_since)
-        # A slot that lies free while somebody waits is on its way to him.
-        moving = min(queued, free)
-        service = service_time(self._service, self._ages(now))
-        return Load(queued - moving, slots - free + moving, slots, now - since, service)
+            free = len(self._free)
+            if free:
+                return Load(0, slots - free, slots, 0.0, self._service)
+            # Whoever sees no place left may take that for busy still. So the next who leaves has
+            # to tell, and one who left before he could know of it is seen below.
+            self._crowded = True
+        load = self._locked(self._figures)
+        self._hand_over(tell=False)  # the reader may hold a lock that a listener needs
+        return load
 
     def subscribe(self, changed: Callable[[], object]) -> None:
         """Have ``changed`` called, outside the lock, when the state may have changed."""
@@ -240,9 +229,13 @@ class Gate:
         woken = threading.Lock()  # each waits at a lock of his own and is woken alone
         woken.acquire()
         ticket = Ticket(lambda _: woken.release())
-        outcome = self.offer(ticket)
-        if outcome is None:
-            outcome = self._outcome(ticket, woken)
+        try:
+            outcome = self.offer(ticket) or self._outcome(ticket, woken)
+        except BaseException:  # raised into the wait, as gevent's timeouts are
+            self.withdraw(ticket)
+            if isinstance(ticket.outcome, Slot):
+                self.leave(ticket.outcome)
+            raise
         if isinstance(outcome, Slot):
             return outcome
         raise Refused(outcome)
@@ -250,30 +243,81 @@ class Gate:
     def _outcome(self, ticket: Ticket, woken: threading.Lock) -> Slot | Reason:
         """Wait until the ticket has its outcome or is too old for one."""
         left = self.limits.max_wait - (self._clock() - ticket.arrived)
-        try:
-            woken.acquire(timeout=-1 if left == math.inf else min(max(left, 0), TIMEOUT_MAX))
-        except BaseException:  # raised into the wait, as gevent's timeouts are
-            self.withdraw(ticket)
-            if isinstance(ticket.outcome, Slot):
-                self.leave(ticket.outcome)
-            raise
+        woken.acquire(timeout=-1 if left == math.inf else min(max(left, 0), TIMEOUT_MAX))
         self.withdraw(ticket)
         return ticket.outcome or Reason.QUEUE_AGE
 
-    def _hand_over(self) -> None:
-        """Give free slots to those who wait, and notice when one is left over."""
-        with self._lock:
-            woken = self._hand_out(self._clock())
-            relaxed = self._crowded and not self._waiting and bool(self._free)
+    def _hand_over(self, tell: bool = True) -> None:
+        """Give free slots to those who wait, and tell when one is left over."""
+        while self._free and (self._waiting or (tell and self._crowded)):
+            with self._lock:
+                if self._held:  # in a finalizer: the thread it interrupts comes here by itself
+                    return
+                woken, relaxed = self._locked(self._serve, tell)
+            _wake(woken)
             if relaxed:
-                self._crowded = False
-                self._hungry_since = None
-        _wake(woken)
-        if relaxed:
-            self._changed()
+                self._changed()
 
-    def _hand_out(self, now: float) -> list[Ticket]:
+    def _locked(self, step: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        with self._lock:
+            self._held = True
+            try:
+                return step(*args, **kwargs)
+            finally:
+                self._held = False
+
+    def _queue_up(self, ticket: Ticket) -> tuple[Slot | Reason | None, list[Ticket]]:
+        """Put a ticket into the queue and serve that. Requires self._lock."""
+        ticket.arrived = self._clock()
+        self._waiting.append(ticket)
+        woken = self._hand_out()
+        if ticket.outcome is not None:
+            woken.pop()  # itself, the last to be served
+        elif len(self._waiting) > self.limits.max_queue:
+            self._waiting.pop()
+            ticket.outcome = Reason.QUEUE_FULL
+        else:
+            self._crowded = True
+        return ticket.outcome, woken
+
+    def _take_out(self, ticket: Ticket) -> bool:
+        """Take a ticket out of the queue if it is there. Requires self._lock."""
+        if ticket.outcome is not None:
+            return False
+        try:
+            self._waiting.remove(ticket)
+        except ValueError:
+            return False
+        self._gave_up(ticket)
+        return True
+
+    def _serve(self, tell: bool) -> tuple[list[Ticket], bool]:
+        """Serve the queue; also return whether to tell that a slot is left over.
+
+        Requires self._lock.
+        """
+        woken = self._hand_out()
+        relaxed = tell and self._crowded and not self._waiting and bool(self._free)
+        if relaxed:
+            self._crowded = False
+            self._hungry_since = None
+        return woken, relaxed
+
+    def _figures(self) -> Load:
+        """Return the load of a crowded gate. Requires self._lock."""
+        now, slots = self._clock(), self.limits.slots
+        queued, free = len(self._waiting), len(self._free)
+        since = self._waiting[0].arrived if queued else now
+        if self._hungry_since is not None and (queued or not free):
+            since = min(since, self._hungry_since)
+        # A slot that lies free while somebody waits is on its way to him.
+        moving = min(queued, free)
+        service = service_time(self._service, self._ages(now))
+        return Load(queued - moving, slots - free + moving, slots, now - since, service)
+
+    def _hand_out(self) -> list[Ticket]:
         """Serve the queue from its head; return the tickets to wake. Requires self._lock."""
+        now = self._clock()
         woken: list[Ticket] = []
         while self._waiting:
             ticket = self._waiting[0]
@@ -305,12 +349,18 @@ class Gate:
 
     def _changed(self) -> None:
         for changed in self._watchers:
-            changed()
+            try:
+                changed()
+            except Exception:
+                logger.exception("%r raised when told of a change by %r", changed, self)
 
 
 def _wake(tickets: list[Ticket]) -> None:
     for ticket in tickets:
-        ticket.wake(ticket)
+        try:
+            ticket.wake(ticket)
+        except Exception:
+            logger.exception("could not wake a waiting request by %r", ticket.wake)
 
 
 _gates: weakref.WeakSet[Gate] = weakref.WeakSet()
