@@ -60,6 +60,7 @@ def test_the_gate_costs_less_than_others_that_count(overhead: dict[str, Any], pe
     assert ratio(overhead, "BusyGuard, gate") <= ratio(overhead, peer) * SLACK
 
 
-def test_a_check_costs_a_tenth_of_a_view_at_most(overhead: dict[str, Any]) -> None:
+def test_a_check_costs_a_small_part_of_a_view(overhead: dict[str, Any]) -> None:
     """Microseconds do not travel; whether a check costs two of them is for the benchmark to say."""
-    assert ratio(overhead, "Django view, no middleware") >= 10
+    check = ratio(overhead, "adapter, OPTIONS /")
+    assert ratio(overhead, "Django view, no middleware") >= 5 * check
