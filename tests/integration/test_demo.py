@@ -7,12 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from .client import eventually
 
 COMMAND = [
     sys.executable,
@@ -52,11 +52,11 @@ class Run:
 
     def wait_for_all(self) -> None:
         """Wait until everybody is on the stage, some perhaps not yet dressed."""
-        assert until(lambda: len(self.alive()) >= EVERYBODY, 30), self.said()
+        eventually(lambda: len(self.alive()) >= EVERYBODY, within=30)
 
     def wait_for(self, words: str) -> None:
         """Wait until it has said so."""
-        assert until(lambda: words in self.said(), 30), self.said()
+        eventually(lambda: words in self.said(), within=30)
 
     def said(self) -> str:
         self._words.flush()
@@ -67,15 +67,6 @@ class Run:
             self.process.kill()
         self.process.wait()
         self._words.close()
-
-
-def until(holds: Any, seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if holds():
-            return True
-        time.sleep(0.02)
-    return bool(holds())
 
 
 @pytest.fixture
@@ -166,7 +157,7 @@ def test_killed_it_leaves_nobody_behind(run) -> None:
     run.wait_for_all()
     run.process.kill()
     run.process.wait()
-    assert until(lambda: run.alive() == {}, 10), run.alive()
+    eventually(lambda: not run.alive())
 
 
 def test_a_server_that_ends_in_the_middle_ends_the_demo_with_a_word(run) -> None:

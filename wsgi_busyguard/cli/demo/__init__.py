@@ -6,6 +6,8 @@ commands there are.
 
 from __future__ import annotations
 
+import os
+import signal
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,13 +51,16 @@ def run(arguments: argparse.Namespace) -> int:
     if missing:
         raise Mistake(f"demo needs {', '.join(missing)}: pip install 'wsgi-busyguard[demo]'")
     for file in (arguments.picture, arguments.json):
-        if file is not None and not file.absolute().parent.is_dir():
-            raise Mistake(f"cannot write {str(file)!r}: there is no such directory")
+        if file is not None and not os.access(file.absolute().parent, os.W_OK):
+            raise Mistake(f"cannot write {str(file)!r}: no such directory, or it is not ours")
     from .balancers import MISSING, find_haproxy
 
     haproxy = find_haproxy()
     if haproxy is None:
         raise Mistake(MISSING)
-    from .play import play
+    try:
+        from .play import play
 
-    return play(haproxy, arguments)
+        return play(haproxy, arguments)
+    except KeyboardInterrupt:  # before the curtain or after it, when nothing has to be ended
+        return 128 + signal.SIGINT

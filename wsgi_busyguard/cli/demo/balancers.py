@@ -15,6 +15,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..mistake import Mistake
 from .configurations import Address, configuration
 
 if TYPE_CHECKING:
@@ -58,9 +59,15 @@ def find_haproxy() -> str | None:
 
 
 def version(haproxy: str) -> str:
-    """Return the version of a HAProxy: ``2.8.25``."""
-    said = subprocess.run([haproxy, "-v"], capture_output=True, text=True, check=True).stdout
-    return said.split()[2].split("-")[0]
+    """Return the version of a HAProxy: ``2.8.25``.
+
+    :raises Mistake: if it does not say so.
+    """
+    try:
+        said = subprocess.run([haproxy, "-v"], capture_output=True, text=True, check=True).stdout
+        return said.split()[2].split("-")[0]
+    except (OSError, subprocess.CalledProcessError, IndexError) as error:
+        raise Mistake(f"{haproxy} is no HAProxy that runs here: {error}") from None
 
 
 class Balancer:

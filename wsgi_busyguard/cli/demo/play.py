@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -30,9 +31,9 @@ def play(haproxy: str, arguments: argparse.Namespace) -> int:
     """Tell the story, then show the table and the picture; return the exit status."""
     console = Console()
     began = time.monotonic()
-    directory = Path(tempfile.mkdtemp(prefix="busyguard-demo-"))
     timeline = story.QUICK if arguments.quick else story.FULL
     version = balancers.version(haproxy)
+    directory = Path(tempfile.mkdtemp(prefix="busyguard-demo-"))
     console.print(_introduction(version), highlight=False, soft_wrap=not console.is_terminal)
     try:
         records = asyncio.run(_tell(haproxy, timeline, directory, console))
@@ -40,7 +41,7 @@ def play(haproxy: str, arguments: argparse.Namespace) -> int:
         console.print("stopped; everything that was started has been ended")
         return 128 + stopped.signal
     except Broken as broken:
-        console.print(f"the demo cannot go on: {broken}", markup=False)
+        print(f"the demo cannot go on: {broken}", file=sys.stderr)
         return 1
     finally:
         if arguments.keep:
@@ -82,8 +83,9 @@ async def _tell(
         telling = asyncio.ensure_future(story.tell(haproxy, timeline, directory, voice))
 
         def stop(number: int) -> None:
+            if not came:  # the second comes while we are at it, which takes no time
+                telling.cancel()
             came.append(number)
-            telling.cancel()
 
         for number in STOPPING:
             loop.add_signal_handler(number, stop, number)

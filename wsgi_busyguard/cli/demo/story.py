@@ -132,7 +132,7 @@ async def _look(stage: Stage, seconds: float) -> None:
     while loop.time() - begun < seconds:
         stage.look()
         await asyncio.sleep(TICK)
-    raise Broken(f"no page came in {seconds:.0f} s")
+    raise Broken(f"no page came in {seconds:.0f} s; run it with --keep and look at the logs")
 
 
 async def _beside(main: Coroutine[Any, Any, None], *others: Coroutine[Any, Any, None]) -> None:
