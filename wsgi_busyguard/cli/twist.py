@@ -78,7 +78,7 @@ class Draining(service.MultiService):
     def stopService(self) -> Deferred[Any]:
         """Drain, then stop what listens."""
         stop: Callable[[], Deferred[Any]] = super().stopService
-        drained: Deferred[Any] = self._site.guard.drain(self._grace)
+        drained: Deferred[Any] = self._site.drain(self._grace)
         return drained.addCallback(lambda _: stop())
 
 

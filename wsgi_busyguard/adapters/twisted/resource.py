@@ -6,6 +6,7 @@ Everything in ``render()`` runs in the reactor thread, before a pool thread is a
 from __future__ import annotations
 
 import logging
+import sys
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +79,8 @@ class GuardedWSGIResource:
         self._patience = seconds("patience", patience)
         self._checks = Checks(check_root, ready_paths, live_paths)
         self._answers = Answers(refusal=refusal, retry_after=retry_after, expose_load=expose_load)
+        self._plainly = self._answers if refusal is None else Answers(retry_after=retry_after)
+        self._threadless = False  # the last attempt to have a pool thread run a request failed
         self._reactor = reactor
         self._pool = threadpool
         self._application = application
@@ -126,7 +129,12 @@ class GuardedWSGIResource:
 
     def refuse(self, request: Request, reason: Reason) -> None:
         """Answer 503 in place of the app. In the reactor thread."""
-        send(request, self._answers.refused(reason), last=reason is Reason.DRAINING)
+        last = reason is Reason.DRAINING
+        try:
+            send(request, self._answers.refused(reason), last)
+        except Exception:  # a refusal app; what is told in the beat has nobody to catch it
+            logger.exception("the refusal app failed; refusing with the plain answer instead")
+            send(request, self._plainly.refused(reason), last)
 
     # IResource asks for these two; a leaf has no children.
     def getChildWithDefault(self, name: bytes, request: Request) -> Any:
@@ -155,12 +163,17 @@ class GuardedWSGIResource:
     def _submit(self, run: Callable[[Slot], object], slot: Slot) -> bool:
         """Have a pool thread run a request; return whether there is one."""
         try:
+            if getattr(self._pool, "joined", False):
+                raise RuntimeError("the pool is stopped")  # it would drop the work in silence
             self._pool.callInThread(run, slot)
         except Exception:  # the system has no thread to give
-            logger.exception("cannot start a thread; refusing the request")
+            if not self._threadless:
+                self._threadless = True
+                logger.exception("no thread for a request; refusing until there is one")
             # By way of the reactor: leaving here would wake the next one here, and so on down.
             self._reactor.callFromThread(self.gate.leave, slot)
             return False
+        self._threadless = False
         return True
 
 
@@ -183,7 +196,8 @@ class Visit:
         self._run = run
         outcome = self._guard.gate.offer(self._ticket)
         if isinstance(outcome, Slot):
-            self._let_in(outcome)
+            if not self._guard._submit(self._work, outcome):
+                self._refuse(Reason.QUEUE_FULL)
         elif outcome is not None:
             self._refuse(outcome)
         else:
@@ -200,14 +214,12 @@ class Visit:
 
     def _woken(self, ticket: Ticket) -> None:
         """Go on, in any thread, when one who waited got a slot or is refused."""
-        if isinstance(ticket.outcome, Slot):
-            self._let_in(ticket.outcome)
-        else:
-            self._guard._reactor.callFromThread(self._refuse, ticket.outcome)
-
-    def _let_in(self, slot: Slot) -> None:
-        if not self._guard._submit(self._work, slot):
-            self._guard._reactor.callFromThread(self._refuse, Reason.QUEUE_FULL)
+        outcome = ticket.outcome
+        if isinstance(outcome, Slot):
+            if self._guard._submit(self._work, outcome):
+                return
+            outcome = Reason.QUEUE_FULL
+        self._guard._reactor.callFromThread(self._refuse, outcome)
 
     def _work(self, slot: Slot) -> None:
         """Run the app, in a pool thread; its body is closed when this returns."""
@@ -233,19 +245,12 @@ def send(request: Request, app: WSGIApplication, last: bool = False) -> None:
 
     :param last: whether to close the connection after it.
     """
-    request.quiet = True  # type: ignore[attr-defined] # no line in the access log
-    got: list[Any] = []
-
-    def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
-        got[:] = [status, headers]
-        return _nothing
-
-    body = b"".join(app(_environ(request), start_response))
-    status, headers = got
+    status, headers, body = _called(app, _environ(request))
     code, _, phrase = status.partition(" ")
+    request.quiet = True  # type: ignore[attr-defined] # no line in the access log
     request.setResponseCode(int(code), phrase.encode("latin-1"))
     for name, value in headers:
-        request.responseHeaders.addRawHeader(name.encode("latin-1"), value.encode("latin-1"))
+        request.responseHeaders.addRawHeader(name, value)
     if last:
         request.setHeader(b"connection", b"close")
     channel = request.channel
@@ -253,6 +258,26 @@ def send(request: Request, app: WSGIApplication, last: bool = False) -> None:
     request.finish()
     if last and channel is not None:
         channel.loseConnection()  # once everything is written
+
+
+def _called(
+    app: WSGIApplication, environ: WSGIEnvironment
+) -> tuple[str, list[tuple[bytes, bytes]], bytes]:
+    """Return all that an app says, so that what may fail has failed before a byte is sent."""
+    got: list[Any] = []
+
+    def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+        got[:] = [status, [(n.encode("latin-1"), v.encode("latin-1")) for n, v in headers]]
+        return _nothing
+
+    said = app(environ, start_response)
+    try:
+        body = b"".join(said)
+    finally:
+        if hasattr(said, "close"):
+            said.close()
+    status, headers = got
+    return status, headers, body
 
 
 def _environ(request: Request) -> WSGIEnvironment:
@@ -269,7 +294,7 @@ def _environ(request: Request) -> WSGIEnvironment:
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": "https" if request.isSecure() else "http",
         "wsgi.input": BytesIO(),
-        "wsgi.errors": BytesIO(),
+        "wsgi.errors": sys.stderr,
         "wsgi.multithread": False,
         "wsgi.multiprocess": False,
         "wsgi.run_once": False,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any
 
+from twisted.internet.defer import Deferred
 from twisted.python.threadpool import ThreadPool
 from twisted.web.server import Request, Site
 
@@ -25,6 +27,38 @@ class GuardedSite(Site):
 
     guard: GuardedWSGIResource
 
+    def __init__(self, resource: Any, **options: Any) -> None:
+        super().__init__(resource, **options)  # type: ignore[no-untyped-call]
+        #: What requests came by; those with answers still to be sent are among them.
+        self.transports: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def drain(self, grace: float) -> Deferred[None]:
+        """Drain the guard, then close the connections when all that was written is sent.
+
+        Returns a Deferred that fires when that is done, or after ``grace`` seconds.
+        """
+        clock: Any = self.reactor
+        until = clock.seconds() + grace
+        return self.guard.drain(grace).addCallback(lambda _: self._sent(clock, until))
+
+    def _sent(self, clock: Any, until: float) -> Deferred[None]:
+        # Twisted takes a whole body into memory, so a thread is done with it long before a slow
+        # client is; the reactor would end with the rest unsent.
+        closing = [transport for transport in self.transports if _is_open(transport)]
+        for transport in closing:
+            transport.unregisterProducer()  # the channel, which has nothing to add
+            transport.loseConnection()
+        done: Deferred[None] = Deferred()
+
+        def look() -> None:
+            if clock.seconds() >= until or not any(map(_is_open, closing)):
+                done.callback(None)
+            else:
+                clock.callLater(0.05, look)
+
+        look()
+        return done
+
     def log(self, request: Any) -> None:
         """Write the access log's line, but none for checks and refusals."""
         if not getattr(request, "quiet", False):
@@ -32,12 +66,14 @@ class GuardedSite(Site):
 
 
 class GuardedRequest(Request):
-    """A request that lets ``OPTIONS *`` through to the resource, as ``OPTIONS /``."""
+    """A request that its site knows of, and that lets ``OPTIONS *`` through, as ``OPTIONS /``."""
 
     def process(self) -> None:
         """Process the request; Twisted itself would answer ``OPTIONS *`` with 200, always."""
         if self.path == b"*" and self.method == b"OPTIONS":
             self.path = self.uri = b"/"
+        channel: Any = self.channel
+        channel.site.transports.add(self.transport)
         super().process()  # type: ignore[no-untyped-call]
 
 
@@ -81,12 +117,10 @@ def guarded_site(
     # app does not, and an 8 MB post would hold up every check for a second. (Since 25.5.)
     known = inspect.signature(Site.__init__).parameters
     spare = {"parsePOSTFormSubmission": False} if "parsePOSTFormSubmission" in known else {}
-    site = GuardedSite(  # type: ignore[no-untyped-call]
-        guard, requestFactory=GuardedRequest, **spare
-    )
+    site = GuardedSite(guard, requestFactory=GuardedRequest, reactor=reactor, **spare)
     site.guard = guard
     reactor.callWhenRunning(pool.start)
-    reactor.addSystemEventTrigger("before", "shutdown", guard.drain, grace)
+    reactor.addSystemEventTrigger("before", "shutdown", site.drain, grace)
     reactor.addSystemEventTrigger("after", "shutdown", _stop, pool)
     return site
 
@@ -96,3 +130,7 @@ def _stop(pool: ThreadPool) -> None:
     stopper = threading.Thread(target=pool.stop, daemon=True)
     stopper.start()
     stopper.join(0.5)
+
+
+def _is_open(transport: Any) -> bool:
+    return not getattr(transport, "disconnected", True)

@@ -1,0 +1,160 @@
+"""A small HTTP client on raw sockets: every wait has a deadline, and nothing is done for you."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+import time
+from typing import NamedTuple
+
+PATIENCE = 20.0
+
+
+class Answer(NamedTuple):
+    """What a server said; ``status`` 0 and no headers if it said nothing and closed."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    took: float
+    version: str = ""
+
+    @property
+    def text(self) -> str:
+        return self.body.decode()
+
+
+NOTHING = (0, {}, b"")
+
+
+class Line:
+    """One connection to a server."""
+
+    def __init__(self, port, *, timeout=PATIENCE, path=None):
+        if path is None:
+            self.socket = socket.create_connection(("127.0.0.1", port), timeout)
+        else:
+            self.socket = socket.socket(socket.AF_UNIX)
+            self.socket.settimeout(timeout)
+            self.socket.connect(path)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self._file = self.socket.makefile("rb")
+
+    def send(self, data):
+        self.socket.sendall(data)
+
+    def answer(self, method="GET"):
+        """Read one answer."""
+        began = time.monotonic()
+        first = self._file.readline()
+        if not first:
+            return Answer(*NOTHING, time.monotonic() - began)
+        version, status = first.decode().split()[:2]
+        headers = {}
+        while (line := self._file.readline().decode("latin-1").strip()) != "":
+            name, _, value = line.partition(":")
+            headers[name.lower()] = value.strip()
+        body = b"" if method == "HEAD" else self._body(headers)
+        return Answer(int(status), headers, body, time.monotonic() - began, version)
+
+    def _body(self, headers):
+        if "content-length" in headers:
+            return self._file.read(int(headers["content-length"]))
+        if headers.get("transfer-encoding") != "chunked":
+            return self._file.read()
+        parts = []
+        while size := int(self._file.readline() or b"0", 16):
+            parts.append(self._file.read(size))
+            self._file.readline()
+        self._file.readline()
+        return b"".join(parts)
+
+    def closed(self):
+        """Whether the server closes without another word."""
+        return self._file.read(1) == b""
+
+    def close(self):
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+        self._file.close()
+        self.socket.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+def request(method="GET", path="/", *, headers=(), body=b"", version="1.1", host="localhost"):
+    """Return the bytes of a request."""
+    lines = [f"{method} {path} HTTP/{version}"]
+    if host and version != "1.0":
+        lines.append(f"Host: {host}")
+    if body:
+        lines.append(f"Content-Length: {len(body)}")
+    lines += [f"{name}: {value}" for name, value in dict(headers).items()]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + body
+
+
+def ask(port, method="GET", path="/", *, timeout=PATIENCE, unix=None, **kind):
+    """Ask on a new connection and return the answer; ``took`` counts from before connecting."""
+    began = time.monotonic()
+    with Line(port, timeout=timeout, path=unix) as line:
+        line.send(request(method, path, **kind))
+        answer = line.answer(method)
+    return answer._replace(took=time.monotonic() - began)
+
+
+def check(port, timeout=PATIENCE):
+    """Ask as bare ``option httpchk`` does: HTTP/1.0, no headers at all."""
+    return ask(port, "OPTIONS", "/", version="1.0", timeout=timeout)
+
+
+def figures(port):
+    """Return what the check port's /load shows."""
+    return json.loads(ask(port, path="/load").body)
+
+
+def many(count, port, method="GET", path="/", **kind):
+    """Ask ``count`` times at once, each on a connection and thread of its own.
+
+    Returns a list that is filled as the answers come, and the threads.
+    """
+    answers = []
+
+    def one():
+        try:
+            answers.append(ask(port, method, path, **kind))
+        except OSError as error:
+            answers.append(Answer(-1, {}, str(error).encode(), 0.0))
+
+    threads = [threading.Thread(target=one, daemon=True) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    return answers, threads
+
+
+def together(threads, within=PATIENCE):
+    """Wait for all the threads."""
+    until = time.monotonic() + within
+    for thread in threads:
+        thread.join(max(0.0, until - time.monotonic()))
+    assert not any(thread.is_alive() for thread in threads), "some were not answered in time"
+
+
+def eventually(holds, within=PATIENCE, every=0.02):
+    """Wait until ``holds()`` is true and return it; fail, with what it was, if it never is."""
+    until = time.monotonic() + within
+    while not (seen := holds()):
+        assert time.monotonic() < until, f"still {seen!r} after {within} s"
+        time.sleep(every)
+    return seen
+
+
+def percentile(values, percent):
+    """Return the value that ``percent`` % of the values do not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
