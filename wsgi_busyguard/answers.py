@@ -11,7 +11,7 @@ from webob import Request, Response
 from webob.acceptparse import create_accept_header
 
 from .checks import LIVE, METHODS, Ask
-from .policy import DRAINING, READY_POLICIES, Reason, Verdict, whole
+from .policy import DRAINING, READY_POLICIES, Reason, Verdict, flag, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -36,6 +36,9 @@ WORDS = (("free", True), ("busy", True), ("busy", False), (DRAINING, False), (AL
 # HAProxy takes 2xx and 3xx for healthy, so busy is a 5xx; 503 is the one that says "for now"
 # (RFC 9110, section 15.6.4). Varnish, Envoy, ALB and GCP want exactly 200 for well.
 WELL, NOT_NOW = 200, 503
+
+# A browser's is a tenth of this. It costs 1 us a character, which a peer should not choose.
+LONGEST_ACCEPT = 1000
 
 REFUSED_HEADER = "Busyguard-Refused"
 
@@ -80,6 +83,7 @@ class Answers:
         expose_load: bool = False,
     ) -> None:
         whole("retry_after", retry_after, least=0)
+        flag("expose_load", expose_load)
         if refusal is not None and not callable(refusal):
             raise TypeError(f"refusal must be a WSGI app, not {refusal!r}")
         self._expose_load = expose_load
@@ -104,7 +108,8 @@ class Answers:
         if question is LIVE:
             return self._built[ALIVE, True, media, options]
         if ready is not None and ready not in READY_POLICIES:
-            return _plain(400, f"ready must be one of {', '.join(READY_POLICIES)}")
+            allow = {"Allow": ALLOW} if options else {}
+            return _plain(400, f"ready must be one of {', '.join(READY_POLICIES)}", **allow)
         word, well, load = check(ask)
         if self._expose_load:
             return _build(word, well, media, options, load)
@@ -173,6 +178,8 @@ def figures(load: Load) -> dict[str, Any]:
 
 
 def _preferred(accept: str) -> str:
+    if len(accept) > LONGEST_ACCEPT:
+        return TEXT
     try:
         offers = create_accept_header(accept).acceptable_offers(OFFERS)
     except Exception:  # whatever a peer put there, a check is answered
