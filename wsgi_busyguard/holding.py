@@ -38,16 +38,16 @@ def holding(
         environ[DEADLINE] = slot.since - waited + client_timeout  # type: ignore[operator]
         try:
             body = app(environ, start_response)
+            kind = type(body)
+            if kind is not list and kind is not tuple:
+                return _until_closed(body, slot, gate, environ.get("wsgi.file_wrapper"))
         except BaseException:
             leave(slot)
             raise
-        kind = type(body)
-        if kind is list or kind is tuple:
-            # The app has done all its work and has nothing to close. Servers measure such bodies
-            # for a Content-Length, so they get the very same object.
-            leave(slot)
-            return body
-        return _until_closed(body, slot, gate, environ.get("wsgi.file_wrapper"))
+        # The app has done all its work and has nothing to close. Servers measure such bodies for
+        # a Content-Length, so they get the very same object.
+        leave(slot)
+        return body
 
     return hold
 
@@ -56,17 +56,18 @@ def _until_closed(
     body: Iterable[bytes], slot: Slot, gate: Gate, file_wrapper: object
 ) -> Iterable[bytes]:
     """Return a body that leaves the slot when it is closed."""
+    close = getattr(body, "close", None)
     if isinstance(file_wrapper, type) and isinstance(body, file_wrapper):
         # Servers send files by sendfile() if they recognise their own wrapper, so it stays itself
         # and only its close() is replaced.
-        held = Held(body, slot, gate, getattr(body, "close", None))
+        held = Held((), slot, gate, close)
         try:
             body.close = held.close  # type: ignore[attr-defined]
-        except (AttributeError, TypeError):  # made in C: the server sends it without the app
+        except Exception:  # made in C, say: the server sends it without the app
             held.release()
         return body
     kind = HeldSized if hasattr(body, "__len__") else Held
-    return kind(body, slot, gate, getattr(body, "close", None))
+    return kind(body, slot, gate, close)
 
 
 class Held:
@@ -83,16 +84,20 @@ class Held:
         self._gate = gate
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(self._body)
+        # Written out, so that the slot is held as long as somebody iterates, even one who keeps
+        # the iterator only. Not "yield from", which would close the body when left halfway.
+        for chunk in self._body:  # noqa: UP028
+            yield chunk
 
     def close(self) -> None:
         """Close the body and leave the slot; only the first call does anything."""
         slot, self._slot = self._slot, None
         if slot is None:
             return
+        close, self._close = self._close, None  # a file wrapper and its own close() hold each other
         try:
-            if self._close is not None:
-                self._close()
+            if close is not None:
+                close()
         finally:
             self._gate.leave(slot)
 
