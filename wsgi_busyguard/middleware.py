@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from typing import TYPE_CHECKING
 
 from .adapters.frames import FrameAdapter
@@ -11,7 +12,7 @@ from .environ import MONITOR, stamping
 from .gate import Gate
 from .holding import holding
 from .monitor import Monitor
-from .policy import CLIENT_TIMEOUT, DAMPED, PATIENCE, Verdict, known_policy, seconds
+from .policy import CLIENT_TIMEOUT, DAMPED, PATIENCE, Verdict, flag, known_policy, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -86,9 +87,11 @@ class BusyGuard:
             raise TypeError(f"app must be a WSGI app, not {app!r}")
         if client_timeout is not None:
             seconds("client_timeout", client_timeout)
+        if monitor is not None and not isinstance(monitor, Monitor):
+            raise TypeError(f"monitor must be a Monitor, not {monitor!r}: Monitor(adapter) is one")
         self._ready = known_policy(ready)
         self._patience = seconds("patience", patience)
-        self._checks = Checks(check_root, ready_paths, live_paths)
+        self._checks = Checks(flag("check_root", check_root), ready_paths, live_paths)
         self._answers = Answers(refusal=refusal, retry_after=retry_after, expose_load=expose_load)
         timeout = CLIENT_TIMEOUT if client_timeout is None else client_timeout
         if slots is not None:
@@ -139,10 +142,12 @@ class BusyGuard:
 
     def _introduced(self, passing: WSGIApplication) -> WSGIApplication:
         """Return a function for the first request, which says what the guard cannot know here."""
+        once = threading.Lock()  # of several first requests at once, one gets it; never released
 
         def first(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
             self._become(passing)
-            if MONITOR not in environ:  # else another guard stands in front and knows
+            # With a monitor in there, another guard stands in front, and knows.
+            if once.acquire(blocking=False) and MONITOR not in environ:
                 logger.warning(
                     "the queue of this server (%s) is not known, so every check says free;"
                     " BusyGuard(app, slots=N) makes the guard the queue, for a server started with"

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from types import FrameType
 
 
+# The functions of the guard that call the app: in the middleware, and where it stamps requests.
+CALLERS = ("pass_on", "stamped")
+
+
 class FrameAdapter:
     """Reads how many threads are inside calls of ``app`` made by the guard.
 
@@ -33,7 +37,7 @@ class FrameAdapter:
 
     def _calls(self, frame: FrameType | None) -> bool:
         while frame is not None:
-            if frame.f_code.co_name == "pass_on" and frame.f_locals.get("app") is self._app:
+            if frame.f_code.co_name in CALLERS and frame.f_locals.get("app") is self._app:
                 return True
             frame = frame.f_back
         return False
