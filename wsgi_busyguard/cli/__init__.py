@@ -12,6 +12,7 @@ from .mistake import Mistake
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import NoReturn
 
 COMMANDS = {
     "serve": (serve, "serve a WSGI app behind the guard"),
@@ -19,9 +20,17 @@ COMMANDS = {
 }
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser that tells a mistake in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and exit with 2."""
+        self.exit(2, f"busyguard: {message}; see {self.prog} --help\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 2 for a mistake in what it was given."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="busyguard", description="Health checks that tell the truth, queues that stay short."
     )
     parser.add_argument("--version", action="version", version=f"busyguard {__version__}")
@@ -39,5 +48,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(parsed.run(parsed))
     except Mistake as mistake:
-        print(f"busyguard: {mistake}", file=sys.stderr)
+        print("busyguard:", *str(mistake).split(), file=sys.stderr)
         return 2

@@ -11,14 +11,23 @@ import time
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ..checkport import AgentPort, CheckPort, bound
+from ..checkport import AgentPort, CheckPort, address, bound
 from ..middleware import BusyGuard
-from ..policy import CLIENT_TIMEOUT, DAMPED, PATIENCE, READY_POLICIES, limits, seconds, whole
+from ..policy import (
+    CLIENT_TIMEOUT,
+    DAMPED,
+    PATIENCE,
+    READY_POLICIES,
+    known_policy,
+    limits,
+    seconds,
+    whole,
+)
 from .mistake import Mistake
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from _typeshed.wsgi import WSGIApplication
 
@@ -45,12 +54,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C."""
     with said_in_one_line():
-        whole("threads", arguments.threads, least=1)
-        seconds("client_timeout", arguments.client_timeout)
-        seconds("patience", arguments.patience)
-        seconds("grace", arguments.grace)
-        limits(arguments.threads, arguments.max_queue, arguments.max_wait)
+        examine(vars(arguments))
+        address(arguments.listen)
     return SERVERS[arguments.server](import_app(arguments.app), arguments)
+
+
+def examine(options: Mapping[str, Any]) -> None:
+    """Raise :exc:`ValueError` or :exc:`TypeError` for options that cannot be meant."""
+    whole("threads", options["threads"], least=1)
+    for name in ("client_timeout", "patience", "grace"):
+        seconds(name, options[name])
+    known_policy(options["ready"])
+    limits(options["threads"], options["max_queue"], options["max_wait"])
+    for name in ("check", "agent"):
+        if options[name] is not None:
+            address(options[name])
 
 
 @contextmanager
@@ -75,7 +93,7 @@ def import_app(spec: str) -> WSGIApplication:
         if error.name and (module_name + ".").startswith(error.name + "."):
             raise Mistake(f"no module {error.name!r} here or among what is installed") from error
         raise Mistake(f"{module_name} needs a module that is missing: {error.name}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise Mistake(f"importing {module_name} raised {type(error).__name__}: {error}") from error
     for part in name.split("."):
         try:
@@ -91,8 +109,18 @@ def serve_werkzeug(app: WSGIApplication, arguments: argparse.Namespace) -> int:
     """Serve with Werkzeug's threaded server: a thread a connection, and the guard as the queue."""
     from werkzeug.serving import WSGIRequestHandler, make_server
 
+    answering: set[WSGIRequestHandler] = set()
+
     class Handler(WSGIRequestHandler):
         timeout = 60
+
+        def run_wsgi(self) -> None:
+            """Answer a request, to the last byte."""
+            answering.add(self)
+            try:
+                super().run_wsgi()
+            finally:
+                answering.discard(self)
 
         def log(self, type: str, message: str, *args: Any) -> None:
             """Write nothing: a line a request is what an overloaded server needs least."""
@@ -106,16 +134,21 @@ def serve_werkzeug(app: WSGIApplication, arguments: argparse.Namespace) -> int:
             host, port, guard, threaded=True, request_handler=Handler, fd=listener.fileno()
         )
         stack.callback(server.server_close)
-        _start_ports(guard.monitor, arguments, stack)
+        where = _start_ports(guard.monitor, arguments, stack)
         told = threading.Event()
-        threading.Thread(
-            target=_drained,
-            args=(told, guard.monitor, arguments.grace, server.shutdown),
-            daemon=True,
-        ).start()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: _stop(told))
-        _say(arguments, host, port)
+
+        def stop_when_told() -> None:
+            told.wait()
+            _drain(guard.monitor, answering, arguments.grace)
+            server.shutdown()
+
+        def stop(*_: object) -> None:
+            leave_at_next_signal()
+            told.set()
+
+        threading.Thread(target=stop_when_told, daemon=True).start()
+        _at_signals(stop)
+        _say(arguments, host, port, where)
         server.serve_forever()
     return 0
 
@@ -129,24 +162,35 @@ def serve_twisted(app: WSGIApplication, arguments: argparse.Namespace) -> int:
         from ..adapters.twisted import guarded_site
     except ImportError as error:
         raise Mistake("Twisted is missing: pip install 'wsgi-busyguard[twisted]'") from error
-    from ..checkport import address
-
     reactor: Any = twisted_reactor
+    _log_warnings()
     with ExitStack() as stack:
-        with said_in_one_line():
-            host, port = address(arguments.listen)
-            site = guarded_site(
-                app, arguments.threads, grace=arguments.grace, **_guarding(arguments)
-            )
+        host, port = address(arguments.listen)
+        site = guarded_site(app, arguments.threads, grace=arguments.grace, **_guarding(arguments))
+        site.quiet = True
         try:
             listening = reactor.listenTCP(port, site, interface=host, backlog=1024)
         except CannotListenError as error:
             with opening(arguments.listen):
                 raise error.socketError from None
-        _start_ports(site.guard.monitor, arguments, stack)
-        _say(arguments, host, listening.getHost().port)
+        where = _start_ports(site.guard.monitor, arguments, stack)
+        reactor.addSystemEventTrigger("before", "shutdown", leave_at_next_signal)
+        _say(arguments, host, listening.getHost().port, where)
         reactor.run()
     return 0
+
+
+def _log_warnings() -> None:
+    """Have Twisted write warnings and worse to standard error.
+
+    It keeps the last 65 536 lines in memory for as long as nobody says where they go.
+    """
+    from twisted import logger
+
+    known: Any = logger  # its observers are typed as what they are not
+    level = known.LogLevelFilterPredicate(known.LogLevel.warn)
+    observer = known.FilteringLogObserver(known.textFileLogObserver(sys.stderr), [level])
+    known.globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
 
 
 SERVERS = {"werkzeug": serve_werkzeug, "twisted": serve_twisted}
@@ -163,52 +207,66 @@ def opening(listen: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        why = os.strerror(error.errno) if error.errno else str(error)
+        # A host that cannot be found has a number below 0, and words of its own.
+        known = error.errno is not None and error.errno > 0
+        why = os.strerror(error.errno or 0) if known else error.strerror or str(error)
         raise Mistake(f"cannot listen at {listen}: {why}") from error
     except ValueError as error:
         raise Mistake(str(error)) from error
 
 
-def _start_ports(monitor: Monitor, arguments: argparse.Namespace, stack: ExitStack) -> None:
-    """Start the check port and the agent port, where they are asked for."""
-    ports: list[CheckPort | AgentPort] = []
+def _start_ports(
+    monitor: Monitor, arguments: argparse.Namespace, stack: ExitStack
+) -> dict[str, tuple[str, int]]:
+    """Start the check port and the agent port, where asked for; return where they are."""
+    ports: dict[str, CheckPort | AgentPort] = {}
     if arguments.check is not None:
         with opening(arguments.check):
-            ports.append(CheckPort(monitor, arguments.check, arguments.ready, arguments.patience))
+            port = CheckPort(monitor, arguments.check, arguments.ready, arguments.patience)
+            ports["checks at http"] = port
     if arguments.agent is not None:
         with opening(arguments.agent):
-            ports.append(AgentPort(monitor, arguments.agent))
-    for port in ports:
-        port.start()
-        stack.callback(port.stop)
+            ports["agent at tcp"] = AgentPort(monitor, arguments.agent)
+    for started in ports.values():
+        started.start()
+        stack.callback(started.stop)
+    return {what: started.address for what, started in ports.items()}
 
 
-def _stop(told: threading.Event) -> None:
-    """Begin to drain; at the second signal, go at once. Called in a signal handler."""
-    if told.is_set():
-        os._exit(1)
-    told.set()
+def _at_signals(handler: Callable[..., object]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handler)
 
 
-def _drained(told: threading.Event, monitor: Monitor, grace: float, shutdown: Any) -> None:
-    """Wait to be told to stop, then for those inside, and shut the server down."""
-    told.wait()
+def leave_at_next_signal() -> None:
+    """Have the next SIGTERM or Ctrl-C end the process at once. In the main thread."""
+    _at_signals(lambda *_: os._exit(1))
+
+
+def _drain(monitor: Monitor, answering: set[Any], grace: float) -> None:
+    """Refuse new requests and wait until those inside are answered, or ``grace`` is over."""
     gate: Any = monitor.adapter
     monitor.drain()
     gate.drain()
     until = time.monotonic() + grace
     while not gate.empty and time.monotonic() < until:
         time.sleep(0.05)
-    time.sleep(0.1)  # the last bodies are being written
-    shutdown()
+    # A slot may be left before the last byte is written. Whoever comes now is refused.
+    last = set(answering)
+    while last & answering and time.monotonic() < until:
+        time.sleep(0.05)
 
 
-def _say(arguments: argparse.Namespace, host: str, port: int) -> None:
+def _say(
+    arguments: argparse.Namespace, host: str, port: int, where: dict[str, tuple[str, int]]
+) -> None:
     known = limits(
         arguments.threads, arguments.max_queue, arguments.max_wait, arguments.client_timeout
     )
     print(
         f"serving {arguments.app} at http://{host}:{port} with {arguments.server}: "
         f"{known.slots} at once, {known.max_queue} waiting for at most {known.max_wait:g} s",
+        *(f"{what}://{host}:{port}" for what, (host, port) in where.items()),
+        sep="\n",
         flush=True,
     )

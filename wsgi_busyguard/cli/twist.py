@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from twisted.application import service, strports
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
 from twisted.python import reflect, usage
 
 from ..adapters.twisted import guarded_site
 from ..adapters.twisted.site import GRACE
 from ..checkport import AgentPort, CheckPort
+from .serve import examine, leave_at_next_signal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from twisted.internet.defer import Deferred
 
@@ -38,27 +42,33 @@ class Options(usage.Options):
     ]
 
     def postOptions(self) -> None:
-        """Find the app, now rather than when the first request comes."""
+        """Find the app and judge the rest, while a mistake can still be told in one line."""
         if self["wsgi"] is None:
             raise usage.UsageError("say which app to serve: --wsgi=mysite.wsgi.application")
         try:
             self["app"] = reflect.namedAny(self["wsgi"])
         except Exception as error:
             raise usage.UsageError(f"cannot find the app {self['wsgi']!r}: {error}") from error
+        if not callable(self["app"]):
+            raise usage.UsageError(f"{self['wsgi']} is no WSGI app: {self['app']!r}")
+        try:
+            examine({name.replace("-", "_"): value for name, value in self.items()})
+            nowhere: Any = None  # the reactor is not chosen yet, and not needed to read the words
+            serverFromString(nowhere, self["listen"])
+        except (ValueError, TypeError) as error:
+            raise usage.UsageError(str(error)) from error
 
 
 def makeService(options: Options) -> Draining:
     """Return the service: the site, and the two ports where they are asked for."""
     names = ("max_queue", "max_wait", "client_timeout", "ready", "patience")
     chosen = {name: options[name.replace("_", "-")] for name in names}
-    try:
-        site = guarded_site(options["app"], options["threads"], grace=options["grace"], **chosen)
-    except (ValueError, TypeError) as error:
-        raise usage.UsageError(str(error)) from error
+    site = guarded_site(options["app"], options["threads"], grace=options["grace"], **chosen)
     parent = Draining(site, options["grace"])
     monitor = site.guard.monitor
+    policy = chosen["ready"], chosen["patience"]
     if options["check"] is not None:
-        _attach(parent, lambda: CheckPort(monitor, options["check"], chosen["ready"]))
+        _attach(parent, lambda: CheckPort(monitor, options["check"], *policy))
     if options["agent"] is not None:
         _attach(parent, lambda: AgentPort(monitor, options["agent"]))
     factory: Any = site
@@ -75,8 +85,19 @@ class Draining(service.MultiService):
         self._site = site
         self._grace = grace
 
+    def privilegedStartService(self) -> None:
+        """Listen at ports that only root may."""
+        with _told_in_one_line():
+            super().privilegedStartService()
+
+    def startService(self) -> None:
+        """Listen."""
+        with _told_in_one_line():
+            super().startService()
+
     def stopService(self) -> Deferred[Any]:
         """Drain, then stop what listens."""
+        leave_at_next_signal()
         stop: Callable[[], Deferred[Any]] = super().stopService
         drained: Deferred[Any] = self._site.drain(self._grace)
         return drained.addCallback(lambda _: stop())
@@ -99,6 +120,15 @@ class Port(service.Service):
         super().stopService()
         if self._port is not None:
             self._port.stop()
+
+
+@contextmanager
+def _told_in_one_line() -> Iterator[None]:
+    """End with one line if it cannot listen; Twisted's runner would print a traceback."""
+    try:
+        yield
+    except (CannotListenError, OSError) as error:
+        raise SystemExit(f"busyguard: {error}") from None
 
 
 def _attach(parent: Draining, make: Callable[[], CheckPort | AgentPort]) -> None:

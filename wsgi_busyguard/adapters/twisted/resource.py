@@ -72,6 +72,8 @@ class GuardedWSGIResource:
     ) -> None:
         if not callable(application):
             raise TypeError(f"application must be a WSGI app, not {application!r}")
+        if not isinstance(getattr(threadpool, "max", None), int):
+            raise TypeError(f"threadpool must be a twisted ThreadPool, not {threadpool!r}")
         if client_timeout is None:
             client_timeout = CLIENT_TIMEOUT
         self._client_timeout = seconds("client_timeout", client_timeout)

@@ -27,6 +27,9 @@ class GuardedSite(Site):
 
     guard: GuardedWSGIResource
 
+    #: Whether to write no access log at all.
+    quiet = False
+
     def __init__(self, resource: Any, **options: Any) -> None:
         super().__init__(resource, **options)  # type: ignore[no-untyped-call]
         #: What requests came by; those with answers still to be sent are among them.
@@ -61,7 +64,7 @@ class GuardedSite(Site):
 
     def log(self, request: Any) -> None:
         """Write the access log's line, but none for checks and refusals."""
-        if not getattr(request, "quiet", False):
+        if not (self.quiet or getattr(request, "quiet", False)):
             super().log(request)
 
 

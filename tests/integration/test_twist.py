@@ -1,0 +1,180 @@
+"""``twist busyguard``: Twisted's own runner with our plugin."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import sys
+
+import pytest
+
+from .client import Line, ask, check, eventually, figures, many, together
+from .processes import environment
+
+APP = """
+import time
+
+def application(environ, start_response):
+    if environ["PATH_INFO"].startswith("/sleep/"):
+        time.sleep(float(environ["PATH_INFO"][7:]))
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "4")])
+    return [b"done"]
+
+number = 7
+"""
+
+
+@pytest.fixture
+def twist(process, tmp_path):
+    """Starts ``twist busyguard`` in a folder with an app in it."""
+    (tmp_path / "app.py").write_text(APP)
+
+    def start(*options):
+        command = [sys.executable, "-m", "twisted", "busyguard", *options]
+        env = environment()
+        env["PYTHONPATH"] = f"{tmp_path}:{env['PYTHONPATH']}"
+        return process(*command, cwd=tmp_path, env=env)
+
+    return start
+
+
+def port_of(running, what):
+    """Return the port that Twisted's log says that ``what`` listens at."""
+    pattern = re.compile(what + r" (?:starting on|listens at \S*?:?)\s*(\d+)")
+    found = eventually(lambda: pattern.search(running.said) or running.popen.poll() is not None)
+    assert found is not True, running.said
+    return int(found[1])
+
+
+def free_port():
+    """Return a port that was free just now; for options that cannot say port 0 and be asked."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+def answering(port):
+    """Wait until somebody listens at the port."""
+
+    def listens():
+        try:
+            return ask(port, path="/livez").status == 200
+        except OSError:
+            return False
+
+    eventually(listens)
+
+
+@pytest.fixture
+def served(twist):
+    """A site with all its options, and its three ports."""
+    web, check_port, agent = free_port(), free_port(), free_port()
+    running = twist(
+        "--wsgi=app.application",
+        f"--listen=tcp:{web}:interface=127.0.0.1",
+        f"--check=tcp:{check_port}",
+        f"--agent=tcp:{agent}",
+        "--threads=2",
+        "--max-queue=2",
+        "--max-wait=20",
+        "--client-timeout=8",
+        "--ready=exact",
+        "--patience=0.5",
+        "--grace=5",
+    )
+    answering(web)
+    return running, web, check_port, agent
+
+
+def test_twist_serves_checks_and_tells_the_agent(served):
+    running, web, check_port, agent = served
+    assert ask(web, path="/").text == "done"
+    assert check(web).text == "free"
+    with Line(agent) as line:
+        assert line.socket.recv(100) == b"up maxconn:2\n"
+    answers, threads = many(6, web, path="/sleep/0.5")
+    eventually(lambda: figures(check_port)["queued"] == 2)
+    assert check(web).status == 503
+    assert ask(check_port, path="/readyz").status == 503
+    together(threads)
+    assert sorted(answer.status for answer in answers) == [200] * 4 + [503] * 2
+    running.signal()
+    assert running.ended() in (0, -signal.SIGTERM)
+    assert "Traceback" not in running.said
+
+
+def test_twist_drains_before_it_stops_listening(served):
+    running, web, check_port, _ = served
+    answers, threads = many(4, web, path="/sleep/0.7")
+    eventually(lambda: (figures(check_port)["active"], figures(check_port)["queued"]) == (2, 2))
+    running.signal()
+    eventually(lambda: check(web).text == "draining", within=0.5)
+    assert ask(check_port, path="/readyz").text == "draining"
+    assert ask(web, path="/new").headers["busyguard-refused"] == "draining"
+    together(threads)
+    assert [answer.status for answer in answers] == [200] * 4
+    assert running.ended(within=5) in (0, -signal.SIGTERM)
+
+
+def test_the_patience_is_the_check_ports_too(twist):
+    web, check_port = free_port(), free_port()
+    running = twist(
+        "--wsgi=app.application",
+        f"--listen=tcp:{web}:interface=127.0.0.1",
+        f"--check=tcp:{check_port}",
+        "--threads=1",
+        "--max-queue=5",
+        "--max-wait=20",
+        "--patience=0.2",
+    )
+    answering(web)
+    ask(web, path="/sleep/0.05")
+    _, threads = many(3, web, path="/sleep/0.6")
+    eventually(lambda: figures(check_port)["delay"] > 0.3)
+    assert check(web).status == 503
+    assert ask(check_port, path="/readyz").status == 503
+    together(threads)
+    running.signal()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "say which app"),
+        (["--wsgi=nothing.here"], "nothing"),
+        (["--wsgi=app.nothing"], "nothing"),
+        (["--wsgi=app.number"], "WSGI app"),
+        (["--wsgi=app.application", "--threads=0"], "threads must be at least 1"),
+        (["--wsgi=app.application", "--threads=x"], "x"),
+        (["--wsgi=app.application", "--max-queue=-1"], "max_queue must be at least 0"),
+        (["--wsgi=app.application", "--max-wait=0"], "max_wait must be more than 0"),
+        (["--wsgi=app.application", "--ready=maybe"], "ready must be one of"),
+        (["--wsgi=app.application", "--patience=-2"], "patience must be more than 0"),
+        (["--wsgi=app.application", "--client-timeout=0"], "client_timeout must be more than 0"),
+        (["--wsgi=app.application", "--grace=0"], "grace must be more than 0"),
+        (["--wsgi=app.application", "--check=here"], "expected HOST:PORT"),
+        (["--wsgi=app.application", "--agent=here"], "expected HOST:PORT"),
+        (["--wsgi=app.application", "--listen=nowhere:1"], "nowhere"),
+    ],
+    ids=lambda value: " ".join(value[-1:]) if isinstance(value, list) else "",
+)
+def test_a_wrong_option_is_a_usage_error_in_one_line(twist, options, words):
+    running = twist(*options)
+    assert running.ended() not in (0, None)
+    errors = [line for line in running.said.splitlines() if line.startswith("Error: ")]
+    assert len(errors) == 1, running.said
+    assert words in errors[0]
+    assert "Traceback" not in running.said
+
+
+@pytest.mark.parametrize("option", ["--listen", "--check", "--agent"])
+def test_a_port_that_is_taken_is_told_in_one_line(twist, option):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        listen = [] if option == "--listen" else ["--listen=tcp:0:interface=127.0.0.1"]
+        mine = f"{option}=tcp:{port}:interface=127.0.0.1"
+        running = twist("--wsgi=app.application", *listen, mine)
+        assert running.ended() not in (0, None)
+    assert "Traceback" not in running.said
+    assert f"{port}" in running.errors[-1]
+    assert "Address already in use" in running.errors[-1]
