@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from webob import Request, Response
@@ -177,6 +178,7 @@ def figures(load: Load) -> dict[str, Any]:
     }
 
 
+@lru_cache(maxsize=64)  # balancers and probes are few, and each always sends the same
 def _preferred(accept: str) -> str:
     if len(accept) > LONGEST_ACCEPT:
         return TEXT

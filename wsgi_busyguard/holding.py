@@ -5,6 +5,7 @@ In WSGI a request ends when the server closes the body, not when the app returns
 
 from __future__ import annotations
 
+from types import GeneratorType
 from typing import TYPE_CHECKING
 
 from .environ import DEADLINE, MONITOR, WAITED
@@ -39,6 +40,8 @@ def holding(
         try:
             body = app(environ, start_response)
             kind = type(body)
+            if kind is GeneratorType:  # no length, and no file
+                return Held(body, slot, gate, body.close)  # type: ignore[attr-defined]
             if kind is not list and kind is not tuple:
                 return _until_closed(body, slot, gate, environ.get("wsgi.file_wrapper"))
         except BaseException:

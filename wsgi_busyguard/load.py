@@ -60,12 +60,14 @@ class Load(NamedTuple):
     @property
     def delay(self) -> float | None:
         """Seconds that a request arriving now would wait; ``None`` while that cannot be known."""
-        seen = max(self.waited, self.lag)
-        if not self.queued or not self.capacity:
+        queued, _, capacity, waited, service, lag = self
+        seen = lag if lag > waited else waited
+        if not queued or not capacity:
             return seen
-        if self.service is None:
+        if service is None:
             return None
-        return max(seen, self.queued * self.service / self.capacity)
+        ahead = queued * service / capacity
+        return ahead if ahead > seen else seen
 
 
 UNKNOWN = Load(0, 0, None)

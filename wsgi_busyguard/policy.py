@@ -60,9 +60,10 @@ def is_ready(ready: str, state: State, load: Load, patience: float, was_ready: b
     """
     if state is FREE or ready == ALWAYS:
         return True
-    if ready == EXACT or load.delay is None:
+    delay = load.delay
+    if ready == EXACT or delay is None:
         return False
-    return load.delay < (patience if was_ready else patience / 2)
+    return delay < (patience if was_ready else patience / 2)
 
 
 class Limits(NamedTuple):
