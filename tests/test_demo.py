@@ -51,7 +51,7 @@ def text_of(act: str, **other: object) -> str:
             "balancers": 4,
             "threads": 8,
             "listener": 5,
-            "socket": "demo.sock",
+            "stats": 6,
             **other,
         },  # type: ignore[arg-type]
     )
@@ -129,14 +129,13 @@ def test_the_same_visitors_come_in_every_act() -> None:
 def test_haproxy_accepts_the_configuration_without_a_word(act: str, tmp_path) -> None:
     haproxy = balancers.find_haproxy()
     assert haproxy is not None
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+    with socket.socket() as listener, socket.socket() as stats:
+        fds = [listener.fileno(), stats.fileno()]
+        for bound in (listener, stats):
+            bound.bind(("127.0.0.1", 0))
         file = tmp_path / "haproxy.cfg"
-        file.write_text(
-            text_of(act, listener=listener.fileno(), socket=str(tmp_path / "demo.sock"))
-        )
+        file.write_text(text_of(act, listener=fds[0], stats=fds[1]))
         command = [haproxy, "-c", "-f", str(file)]
-        fds = [listener.fileno()]
         said = subprocess.run(command, pass_fds=fds, capture_output=True, text=True, check=False)
     assert (said.returncode, said.stderr) == (0, "")
 

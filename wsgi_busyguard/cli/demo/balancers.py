@@ -76,13 +76,13 @@ class Balancer:
     :ivar url: where it takes visitors.
     """
 
-    def __init__(self, url: str, stats: Path) -> None:
+    def __init__(self, url: str, stats: tuple[str, int]) -> None:
         self.url = url
         self._stats = stats
 
     async def see(self) -> Seen:
         """Return how it sees the servers now."""
-        reader, writer = await asyncio.open_unix_connection(str(self._stats))
+        reader, writer = await asyncio.open_connection(*self._stats)
         try:
             writer.write(b"show stat\n")
             said = (await reader.read()).decode()
@@ -119,12 +119,10 @@ async def _start_one(
     stage: Stage, haproxy: str, act: str, servers: Sequence[Address], threads: int, number: int
 ) -> Balancer:
     name = f"haproxy{number}"
-    stats = stage.directory / f"{name}.sock"
     file = stage.directory / f"{name}.cfg"
-    # The kernel chooses the port, and nobody can take it before HAProxy has inherited it.
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+    # The kernel chooses the ports, and nobody can take them before HAProxy has inherited them. (A
+    # path would do for the questions, but not one of more than 97 characters.)
+    with _bound() as listener, _bound() as stats:
         text = configuration(
             act,
             servers,
@@ -132,9 +130,16 @@ async def _start_one(
             balancers=BALANCERS,
             threads=threads,
             listener=listener.fileno(),
-            socket=str(stats),
+            stats=stats.fileno(),
         )
         file.write_text(text)
         command = [haproxy, "-db", "-f", str(file)]
-        await stage.program(name, command, [listener.fileno()])
-    return Balancer(f"http://127.0.0.1:{port}/", stats)
+        await stage.program(name, command, [listener.fileno(), stats.fileno()])
+        host, port = listener.getsockname()
+        return Balancer(f"http://{host}:{port}/", stats.getsockname())
+
+
+def _bound() -> socket.socket:
+    bound = socket.socket()
+    bound.bind(("127.0.0.1", 0))
+    return bound

@@ -18,7 +18,7 @@ COMMON = """\
 # HAProxy $number of $balancers in act $act of busyguard demo.
 global
     log stdout format raw local0 info
-    stats socket $socket mode 600 level user
+    stats socket fd@$stats level user
     nbthread 1
     maxconn 4000
     spread-checks 10
@@ -94,14 +94,14 @@ def configuration(
     balancers: int,
     threads: int,
     listener: int,
-    socket: str,
+    stats: int,
 ) -> str:
     """Return the configuration of one balancer.
 
     :param number: which of the ``balancers`` it is, from 1.
     :param threads: of one server.
     :param listener: the file descriptor of the socket it accepts clients on.
-    :param socket: the path of its stats socket.
+    :param stats: of the one it answers questions on.
     """
     lines = [f"    server web{n} 127.0.0.1:{s.web}" for n, s in enumerate(servers, 1)]
     agents = [f" agent-port {s.agent}" if s.agent else "" for s in servers]
@@ -110,7 +110,7 @@ def configuration(
         number=number,
         balancers=balancers,
         listener=listener,
-        socket=socket,
+        stats=stats,
         share=share(threads, balancers),
         servers="\n".join(line + agent for line, agent in zip(lines, agents, strict=True)),
         open_servers="\n".join(lines),
