@@ -10,6 +10,7 @@ import selectors
 import socket
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .answers import Answers, figures, json_answer, not_found
@@ -18,7 +19,7 @@ from .haproxy import Agent
 from .policy import DAMPED, PATIENCE, Verdict, known_policy, seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
@@ -48,14 +49,18 @@ def address(text: str) -> tuple[str, int]:
 
     :raises ValueError: if it names none.
     """
-    plain = text
     if text.startswith("tcp:"):
-        port, _, interface = text[4:].partition(":interface=")
-        plain = f"{interface.replace(chr(92), '')}:{port}"
-    host, _, port = plain.rpartition(":")
-    if not (port.isascii() and port.isdigit() and int(port) <= 65535):
+        port, _, host = text[4:].partition(":interface=")
+        host = host.replace("\\", "")
+    else:
+        host, _, port = text.rpartition(":")
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+        elif ":" in host:
+            port = ""  # an IPv6 address without its brackets: its last part is no port
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535):
         raise ValueError(f"expected HOST:PORT, with a port from 0 to 65535, not {text!r}")
-    return host.strip("[]") or "127.0.0.1", int(port)
+    return host or "127.0.0.1", int(port)
 
 
 class CheckPort:
@@ -72,31 +77,38 @@ class CheckPort:
     def __init__(
         self, monitor: Monitor, listen: str, ready: str = DAMPED, patience: float = PATIENCE
     ) -> None:
-        from werkzeug.serving import WSGIRequestHandler, make_server
+        from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 
         class Handler(WSGIRequestHandler):
             timeout = SILENCE
 
             def log(self, type: str, message: str, *args: Any) -> None:
-                logger.debug("check port: %s", message % args if args else message)
+                logger.debug("check port: %r", message % args if args else message)
 
+        class Server(ThreadedWSGIServer):
+            def handle_error(self, request: Any, client_address: Any) -> None:
+                """Say little of what a peer did; Werkzeug would print a traceback."""
+                logger.debug("check port: gave up on %r", client_address, exc_info=True)
+
+        app = CheckApp(monitor, ready, patience)
         self._listener = bound(listen)
         self.address: tuple[str, int] = self._listener.getsockname()[:2]
         host, port = self.address
-        app = CheckApp(monitor, ready, patience)
-        self._server = make_server(
-            host, port, app, threaded=True, request_handler=Handler, fd=self._listener.fileno()
-        )
+        self._server = Server(host, port, app, Handler, fd=self._listener.fileno())
+        # It looks ten times a second whether it has to stop.
+        serve = partial(self._server.serve_forever, 0.1)
+        self._thread = threading.Thread(target=serve, name="busyguard-check", daemon=True)
 
     def start(self) -> CheckPort:
         """Begin to answer, on threads of its own, and return itself."""
-        serve = self._server.serve_forever
-        threading.Thread(target=serve, name="busyguard-check", daemon=True).start()
+        self._thread.start()
         return self
 
     def stop(self) -> None:
         """Stop listening."""
-        self._server.shutdown()
+        if self._thread.is_alive():  # else it would wait for an end that never comes
+            self._server.shutdown()
+            self._thread.join()  # it closes the socket too, and may be in the middle of that
         self._server.server_close()
         self._listener.close()
 
@@ -187,22 +199,33 @@ class AgentPort:
             for key, _ in self._selector.select(max(0.0, deadline - now)):
                 if key.fileobj is self._stopped:
                     return
-                try:
-                    if key.fileobj is self._listener:
-                        self._accept()
-                    else:
-                        self._read(self._peers[key.fileobj])  # type: ignore[index]
-                except OSError:
-                    self._forget(key.fileobj)
-                except Exception:
-                    logger.exception("agent port: gave up on one peer")
-                    self._forget(key.fileobj)
+                if key.fileobj is self._listener:
+                    self._accept()
+                else:
+                    self._attend(self._read, key.fileobj)
             now = time.monotonic()
             for peer in [peer for peer in self._peers.values() if peer.deadline <= now]:
-                self._late(peer)
+                self._attend(self._late, peer.connection)
+
+    def _attend(self, to: Callable[[_Peer], None], connection: Any) -> None:
+        """See to one peer; whatever goes wrong is the end of that one alone."""
+        try:
+            peer = self._peers.get(connection)
+            if peer is not None:  # else it had to make room for another one just now
+                to(peer)
+        except OSError:
+            self._forget(connection)
+        except Exception:
+            logger.exception("agent port: gave up on one peer")
+            self._forget(connection)
 
     def _accept(self) -> None:
-        connection, peer_address = self._listener.accept()
+        try:
+            connection, peer_address = self._listener.accept()
+        except OSError:
+            # It has gone, or no file descriptor is left: then asking again at once is no use.
+            time.sleep(NAME_WITHIN)
+            return
         connection.setblocking(False)
         if len(self._peers) >= MOST_PEERS:
             self._forget(next(iter(self._peers)))
@@ -225,11 +248,8 @@ class AgentPort:
     def _late(self, peer: _Peer) -> None:
         if peer.answered:
             self._forget(peer.connection)
-            return
-        try:
+        else:
             self._answer(peer)
-        except OSError:
-            self._forget(peer.connection)
 
     def _answer(self, peer: _Peer) -> None:
         first = peer.said.splitlines()[0] if peer.said.splitlines() else b""

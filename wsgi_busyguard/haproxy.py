@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .load import Load
     from .monitor import Monitor
 
-# HAProxy's default agent-inter, taken for the period of a balancer that has asked once.
+# HAProxy's default agent-inter, taken for the period of a balancer until it is known.
 PERIOD = 2.0
 
 # A balancer that has missed this many of its own periods is gone, and its share the others'.
@@ -34,15 +34,22 @@ class Balancer(NamedTuple):
     """A balancer that asks: when it last did, and how many seconds it leaves between."""
 
     last: float
-    period: float | None = None
+    period: float = PERIOD
 
     def live(self, now: float) -> bool:
         """Return whether it can be expected to ask again."""
-        return now - self.last <= MISSED * (self.period or PERIOD)
+        return now - self.last <= MISSED * self.period
 
     def asks(self, now: float) -> Balancer:
-        """Return it after it has asked at ``now``."""
-        return Balancer(now, smoothed(self.period, now - self.last) if self.live(now) else None)
+        """Return it after it has asked at ``now``.
+
+        A longer gap counts at once, a shorter one little by little: a balancer that has this
+        server in two backends asks in pairs, and is not gone between them.
+        """
+        if not self.live(now):
+            return Balancer(now)
+        gap = now - self.last
+        return Balancer(now, max(gap, smoothed(self.period, gap)))
 
 
 def share(limit: int, balancers: int) -> int:
