@@ -46,7 +46,8 @@ class TwistedAdapter:
         return Load(outstanding - active, active, pool.max)
 
     def __repr__(self) -> str:
-        return f"<TwistedAdapter of {self._pool!r}>"
+        load = self.read()
+        return f"<TwistedAdapter {load.active}/{load.capacity} with {load.queued} waiting>"
 
 
 class BusyThreadPool(ThreadPool):
@@ -128,6 +129,10 @@ class BusyThreadPool(ThreadPool):
     def __setstate__(self, state: Any) -> None:
         # Twisted runs ThreadPool.__init__ with the two sizes and keeps nothing else.
         BusyThreadPool.__init__(self, state["min"], state["max"])
+
+    def __repr__(self) -> str:
+        load = self.read()
+        return f"<BusyThreadPool {load.active}/{load.capacity} with {load.queued} waiting>"
 
     def _in_reactor(self, tell: Callable[[], None]) -> None:
         reactor = self._reactor
