@@ -124,8 +124,13 @@ def test_a_later_sample_moves_the_mean_by_an_eighth():
     assert smoothed(1.0, 9.0) == 2.0
 
 
-def test_no_service_time_is_known_before_one_request_has_finished():
-    assert service_time(None, [5.0, 5.0]) is None
+def test_no_service_time_is_known_before_the_first_request():
+    assert service_time(None, []) is None
+
+
+def test_before_one_has_finished_the_service_time_is_the_age_of_those_that_run():
+    """A server that just started under load would else be called stuck, and leave at once."""
+    assert service_time(None, [5.0, 5.0]) == pytest.approx(5.0)
 
 
 def test_the_service_time_of_an_idle_server_is_the_mean():

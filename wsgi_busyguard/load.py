@@ -41,7 +41,8 @@ class Load(NamedTuple):
     :param waited: seconds for which the oldest queued request has waited. It goes on counting
         when that one gives up, until one gets a slot: a queue that only drains by despair has
         not moved.
-    :param service: seconds that a request takes; ``None`` until one is known.
+    :param service: seconds that a request takes, those that still run counted at their age;
+        ``None`` where nobody knows.
     :param lag: seconds by which the loop that takes requests in is late, where there is one.
     """
 
@@ -129,11 +130,10 @@ def service_time(mean: float | None, ages: Iterable[float]) -> float | None:
     A request that has already run for longer than the mean will take at least its age, so its
     slot finishes at most ``1 / age`` requests a second. The mean of these rates, turned back
     into seconds, hardly moves for one slow request among ten and grows second by second when all
-    are stuck, though nothing finishes.
+    are stuck, though nothing finishes. Before the first has finished their ages are all there is:
+    a server that has just started is not taken for one that is stuck.
     """
-    if mean is None:
-        return None
-    expected = [max(mean, age, 1e-9) for age in ages]
+    expected = [max(mean or 0.0, age, 1e-9) for age in ages]
     if not expected:
         return mean
     return len(expected) / sum(1 / seconds for seconds in expected)
