@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 import random
 import signal
 import threading
@@ -89,22 +90,32 @@ def test_a_slot_knows_since_when_it_is_held_and_how_long_its_holder_waited(clock
     assert gate.enter().waited == 0.0
 
 
-def test_nobody_overtakes_the_queue():
-    """A newcomer who comes while a slot is on its way to the head of the queue stands behind it."""
-    gate = Gate(1)
+@pytest.fixture
+def between(clock):
+    """A gate of which somebody has returned the slot but not yet handed it on."""
+    gate = Gate(1, max_wait=0.05, clock=clock)
     slot = gate.enter()
-    seen = []
-
-    def changed():
-        if gate.read().queued == 0 and not seen:
-            seen.append(gate.offer(Ticket(lambda ticket: None)))
-
     first = Visitor(gate)
-    gate.subscribe(changed)
+    gate._hand_over = lambda tell=True: None
     gate.leave(slot)
-    newcomer = Visitor(gate)
+    yield gate, first
+    del gate._hand_over
+    gate.expire()
     assert isinstance(first.outcome, Slot)
-    assert newcomer.outcome is None
+
+
+def test_nobody_overtakes_the_queue(between):
+    """A slot that is on its way to the head of the queue is not a newcomer's."""
+    gate, first = between
+    with pytest.raises(Refused):
+        gate.enter()
+    assert isinstance(first.outcome, Slot)
+
+
+def test_a_slot_on_its_way_to_one_who_waits_is_neither_free_nor_is_he_queued(between):
+    gate, first = between
+    assert first.outcome is None
+    assert gate.read()[:3] == (0, 1, 1)
 
 
 def test_leaving_twice_returns_one_slot():
@@ -302,11 +313,11 @@ def test_the_load_is_what_is_queued_active_and_possible(clock):
     gate = Gate(2, max_wait=9.0, clock=clock)
     assert gate.read() == Load(0, 0, 2)
     first, second = gate.enter(), gate.enter()
-    assert gate.read() == Load(0, 2, 2)
+    assert gate.read()[:4] == (0, 2, 2, 0.0)
     Visitor(gate)
     clock.now += 2.0
     Visitor(gate)
-    assert gate.read() == Load(2, 2, 2, waited=2.0)
+    assert gate.read() == Load(2, 2, 2, waited=2.0, service=2.0)
     gate.leave(first)
     assert gate.read() == Load(1, 2, 2, waited=0.0, service=2.0)
     gate.leave(second)
@@ -347,6 +358,16 @@ def test_waited_goes_on_counting_when_those_who_waited_give_up(clock):
     gate.leave(slot)
     assert isinstance(leaver.outcome, Slot)
     assert gate.read().waited == 0.0
+
+
+def test_waited_goes_on_counting_when_the_client_has_left(clock):
+    gate = Gate(1, max_wait=60.0, clock=clock)
+    gate.enter()
+    visitor = Visitor(gate)
+    clock.now += 3.0
+    gate.withdraw(visitor.ticket)
+    clock.now += 1.0
+    assert gate.read()[:4] == (0, 1, 1, 4.0)
 
 
 def test_an_idle_gate_has_no_delay_whatever_came_before(clock):
@@ -703,7 +724,7 @@ class Counter:
             self.now -= 1
 
 
-def test_never_more_inside_than_slots_and_nobody_lost(start, hurry):
+def test_never_more_inside_than_slots_and_nobody_lost(start, hurry, until):
     gate = Gate(3, max_queue=math.inf, max_wait=math.inf)
     heard, _ = heard_by(gate)
     counter = Counter()
@@ -712,49 +733,64 @@ def test_never_more_inside_than_slots_and_nobody_lost(start, hurry):
         for _ in range(400):
             slot = gate.enter()
             with counter:
-                pass
+                os.sched_yield()  # lets another thread have its turn, with this one inside
             gate.leave(slot)
 
-    for thread in [start(visit) for _ in range(8)]:
+    slots = [gate.enter() for _ in range(3)]
+    threads = [start(visit) for _ in range(8)]
+    until(lambda: waiting(gate) == 8)
+    for slot in slots:
+        gate.leave(slot)
+    for thread in threads:
         thread.join(60)
     assert counter.all == 8 * 400
     assert counter.most <= 3
     assert gate.empty
     states = [change.state for change in heard]
     assert states == [State.BUSY, State.FREE] * (len(states) // 2), "left in a state that is over"
+    assert states, "nobody had to wait, so nothing was tried"
 
 
-def test_with_refusals_and_exceptions_the_gate_is_empty_afterwards(start, hurry):
+def test_with_refusals_and_exceptions_the_gate_is_empty_afterwards(start, hurry, until):
     gate = Gate(2, max_queue=2, max_wait=0.0005)
     heard, _ = heard_by(gate)
-    counter, outcomes = Counter(), deque()
+    counter, outcomes, opened = Counter(), deque(), threading.Event()
+
+    def attempt(number):
+        try:
+            slot = gate.enter()
+        except Refused as refused:
+            return refused.reason
+        try:
+            with counter:
+                os.sched_yield()
+                if number % 3 == 0:
+                    raise ValueError
+        except ValueError:
+            return "raised"
+        finally:
+            gate.leave(slot) if number % 2 else gate.abandon(slot)
+        return "served"
 
     def visit():
-        for number in range(400):
-            try:
-                slot = gate.enter()
-            except Refused as refused:
-                outcomes.append(refused.reason)
-                continue
-            try:
-                with counter:
-                    if number % 3 == 0:
-                        raise ValueError
-            except ValueError:
-                outcomes.append("raised")
-            else:
-                outcomes.append("served")
-            finally:
-                gate.leave(slot) if number % 2 else gate.abandon(slot)
+        while not opened.is_set():
+            outcomes.append(attempt(0))
+        outcomes.extend([attempt(number) for number in range(400)])
 
-    for thread in [start(visit) for _ in range(8)]:
+    slots = [gate.enter() for _ in range(2)]
+    threads = [start(visit) for _ in range(8)]
+    until(lambda: {FULL, AGE} <= set(outcomes.copy()))
+    opened.set()
+    for slot in slots:
+        gate.leave(slot)
+    for thread in threads:
         thread.join(60)
-    assert len(outcomes) == 8 * 400
     assert counter.most <= 2
     assert gate.empty
     gate.leave(gate.enter())
     states = [change.state for change in heard]
     assert states == [State.BUSY, State.FREE] * (len(states) // 2)
+    assert set(outcomes) - {"raised"} == {FULL, AGE, "served"}
 
 
 def test_threads_and_tickets_share_a_gate(start, hurry, until):
@@ -929,6 +965,22 @@ def test_a_finalizer_may_return_a_slot_in_any_step_under_the_lock(monkeypatch, w
     gate.leave(first.outcome)
     gate.leave(second.outcome)
     assert gate.empty
+
+
+def test_a_finalizer_in_the_middle_of_an_offer_leaves_the_slot_to_it(monkeypatch):
+    """Were it to serve the queue itself, the one who offers would be served twice."""
+    gate = Gate(1)
+    original = Gate._hand_out
+
+    def interrupted(self):
+        gc.collect()
+        return original(self)
+
+    monkeypatch.setattr(Gate, "_hand_out", interrupted)
+    Holder(gate, gate.leave)
+    visitor = Visitor(gate)
+    assert isinstance(visitor.offered, Slot)
+    assert visitor.woken == 0
 
 
 def test_a_slot_that_comes_back_in_the_middle_of_a_look_is_seen_by_it():

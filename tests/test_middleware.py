@@ -875,7 +875,7 @@ def sound(guard, environ):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_after_many_requests_of_every_kind_the_gate_is_exactly_empty(start, hurry):
+def test_after_many_requests_of_every_kind_the_gate_is_exactly_empty(start, hurry, until):
     heard, done = [], deque()
     guard = BusyGuard(
         mixed, slots=3, max_queue=4, max_wait=60.0, on_busy=heard.append, on_free=heard.append
@@ -896,10 +896,15 @@ def test_after_many_requests_of_every_kind_the_gate_is_exactly_empty(start, hurr
                 choice.choice(servers)(guard, environ)
         done.append(seed)
 
-    for thread in [start(client, seed) for seed in range(THREADS)]:
+    gate = guard.monitor.adapter
+    slots = [gate.enter() for _ in range(3)]
+    threads = [start(client, seed) for seed in range(THREADS)]
+    until(lambda: heard)
+    for slot in slots:
+        gate.leave(slot)
+    for thread in threads:
         thread.join(600)
     assert sorted(done) == list(range(THREADS))
-    gate = guard.monitor.adapter
     assert gate.empty
     assert sorted(map(id, gate._free)) == sorted(map(id, gate._slots))
     assert all(slot.since is None for slot in gate._slots)
