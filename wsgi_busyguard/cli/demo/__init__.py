@@ -22,7 +22,7 @@ DESCRIPTION = (
     " outside service that becomes 20 times slower for some seconds; three times: as it was, with"
     " the remedy of 2013, and with the guard. Takes less than three minutes."
 )
-NEEDED = ("twisted", "django", "aiohttp", "matplotlib", "rich")
+NEEDED = ("twisted.web", "django", "aiohttp", "matplotlib", "rich")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     :raises Mistake: if something is missing that it needs.
     """
-    missing = [name for name in NEEDED if find_spec(name) is None]
+    missing = [name.partition(".")[0] for name in NEEDED if not _installed(name)]
     if missing:
         raise Mistake(f"demo needs {', '.join(missing)}: pip install 'wsgi-busyguard[demo]'")
     for file in (arguments.picture, arguments.json):
@@ -64,3 +64,10 @@ def run(arguments: argparse.Namespace) -> int:
         return play(haproxy, arguments)
     except KeyboardInterrupt:  # before the curtain or after it, when nothing has to be ended
         return 128 + signal.SIGINT
+
+
+def _installed(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:  # not even what it is a part of
+        return False

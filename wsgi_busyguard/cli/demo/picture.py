@@ -45,7 +45,7 @@ def draw(acts: Sequence[Act], records: Sequence[Record], file: Path) -> None:
         axes[2, 0].set_ylabel("a health check takes")
         title = f"An outside service is {SLOWER} x slower for {records[0].timeline.blip:.0f} s"
         figure.suptitle(title, fontsize=16, fontweight="bold")
-        figure.savefig(file)
+        figure.savefig(file, format="png")
 
 
 def _column(axes: Any, act: Act, record: Record) -> None:
