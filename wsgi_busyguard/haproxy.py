@@ -11,8 +11,6 @@ import math
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from .load import smoothed
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -21,6 +19,9 @@ if TYPE_CHECKING:
 
 # HAProxy's default agent-inter, taken for the period of a balancer until it is known.
 PERIOD = 2.0
+
+# So many gaps between its questions have to be known for it.
+GAPS = 4
 
 # A balancer that has missed this many of its own periods is gone, and its share the others'.
 MISSED = 5
@@ -31,25 +32,25 @@ MOST_BALANCERS = 64
 
 
 class Balancer(NamedTuple):
-    """A balancer that asks: when it last did, and how many seconds it leaves between."""
+    """A balancer that asks: when it last did, and how many seconds it lately left between."""
 
     last: float
-    period: float = PERIOD
+    gaps: tuple[float, ...] = ()
+
+    @property
+    def period(self) -> float:
+        """The longest of the last gaps: one that has this server in two backends asks in pairs."""
+        return max(self.gaps if len(self.gaps) == GAPS else (PERIOD, *self.gaps))
 
     def live(self, now: float) -> bool:
         """Return whether it can be expected to ask again."""
         return now - self.last <= MISSED * self.period
 
     def asks(self, now: float) -> Balancer:
-        """Return it after it has asked at ``now``.
-
-        A longer gap counts at once, a shorter one little by little: a balancer that has this
-        server in two backends asks in pairs, and is not gone between them.
-        """
+        """Return it after it has asked at ``now``."""
         if not self.live(now):
             return Balancer(now)
-        gap = now - self.last
-        return Balancer(now, max(gap, smoothed(self.period, gap)))
+        return Balancer(now, (*self.gaps, now - self.last)[-GAPS:])
 
 
 def share(limit: int, balancers: int) -> int:

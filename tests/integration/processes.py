@@ -27,7 +27,7 @@ def environment(**more):
 class Process:
     """A process in a session of its own; its output is read as it comes."""
 
-    def __init__(self, command, *, cwd=None, env=None):
+    def __init__(self, command, *, cwd=None, env=None, pass_fds=()):
         self.popen = subprocess.Popen(
             [str(word) for word in command],
             stdout=subprocess.PIPE,
@@ -37,6 +37,7 @@ class Process:
             cwd=cwd,
             env=env or environment(),
             start_new_session=True,
+            pass_fds=pass_fds,
         )
         self.lines = []
         self.errors = []

@@ -224,7 +224,7 @@ def test_a_wrong_argument_is_told_in_one_line(folder, arguments, words):
 @pytest.mark.parametrize("option", ["--listen", "--check", "--agent"])
 def test_a_port_that_is_taken_is_told_in_one_line(folder, server, option):
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        where = "127.0.0.1:%d" % taken.getsockname()[1]
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
         others = [] if option == "--listen" else ["--listen=127.0.0.1:0"]
         code, said = run(
             folder, "serve", "app:application", f"--server={server}", *others, option, where
