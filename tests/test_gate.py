@@ -415,6 +415,19 @@ def test_a_stall_shows_with_few_requests_too(clock):
     assert not monitor.check().ready
 
 
+def test_a_server_that_stalls_from_its_start_shows_it_within_one_patience(clock):
+    """And not sooner: traffic that meets a server before it has finished anything is no stall."""
+    gate = Gate(4, max_wait=1.0, clock=clock)
+    monitor = Monitor(gate, clock=clock)
+    for _ in range(8):
+        Visitor(gate)
+    assert monitor.state is State.BUSY
+    assert monitor.check("damped", 2.0).ready
+    clock.now += 2.0
+    gate.expire()
+    assert not monitor.check("damped", 2.0).ready
+
+
 def test_a_short_queue_is_busy_and_ready(clock):
     gate = Gate(1, clock=clock)
     monitor = Monitor(gate, clock=clock)
