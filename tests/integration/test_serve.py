@@ -90,7 +90,7 @@ def test_sigterm_drains(serve):
     answers, threads = many(4, served.port, path="/sleep/0.6")
     eventually(lambda: figures(served.check)["queued"] == 2)
     served.signal()
-    eventually(lambda: check(served.port).text == "draining", within=0.6)
+    eventually(lambda: check(served.port).text == "draining", within=1)
     refused = ask(served.port, path="/new")
     assert (refused.status, refused.headers["busyguard-refused"]) == (503, "draining")
     assert ask(served.check, path="/readyz").text == "draining"

@@ -108,7 +108,7 @@ def test_twist_drains_before_it_stops_listening(served):
     answers, threads = many(4, web, path="/sleep/0.7")
     eventually(lambda: (figures(check_port)["active"], figures(check_port)["queued"]) == (2, 2))
     running.signal()
-    eventually(lambda: check(web).text == "draining", within=0.5)
+    eventually(lambda: check(web).text == "draining", within=1)
     assert ask(check_port, path="/readyz").text == "draining"
     assert ask(web, path="/new").headers["busyguard-refused"] == "draining"
     together(threads)
