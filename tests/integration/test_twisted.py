@@ -414,6 +414,26 @@ def test_a_body_that_never_comes_holds_only_its_own_connection(shared_site):
         assert line.answer().text == "free"
 
 
+def test_a_request_is_let_go_of_as_soon_as_it_is_over(site):
+    """A cycle would keep it, and the body that it came with, until the collector comes by."""
+    guarded = site(threads=1, max_queue=1, max_wait=0.3)
+    guarded.tell("collected")
+    for _ in range(5):
+        assert ask(guarded.port, path="/echo").status == 200
+    _, threads = many(1, guarded.port, path="/hang")
+    guarded.filled(1)
+    answers, refused = many(4, guarded.port, path="/refused")
+    together(refused)
+    assert {answer.headers[REFUSALS] for answer in answers} == {"queue-full", "queue-age"}
+    with Line(guarded.port) as line:
+        line.send(request(path="/gone"))
+        guarded.filled(1, 1)
+    guarded.filled(1, 0)
+    guarded.tell("release")
+    together(threads)
+    eventually(lambda: guarded.tell("requests") == 0, within=5)
+
+
 def test_requests_are_refused_and_no_slot_is_lost_when_no_thread_can_start(site):
     guarded = site(threads=2, max_queue=2)
     guarded.tell("unthreadable")

@@ -6,6 +6,7 @@ A control port on threads of its own says what ran and lets go of threads that h
 from __future__ import annotations
 
 import collections
+import gc
 import json
 import os
 import socketserver
@@ -16,6 +17,7 @@ import traceback
 
 from twisted.internet import reactor
 from twisted.web import resource, wsgi
+from twisted.web.server import Request
 from zope.interface import implementer
 
 from wsgi_busyguard import remaining, under_pressure
@@ -233,6 +235,14 @@ class Control(socketserver.StreamRequestHandler):
 
     def on_joined(self, _):
         reactor.callFromThread(setattr, site.guard._pool, "joined", True)
+
+    def on_collected(self, _):
+        """Let go of garbage, and from now on only of what nothing refers to."""
+        gc.collect()
+        gc.disable()
+
+    def on_requests(self, _):
+        return sum(isinstance(thing, Request) for thing in gc.get_objects())
 
     def on_workers(self, _):
         return site.guard._pool.workers

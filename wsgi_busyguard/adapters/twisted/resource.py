@@ -227,17 +227,25 @@ class Visit:
         """Run the app, in a pool thread; its body is closed when this returns."""
         self._waited = slot.waited
         self._began = (slot.since or 0.0) - slot.waited
+        run = self._run
+        self._let_go()
         try:
-            self._run()
+            run()
         finally:
             self._guard.gate.leave(slot)
 
     def _left(self, _failure: object) -> None:
         """Give up the place of a client that has left. In the reactor thread."""
         self._gone = True
-        self._guard.gate.withdraw(self._ticket)
+        if self._guard.gate.withdraw(self._ticket):
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Let go of what holds this visit; a cycle would keep the request and its body."""
+        self._ticket.wake = self._run = _nothing
 
     def _refuse(self, reason: Reason) -> None:
+        self._let_go()
         if not self._gone:
             self._guard.refuse(self._request, reason)
 
