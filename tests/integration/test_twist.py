@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
 import sys
+from contextlib import suppress
 
 import pytest
 
@@ -165,6 +167,36 @@ def test_a_wrong_option_is_a_usage_error_in_one_line(twist, options, words):
     assert len(errors) == 1, running.said
     assert words in errors[0]
     assert "Traceback" not in running.said
+
+
+def test_twistd_goes_into_the_background_and_serves_there(process, twist, tmp_path):
+    """It forks after the service is made: threads and beats that began before would be gone."""
+    web, check_port, agent = free_port(), free_port(), free_port()
+    command = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
+    command += ["--pidfile=twistd.pid", "--logfile=twistd.log", "busyguard"]
+    command += ["--wsgi=app.application", "--threads=1", "--max-queue=1", "--max-wait=0.5"]
+    command += [f"--listen=tcp:{web}:interface=127.0.0.1"]
+    command += [f"--check=tcp:{check_port}", f"--agent=tcp:{agent}"]
+    env = environment()
+    env["PYTHONPATH"] = f"{tmp_path}:{env['PYTHONPATH']}"
+    assert process(*command, cwd=tmp_path, env=env).ended() == 0
+    answering(web)
+    pid = int((tmp_path / "twistd.pid").read_text())
+    try:
+        answers, threads = many(3, web, path="/sleep/1.2")
+        together(threads)
+        refusals = [answer.headers.get("busyguard-refused") for answer in answers]
+        assert sorted(refusals, key=str) == [None, "queue-age", "queue-full"]
+        eventually(lambda: check(web).text == "free")
+        assert figures(check_port)["lag"] < 1
+        with Line(agent) as line:
+            assert line.socket.recv(100) == b"up maxconn:1\n"
+        os.kill(pid, signal.SIGTERM)
+        eventually(lambda: not (tmp_path / "twistd.pid").exists())
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    assert "Traceback" not in (tmp_path / "twistd.log").read_text()
 
 
 @pytest.mark.parametrize("option", ["--listen", "--check", "--agent"])

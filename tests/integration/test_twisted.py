@@ -337,8 +337,10 @@ def test_a_refusal_app_that_fails_still_gets_the_client_an_answer(site, name, re
     _, threads = many(1, guarded.port, path="/hang")
     guarded.filled(1)
     for _ in range(2):
-        assert ask(guarded.port, path="/refused", timeout=3).status in (500, 503)
+        refused = ask(guarded.port, path="/refused", timeout=3)
+        assert (refused.status, refused.headers[REFUSALS], refused.text) == (503, reason, "busy")
     assert check(guarded.port).status == 200
+    assert guarded.said.count("refusing with the plain answer instead") == 1
     guarded.tell("release")
     together(threads)
     guarded.at_rest()

@@ -82,6 +82,7 @@ class GuardedWSGIResource:
         self._checks = Checks(check_root, ready_paths, live_paths)
         self._answers = Answers(refusal=refusal, retry_after=retry_after, expose_load=expose_load)
         self._plainly = self._answers if refusal is None else Answers(retry_after=retry_after)
+        self._speechless = False  # the last attempt to refuse with the refusal app failed
         self._threadless = False  # the last attempt to have a pool thread run a request failed
         self._reactor = reactor
         self._pool = threadpool
@@ -134,8 +135,11 @@ class GuardedWSGIResource:
         last = reason is Reason.DRAINING
         try:
             send(request, self._answers.refused(reason), last)
+            self._speechless = False
         except Exception:  # a refusal app; what is told in the beat has nobody to catch it
-            logger.exception("the refusal app failed; refusing with the plain answer instead")
+            if not self._speechless:
+                self._speechless = True
+                logger.exception("the refusal app failed; refusing with the plain answer instead")
             send(request, self._plainly.refused(reason), last)
 
     # IResource asks for these two; a leaf has no children.
