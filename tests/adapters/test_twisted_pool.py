@@ -134,6 +134,21 @@ def test_both_edges_are_told_though_nobody_looks(pool, reactor, told, hanging):
     assert [state for state, _ in told] == [BUSY, FREE]
 
 
+def test_free_is_told_as_soon_as_one_thread_has_nothing_to_do(pool, told):
+    leave = queue.SimpleQueue()
+    for _ in range(6):
+        pool.callInThread(leave.get, timeout=DEADLINE)
+    for queued, active, states in [(1, 4, [BUSY]), (0, 4, [BUSY]), (0, 3, [BUSY, FREE])]:
+        leave.put(None)
+        settled(pool, queued, active)
+        until = time.monotonic() + 5
+        while [state for state, _ in told] != states:
+            assert time.monotonic() < until, told
+            time.sleep(0.002)
+    for _ in range(3):
+        leave.put(None)
+
+
 def test_a_listener_may_give_the_pool_work_and_ask_its_state(reactor):
     seen = queue.SimpleQueue()
 

@@ -367,14 +367,19 @@ def test_the_guard_stands_behind_a_root_that_is_no_leaf(site):
     assert guarded.ran == {"/echo/a b": 1}
 
 
-def test_the_check_port_tells_of_a_reactor_that_is_blocked(site):
+def test_the_check_port_tells_of_a_reactor_that_is_blocked_while_it_is(site):
     guarded = site(threads=4)
     assert guarded.load["lag"] < 0.25
-    guarded.tell("block/1.5")
-    seen = eventually(lambda: (now := guarded.load)["lag"] > 0.5 and now, within=3)
+    guarded.tell("block/3")
+    seen = eventually(lambda: (now := guarded.load)["lag"] > 0.5 and now, within=2.5)
     assert seen["state"] == "busy"
     assert ask(guarded.check, path="/readyz?ready=exact").status == 503
     eventually(lambda: guarded.load["state"] == "free")
+
+
+def test_a_late_reactor_is_told_to_the_listeners_though_nobody_looks(site):
+    guarded = site(threads=4)
+    guarded.tell("block/1")
     eventually(lambda: [state for state, *_ in guarded.tell("transitions")] == ["busy", "free"])
 
 

@@ -29,6 +29,7 @@ def test_sigterm_lets_those_inside_and_in_the_queue_finish_and_tells_everybody_e
         assert (refused.status, refused.headers[REFUSALS]) == (503, "draining")
         assert refused.headers["connection"] == "close"
         assert kept.closed()
+        assert guarded.popen.poll() is None
     together(threads)
     assert [answer.status for answer in answers] == [200] * 10
     assert guarded.ended(within=5) == 0
