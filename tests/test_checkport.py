@@ -201,7 +201,7 @@ GARBAGE = [
     b"\x00\xff\x16\x03\x01\r\n\r\n",
     b"GET\r\n\r\n",
     b"GET / HTTP/9.9\r\n\r\n",
-    b"GET //[ HTTP/1.1\r\nHost: [\r\n\r\n",
+    b"GET http://[ HTTP/1.1\r\nHost: [\r\n\r\n",
     b"GET / HTTP/1.1\r\n: \x1b[31mred\r\n\r\n",
     b"GET /\x1b[31m%0d%0aforged HTTP/1.1\r\n\r\n",
     b"A" * 70_000,
