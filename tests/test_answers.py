@@ -289,6 +289,12 @@ def raising_late(environ, start_response):
     raise RuntimeError("no template")
 
 
+def raising_in_the_body(environ, start_response):
+    start_response("503 Service Unavailable", [("Content-Type", "text/plain")])
+    yield b"half of "
+    raise RuntimeError("no template")
+
+
 def silent(environ, start_response):
     return [b""]
 
@@ -299,8 +305,22 @@ def none(environ, start_response):
 
 @pytest.mark.parametrize(
     "broken",
-    [raising, raising_late, silent, none, webob.exc.HTTPServiceUnavailable],
-    ids=["raises", "raises late", "never starts", "returns None", "a class, not an app"],
+    [
+        raising,
+        raising_late,
+        raising_in_the_body,
+        silent,
+        none,
+        webob.exc.HTTPServiceUnavailable,
+    ],
+    ids=[
+        "raises",
+        "raises late",
+        "raises in the body",
+        "never starts",
+        "returns None",
+        "a class, not an app",
+    ],
 )
 def test_a_refusal_app_that_fails_is_logged_once_and_replaced(ask, broken, caplog):
     refusal = Answers(refusal=broken).refused(Reason.QUEUE_FULL)

@@ -139,7 +139,7 @@ class Refusal:
         if self._custom is None:
             return plain(environ, start_response)
         try:
-            status, headers, body = Request(environ).call_application(self._custom)
+            status, headers, body = _called(self._custom, environ)
             self._failing = False
         except Exception:
             if not self._failing:
@@ -148,6 +148,19 @@ class Refusal:
             return plain(environ, start_response)
         start_response(status, [*headers, *_missing(headers, plain.headers)])
         return body
+
+
+def _called(
+    app: WSGIApplication, environ: WSGIEnvironment
+) -> tuple[str, list[tuple[str, str]], list[bytes]]:
+    """Return what an app answers, read to its end: whatever it raises, it raises here."""
+    status, headers, body = Request(environ).call_application(app)
+    try:
+        return status, headers, list(body)
+    finally:
+        close = getattr(body, "close", None)
+        if close is not None:
+            close()
 
 
 def _missing(
