@@ -11,7 +11,9 @@ import pytest
 from .client import Line, ask, check, eventually, many, request, together
 from .processes import Site, environment
 
-VERSIONS = ["21.7.0", "22.10.0", "24.7.0"]
+VERSIONS = ["24.7.0"]
+if sys.version_info < (3, 13):  # from there on the standard library has no cgi, which these import
+    VERSIONS += ["22.10.0", "21.7.0"]
 
 REFUSALS = "busyguard-refused"
 
@@ -51,25 +53,13 @@ def old(request, targets, started):
         pytest.skip(words)
     env = environment()
     env["PYTHONPATH"] = f"{folders[version]}{os.pathsep}{env['PYTHONPATH']}"
-    look = "import twisted, twisted.web.wsgi, twisted.internet.reactor; print(twisted.__version__)"
-    seen = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", look],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    if seen.returncode:
-        python = ".".join(map(str, sys.version_info[:2]))
-        why = seen.stderr.strip().splitlines()[-1:]
-        pytest.skip(f"Twisted {version} does not import on Python {python}: {why}")
-    assert seen.stdout.strip() == version
-    return lambda **options: started(Site, env=env, **options)
+    return version, lambda **options: started(Site, env=env, **options)
 
 
 def test_the_guard_holds_on_an_old_twisted(old):
-    guarded = old(threads=2, max_queue=2, max_wait=1.0, ready="exact")
+    version, start = old
+    guarded = start(threads=2, max_queue=2, max_wait=1.0, ready="exact")
+    assert guarded.tell("version") == version
 
     # checks
     assert check(guarded.port).text == "free"

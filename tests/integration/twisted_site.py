@@ -15,6 +15,7 @@ import threading
 import time
 import traceback
 
+import twisted
 from twisted.internet import reactor
 from twisted.web import resource, wsgi
 from twisted.web.server import Request
@@ -243,6 +244,9 @@ class Control(socketserver.StreamRequestHandler):
 
     def on_requests(self, _):
         return sum(isinstance(thing, Request) for thing in gc.get_objects())
+
+    def on_version(self, _):
+        return twisted.__version__
 
     def on_workers(self, _):
         return site.guard._pool.workers
