@@ -15,12 +15,12 @@ import threading
 import time
 import traceback
 
-import twisted
 from twisted.internet import reactor
 from twisted.web import resource, wsgi
 from twisted.web.server import Request
 from zope.interface import implementer
 
+from twisted import __version__
 from wsgi_busyguard import remaining, under_pressure
 from wsgi_busyguard.adapters.twisted import guarded_site
 from wsgi_busyguard.checkport import AgentPort, CheckPort
@@ -246,7 +246,7 @@ class Control(socketserver.StreamRequestHandler):
         return sum(isinstance(thing, Request) for thing in gc.get_objects())
 
     def on_version(self, _):
-        return twisted.__version__
+        return __version__
 
     def on_workers(self, _):
         return site.guard._pool.workers
