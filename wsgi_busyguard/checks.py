@@ -58,7 +58,7 @@ class Checks:
                 raise ValueError(f"{path!r} cannot be both in ready_paths and in live_paths")
         self._questions = {**dict.fromkeys(ready, READY), **dict.fromkeys(live, LIVE)}
         # The same few questions come again and again.
-        self._asks = {(q, method): Ask(q, method) for q in QUESTIONS for method in METHODS}
+        self._asks = {q: {method: Ask(q, method) for method in METHODS} for q in QUESTIONS}
         #: Every PATH_INFO that a check can have, wherever the app is mounted. A request whose
         #: PATH_INFO is not among these is none, and one look-up is all it costs to know.
         self.suspects = frozenset(_tails(["/", "*", *self._questions] if root else self._questions))
@@ -79,7 +79,7 @@ class Checks:
             question = READY
         if query:
             return Ask(question, method, _policy(query))
-        return self._asks.get((question, method)) or Ask(question, method)
+        return self._asks[question].get(method) or Ask(question, method)
 
 
 def _policy(query: str) -> str | None:
