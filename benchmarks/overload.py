@@ -1,0 +1,154 @@
+"""How much of its capacity a server gets out to people when too many come.
+
+10 threads of Twisted, an app that sleeps 0.1 s, so 100 requests a second; clients that come at
+0.7, 2, 5 and 10 times that (open loop, Poisson, one seed), give up after 1 s and try once more. A
+stock WSGIResource beside a guarded site, each in a process of its own, one after the other at each
+load. Goodput is what came back as 200 within a client's second, in per cent of the capacity.
+
+    python benchmarks/overload.py [--seconds 8] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import aiohttp
+
+THREADS, SERVICE = 10, 0.1
+CAPACITY = THREADS / SERVICE
+CLIENT_TIMEOUT = 1.0
+LOADS = (0.7, 2, 5, 10)
+WANTED = {2: 97.0, 5: 95.0, 10: 90.0}  # per cent of the capacity
+SITES = ("stock", "guarded")
+
+
+class Seen(NamedTuple):
+    """What came of one site at one load."""
+
+    site: str
+    load: float
+    goodput: float
+    median: float | None
+    p99: float | None
+    refused: int
+
+
+def app(environ, start_response):
+    """Sleep, and say so."""
+    time.sleep(SERVICE)
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "5")])
+    return [b"slept"]
+
+
+def serve(site):
+    """Serve the app and print the port; in a process of its own."""
+    from twisted.internet import reactor
+    from twisted.python.threadpool import ThreadPool
+    from twisted.web.server import Site
+    from twisted.web.wsgi import WSGIResource
+
+    from wsgi_busyguard.adapters.twisted import guarded_site
+
+    if site == "guarded":
+        factory = guarded_site(app, THREADS, client_timeout=CLIENT_TIMEOUT, grace=1.0)
+    else:
+        pool = ThreadPool(THREADS, THREADS)
+        factory = Site(WSGIResource(reactor, pool, app))
+        reactor.callWhenRunning(pool.start)
+    port = reactor.listenTCP(0, factory, backlog=4096, interface="127.0.0.1")
+    print(port.getHost().port, flush=True)
+    reactor.run()
+
+
+async def crowd(url, load, seconds):
+    """Send clients for some seconds; return the times of the good answers, and the refusals."""
+    dice = random.Random(2013)
+    times, refused, clients = [], 0, set()
+
+    async def client(session):
+        nonlocal refused
+        for _ in range(2):
+            began = time.monotonic()
+            try:
+                async with session.get(url) as answer:
+                    await answer.read()
+                    if answer.status == 200:
+                        times.append(time.monotonic() - began)
+                        return
+                    refused += 1
+            except (asyncio.TimeoutError, aiohttp.ClientError):
+                pass
+            await asyncio.sleep(dice.uniform(0.1, 0.5))
+
+    timeout = aiohttp.ClientTimeout(total=CLIENT_TIMEOUT)
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+        began = at = time.monotonic()
+        while at < began + seconds:
+            at += dice.expovariate(CAPACITY * load)
+            await asyncio.sleep(max(0.0, at - time.monotonic()))
+            task = asyncio.create_task(client(session))
+            clients.add(task)
+            task.add_done_callback(clients.discard)
+        goodput = len(times) / (time.monotonic() - began) / CAPACITY * 100
+        await asyncio.gather(*clients)
+    return goodput, times, refused
+
+
+def measure(site, load, seconds):
+    """Return what is seen of one site at one load."""
+    command = [sys.executable, __file__, "--serve", site]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        url = f"http://127.0.0.1:{int(server.stdout.readline())}/"
+        goodput, times, refused = asyncio.run(crowd(url, load, seconds))
+    finally:
+        server.kill()  # a stock pool does not end while a thread is in the app
+        server.wait()
+        server.stdout.close()
+    p99 = statistics.quantiles(times, n=100)[98] if len(times) > 99 else None
+    return Seen(site, load, goodput, statistics.median(times) if times else None, p99, refused)
+
+
+def main():
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=8.0, help="of each load on each site")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--serve", choices=SITES, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        serve(options.serve)
+        return
+    print(f"{'load':>6}  {'site':8}  {'goodput':>8}  {'median':>8}  {'p99':>8}  {'refused':>8}")
+    seen = []
+    for load in LOADS:
+        for site in SITES:
+            row = measure(site, load, options.seconds)
+            seen.append(row._asdict())
+            wanted = WANTED.get(load) if site == "guarded" else None
+            word = "" if wanted is None else "  met" if row.goodput >= wanted else "  MISSED"
+            print(
+                f"{load:>5} x  {site:8}  {row.goodput:>6.1f} %  {_ms(row.median)}  {_ms(row.p99)}"
+                f"  {row.refused:>8}{word}",
+                flush=True,
+            )
+    if options.json:
+        options.json.write_text(json.dumps(seen, indent=1))
+
+
+def _ms(seconds):
+    return f"{'none':>8}" if seconds is None else f"{seconds * 1000:>5.0f} ms"
+
+
+if __name__ == "__main__":
+    main()
