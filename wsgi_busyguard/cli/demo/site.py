@@ -52,7 +52,8 @@ def build(outside_port: int) -> WSGIApplication:
         ALLOWED_HOSTS=["*"], ROOT_URLCONF=__name__, SECRET_KEY="only a demo", LOGGING_CONFIG=None
     )
     django.setup()
-    return get_wsgi_application()
+    application: WSGIApplication = get_wsgi_application()
+    return application
 
 
 def home(request: HttpRequest) -> HttpResponse:
