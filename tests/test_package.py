@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
 import pathlib
 import subprocess
 import sys
@@ -20,8 +21,10 @@ SERVERS_AND_FRAMEWORKS = ["webob", "werkzeug", "twisted", "django", "gunicorn", 
 
 
 def run(*command, **options):
+    # What is on somebody's PYTHONPATH is not in the empty environment.
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
-        [*map(str, command)], capture_output=True, text=True, timeout=300, check=False, **options
+        [*map(str, command)], capture_output=True, text=True, timeout=300, env=env, **options
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

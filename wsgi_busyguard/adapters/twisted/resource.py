@@ -6,8 +6,6 @@ Everything in ``render()`` runs in the reactor thread, before a pool thread is a
 from __future__ import annotations
 
 import logging
-import sys
-from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
@@ -23,6 +21,7 @@ from ...gate import Gate, Slot, Ticket
 from ...monitor import Monitor
 from ...policy import CLIENT_TIMEOUT, DAMPED, PATIENCE, Reason, Verdict, known_policy, seconds
 from .beat import Beat, LateGate
+from .send import headers_of, send
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -156,7 +155,7 @@ class GuardedWSGIResource:
         if path not in self._checks.suspects:
             return None
         return self._checks.asked(
-            request.method.decode("latin-1"), path, query, dict(_headers(request))
+            request.method.decode("latin-1"), path, query, dict(headers_of(request))
         )
 
     def _check(self, ask: Ask) -> Verdict:
@@ -252,77 +251,6 @@ class Visit:
         self._let_go()
         if not self._gone:
             self._guard.refuse(self._request, reason)
-
-
-def send(request: Request, app: WSGIApplication, last: bool = False) -> None:
-    """Answer a request with a WSGI app that does not block, in the reactor thread.
-
-    :param last: whether to close the connection after it.
-    """
-    status, headers, body = _called(app, _environ(request))
-    code, _, phrase = status.partition(" ")
-    request.quiet = True  # type: ignore[attr-defined] # no line in the access log
-    request.setResponseCode(int(code), phrase.encode("latin-1"))
-    for name, value in headers:
-        request.responseHeaders.addRawHeader(name, value)
-    if last:
-        request.setHeader(b"connection", b"close")
-    channel = request.channel
-    request.write(body)
-    request.finish()
-    if last and channel is not None:
-        channel.loseConnection()  # once everything is written
-
-
-def _called(
-    app: WSGIApplication, environ: WSGIEnvironment
-) -> tuple[str, list[tuple[bytes, bytes]], bytes]:
-    """Return all that an app says, so that what may fail has failed before a byte is sent."""
-    got: list[Any] = []
-
-    def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
-        got[:] = [status, [(n.encode("latin-1"), v.encode("latin-1")) for n, v in headers]]
-        return _nothing
-
-    said = app(environ, start_response)
-    try:
-        body = b"".join(said)
-    finally:
-        if hasattr(said, "close"):
-            said.close()
-    status, headers = got
-    return status, headers, body
-
-
-def _environ(request: Request) -> WSGIEnvironment:
-    """Return as much of an environ as an answer may look at."""
-    path, _, query = request.uri.decode("latin-1").partition("?")
-    return {
-        "REQUEST_METHOD": request.method.decode("latin-1"),
-        "SCRIPT_NAME": "",
-        "PATH_INFO": path,
-        "QUERY_STRING": query,
-        "SERVER_NAME": "localhost",
-        "SERVER_PORT": "80",
-        "SERVER_PROTOCOL": request.clientproto.decode("latin-1"),
-        "wsgi.version": (1, 0),
-        "wsgi.url_scheme": "https" if request.isSecure() else "http",
-        "wsgi.input": BytesIO(),
-        "wsgi.errors": sys.stderr,
-        "wsgi.multithread": False,
-        "wsgi.multiprocess": False,
-        "wsgi.run_once": False,
-        **dict(_headers(request)),
-    }
-
-
-def _headers(request: Request) -> Iterable[tuple[str, str]]:
-    """Yield the request's headers as environ has them."""
-    for name, values in request.requestHeaders.getAllRawHeaders():
-        yield (
-            "HTTP_" + name.decode("latin-1").upper().replace("-", "_"),
-            ",".join(value.decode("latin-1") for value in values),
-        )
 
 
 def _nothing(*_: object) -> None:

@@ -1,0 +1,84 @@
+"""Sends what a WSGI app says, where there is no thread for it: in the reactor thread."""
+
+from __future__ import annotations
+
+import sys
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
+    from twisted.web.server import Request
+
+
+def send(request: Request, app: WSGIApplication, last: bool = False) -> None:
+    """Answer a request with a WSGI app that does not block, in the reactor thread.
+
+    :param last: whether to close the connection after it.
+    """
+    status, headers, body = _called(app, _environ(request))
+    code, _, phrase = status.partition(" ")
+    request.quiet = True  # type: ignore[attr-defined] # no line in the access log
+    request.setResponseCode(int(code), phrase.encode("latin-1"))
+    for name, value in headers:
+        request.responseHeaders.addRawHeader(name, value)
+    if last:
+        request.setHeader(b"connection", b"close")
+    channel = request.channel
+    request.write(body)
+    request.finish()
+    if last and channel is not None:
+        channel.loseConnection()  # once everything is written
+
+
+def _called(
+    app: WSGIApplication, environ: WSGIEnvironment
+) -> tuple[str, list[tuple[bytes, bytes]], bytes]:
+    """Return all that an app says, so that what may fail has failed before a byte is sent."""
+    got: list[Any] = []
+
+    def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+        got[:] = [status, [(n.encode("latin-1"), v.encode("latin-1")) for n, v in headers]]
+        return lambda data: None
+
+    said = app(environ, start_response)
+    try:
+        body = b"".join(said)
+    finally:
+        if hasattr(said, "close"):
+            said.close()
+    status, headers = got
+    return status, headers, body
+
+
+def _environ(request: Request) -> WSGIEnvironment:
+    """Return as much of an environ as an answer may look at."""
+    path, _, query = request.uri.decode("latin-1").partition("?")
+    return {
+        "REQUEST_METHOD": request.method.decode("latin-1"),
+        "SCRIPT_NAME": "",
+        "PATH_INFO": path,
+        "QUERY_STRING": query,
+        "SERVER_NAME": "localhost",
+        "SERVER_PORT": "80",
+        "SERVER_PROTOCOL": request.clientproto.decode("latin-1"),
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "https" if request.isSecure() else "http",
+        "wsgi.input": BytesIO(),
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": False,
+        "wsgi.multiprocess": False,
+        "wsgi.run_once": False,
+        **dict(headers_of(request)),
+    }
+
+
+def headers_of(request: Request) -> Iterable[tuple[str, str]]:
+    """Yield the request's headers as environ has them."""
+    for name, values in request.requestHeaders.getAllRawHeaders():
+        yield (
+            "HTTP_" + name.decode("latin-1").upper().replace("-", "_"),
+            ",".join(value.decode("latin-1") for value in values),
+        )
