@@ -8,6 +8,7 @@ import weakref
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from wsgi_busyguard import Load, Monitor, State, Transition
 from wsgi_busyguard.load import UNKNOWN
@@ -641,3 +642,97 @@ def test_a_listener_may_fork(python):
         """)
         == "free in the child\nfree in the parent\n"
     )
+
+
+# Against a model
+
+
+class MonitorMachine(RuleBasedStateMachine):
+    """Monitor beside the rules as DESIGN words them: a state, a draining flag, and one answer.
+
+    A listener of each kind raises, and one looks at the monitor again.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.now = 0.0
+        self.load = Load(0, 0, 2)
+        self.heard = []
+        self.monitor = Monitor(self, clock=lambda: self.now, deliver=lambda tell: tell())
+        for listen in (self.monitor.on_busy, self.monitor.on_free):
+            listen(self.heard.append)
+            listen(lambda change: self.monitor.refresh())
+            listen(lambda change: 1 / 0)
+        self.state, self.since = FREE, 0.0  # the model
+        self.was_ready = True
+        self.draining = False
+        self.expected = []
+
+    def subscribe(self, changed):
+        self.changed = changed
+
+    def read(self):
+        if self.load is None:
+            raise OSError("the server does not say")
+        return self.load
+
+    def seen(self):
+        """Move the model by what the monitor sees now."""
+        if self.load is None:
+            state = FREE
+        else:
+            over = self.load.queued > self.load.idle
+            spare = self.load.queued < self.load.idle
+            state = BUSY if over else FREE if spare else self.state
+        if state is not self.state:
+            load = UNKNOWN if self.load is None else self.load
+            self.expected.append(Transition(state, load, self.now, self.now - self.since))
+            self.state, self.since = state, self.now
+
+    @rule(seconds=st.floats(0.0, 5.0))
+    def time_goes_by(self, seconds):
+        self.now += seconds
+
+    @rule(
+        queued=st.integers(0, 4),
+        active=st.integers(0, 2),
+        waited=st.sampled_from([0.0, 0.9, 1.0, 1.9, 2.0, 9.0]),
+        service=st.sampled_from([None, 0.0, 0.5, 1.0, 2.0]),
+        told=st.booleans(),
+    )
+    def the_load_changes(self, queued, active, waited, service, told):
+        self.load = Load(queued, active, 2, waited, service)
+        if told:
+            self.changed()
+            self.seen()
+
+    @rule()
+    def the_adapter_fails(self):
+        self.load = None
+
+    @rule()
+    def the_server_is_told_to_stop(self):
+        self.monitor.drain()
+        self.draining = True
+
+    @rule(ready=st.sampled_from(["exact", "damped", "always"]))
+    def a_check_comes(self, ready):
+        verdict = self.monitor.check(ready)
+        self.seen()
+        load = UNKNOWN if self.load is None else self.load
+        turned_away = self.state is BUSY
+        if ready == "always":
+            turned_away = False
+        if ready == "damped":
+            if turned_away and load.delay is not None:
+                turned_away = load.delay >= (2.0 if self.was_ready else 1.0)
+            self.was_ready = not turned_away
+        word = "draining" if self.draining else self.state.value
+        assert verdict == (word, not turned_away and not self.draining, load)
+
+    @invariant()
+    def what_was_heard_is_what_happened(self):
+        assert self.heard == self.expected
+
+
+TestMonitorAgainstTheModel = MonitorMachine.TestCase
