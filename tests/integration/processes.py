@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from .client import PATIENCE, ask, eventually, figures
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
+LEASH = ROOT / "wsgi_busyguard" / "cli" / "demo" / "leash.py"
 
 
 def environment(**more):
@@ -25,11 +27,16 @@ def environment(**more):
 
 
 class Process:
-    """A process in a session of its own; its output is read as it comes."""
+    """A process in a session of its own; its output is read as it comes.
+
+    It dies with these tests, also when they are killed and cannot reap it.
+    """
 
     def __init__(self, command, *, cwd=None, env=None, pass_fds=()):
+        program, *arguments = [str(word) for word in command]
+        leash = [sys.executable, "-I", str(LEASH), str(os.getpid())]
         self.popen = subprocess.Popen(
-            [str(word) for word in command],
+            [*leash, shutil.which(program) or program, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -99,7 +106,11 @@ class Site(Process):
     def __init__(self, *, env=None, python=sys.executable, **options):
         command = [python, HERE / "twisted_site.py", json.dumps(options)]
         super().__init__(command, env=env)
-        ports = json.loads(self.line("ports: "))
+        try:
+            ports = json.loads(self.line("ports: "))
+        except BaseException:
+            self.reap()  # nobody else has it yet
+            raise
         self.port = ports["web"]
         self.check = ports["check"]
         self.agent = ports["agent"]

@@ -40,7 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             name,
             help=help_,
             description=help_,
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         )
         module.add_arguments(command)
         command.set_defaults(run=module.run)

@@ -38,17 +38,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``busyguard serve``."""
     add = parser.add_argument
     add("app", metavar="MODULE:APP", help="the WSGI app, as mysite.wsgi:application")
-    add("--server", choices=SERVERS, default="werkzeug", help="what takes the connections")
-    add("--listen", metavar="ADDR", default="127.0.0.1:8080", help="where the app is served")
+    add(
+        "--server",
+        choices=SERVERS,
+        default="werkzeug",
+        help="what takes the connections (%(default)s)",
+    )
+    add(
+        "--listen",
+        metavar="ADDR",
+        default="127.0.0.1:8080",
+        help="where the app is served (%(default)s)",
+    )
     add("--check", metavar="ADDR", help="where checks are answered, outside the worker pool")
     add("--agent", metavar="ADDR", help="where HAProxy's agent-check is answered")
-    add("--threads", type=int, default=10, metavar="N", help="requests in the app at once")
+    add(
+        "--threads",
+        type=int,
+        default=10,
+        metavar="N",
+        help="requests in the app at once (%(default)s)",
+    )
     add("--max-queue", type=int, metavar="N", help="requests waiting; 4 a thread if not given")
-    add("--max-wait", type=float, metavar="S", help="seconds; 20%% of the client timeout if not")
-    add("--client-timeout", type=float, default=CLIENT_TIMEOUT, metavar="S", help="seconds")
-    add("--ready", choices=READY_POLICIES, default=DAMPED, help="what ready checks follow")
-    add("--patience", type=float, default=PATIENCE, metavar="S", help="seconds damped bears")
-    add("--grace", type=float, default=30.0, metavar="S", help="seconds to finish at SIGTERM")
+    add(
+        "--max-wait",
+        type=float,
+        metavar="S",
+        help="seconds of waiting; 20%% of the client timeout if not given",
+    )
+    patient = "seconds after which clients give up (%(default)s)"
+    add("--client-timeout", type=float, default=CLIENT_TIMEOUT, metavar="S", help=patient)
+    policy = "what ready checks follow (%(default)s)"
+    add("--ready", choices=READY_POLICIES, default=DAMPED, help=policy)
+    bears = "seconds of delay that damped bears (%(default)s)"
+    add("--patience", type=float, default=PATIENCE, metavar="S", help=bears)
+    grace = "seconds to finish at SIGTERM (%(default)s)"
+    add("--grace", type=float, default=30.0, metavar="S", help=grace)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         type=Path,
         default=Path("busyguard-demo.png"),
-        help="where to draw the picture",
+        help="where to draw the picture (%(default)s)",
     )
     parser.add_argument(
         "--keep", action="store_true", help="keep the HAProxy configurations and the logs"
