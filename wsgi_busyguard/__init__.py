@@ -6,6 +6,8 @@ framework.
 
 from __future__ import annotations
 
+from .board import Board
+from .deadlines import current_deadline
 from .environ import remaining, under_pressure
 from .gate import Gate
 from .load import Adapter, Load, State, Transition
@@ -16,12 +18,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Adapter",
+    "Board",
     "BusyGuard",
     "Gate",
     "Load",
     "Monitor",
     "State",
     "Transition",
+    "current_deadline",
     "remaining",
     "under_pressure",
 ]

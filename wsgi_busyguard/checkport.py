@@ -1,127 +1,209 @@
 """Listeners outside the worker pool: HTTP checks on one port, HAProxy's agent line on another.
 
-Each has threads of its own, so it answers while every worker is stuck.
+A thread of their own attends to both, so they answer while every worker is stuck.
 """
 
 from __future__ import annotations
 
-import logging
-import selectors
-import socket
-import threading
+import io
+import json
 import time
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from .answers import Answers, figures, json_answer, not_found
-from .checks import Ask, Checks
-from .haproxy import Agent
-from .policy import DAMPED, PATIENCE, Verdict, known_policy, seconds
+from .answers import (
+    Answers,
+    json_answer,
+    metrics_answer,
+    not_for,
+    not_found,
+    not_here,
+    not_http,
+    page_answer,
+    stream_head,
+    too_many,
+)
+from .checks import Checks
+from .haproxy import MOST_BALANCERS, Agent
+from .head import Head, read_head
+from .listening import address as address
+from .listening import bound as bound
+from .loop import Loop as Loop
+from .loop import Port
+from .metrics.figures import look
+from .metrics.prometheus import Collector, Exposition
+from .page import Page
+from .policy import DAMPED, PATIENCE, known_policy, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-    from .monitor import Monitor
+    from .answers import Answer
+    from .haproxy import Watched
+    from .peers import Peer
 
-logger = logging.getLogger("wsgi_busyguard")
-
-# Seconds that a silent client may keep a thread of the check port.
+# Seconds in which a peer of the check port has to send its request.
 SILENCE = 5.0
+
+# A browser's head with its cookies is a tenth of this; servers take 8 KiB and more.
+LONGEST_HEAD = 8192
 
 # Seconds that the agent waits for a balancer to say its name; most say none.
 NAME_WITHIN = 0.02
 
-# Seconds that the agent waits for a peer to read the line and close. A socket closed with
-# something unread in it resets the connection, and the line could be lost.
-LINGER = 1.0
-
 LONGEST_NAME = 64
-MOST_PEERS = 256
+
+# Seconds for which the figures that were sent to one who watches are new enough for the next.
+SAME = 0.5
 
 
-def address(text: str) -> tuple[str, int]:
-    """Return the host and port that ``text`` names.
+class CheckPort(Port):
+    """Answers checks in HTTP, ``OPTIONS`` of any path, and shows the figures.
 
-    ``HOST:PORT``, ``[IPV6]:PORT``, ``:PORT`` and ``PORT`` (both 127.0.0.1), and Twisted's
-    ``tcp:PORT`` and ``tcp:PORT:interface=HOST``.
+    ``/readyz`` and ``/livez``; ``/load`` and ``/load?watch``, ``/metrics``; ``/``, a page for
+    people. A ready check that is 200 although a new request would wait for a second or more has
+    ``x-envoy-degraded``. Each answer ends its connection, so no check is lost to one that was
+    about to be closed.
 
-    :raises ValueError: if it names none.
-    """
-    if text.startswith("tcp:"):
-        port, _, host = text[4:].partition(":interface=")
-        host = host.replace("\\", "")
-    else:
-        host, _, port = text.rpartition(":")
-        if host.startswith("[") and host.endswith("]"):
-            host = host[1:-1]
-        elif ":" in host:
-            port = ""  # an IPv6 address without its brackets: its last part is no port
-    if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535):
-        raise ValueError(f"expected HOST:PORT, with a port from 0 to 65535, not {text!r}")
-    return host or "127.0.0.1", int(port)
-
-
-class CheckPort:
-    """Answers checks in HTTP: ``/readyz``, ``/livez``, ``OPTIONS`` of any path, and ``/load``.
-
-    :param monitor: knows the state.
+    :param monitor: knows the state: a :class:`~wsgi_busyguard.Monitor`, or whatever watches
+        several processes.
     :param listen: where, as ``HOST:PORT``; port 0 has the kernel choose.
     :param ready: the policy of ready checks that name none.
     :param patience: seconds of delay that the damped policy bears.
+    :param share: whether other processes of this user may listen there too, each asked in turn.
     :raises OSError: if it cannot listen there.
     :ivar address: host and port that it listens at.
     """
 
     def __init__(
-        self, monitor: Monitor, listen: str, ready: str = DAMPED, patience: float = PATIENCE
+        self,
+        monitor: Watched,
+        listen: str,
+        ready: str = DAMPED,
+        patience: float = PATIENCE,
+        *,
+        share: bool = False,
     ) -> None:
-        from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
-
-        class Handler(WSGIRequestHandler):
-            timeout = SILENCE
-
-            def log(self, type: str, message: str, *args: Any) -> None:
-                logger.debug("check port: %r", message % args if args else message)
-
-        class Server(ThreadedWSGIServer):
-            def handle_error(self, request: Any, client_address: Any) -> None:
-                """Say little of what a peer did; Werkzeug would print a traceback."""
-                logger.debug("check port: gave up on %r", client_address, exc_info=True)
-
-        app = CheckApp(monitor, ready, patience)
-        self._listener = bound(listen)
-        self.address: tuple[str, int] = self._listener.getsockname()[:2]
+        self._app = CheckApp(monitor, ready, patience)
+        super().__init__(listen, SILENCE, share)
         host, port = self.address
-        self._server = Server(host, port, app, Handler, fd=self._listener.fileno())
-        # It looks ten times a second whether it has to stop.
-        serve = partial(self._server.serve_forever, 0.1)
-        self._thread = threading.Thread(target=serve, name="busyguard-check", daemon=True)
+        self._environ = {
+            "SCRIPT_NAME": "",
+            "SERVER_NAME": host,
+            "SERVER_PORT": str(port),
+            "wsgi.version": (1, 0),
+            "wsgi.url_scheme": "http",
+            "wsgi.input": io.BytesIO(),
+            "wsgi.errors": io.StringIO(),
+            "wsgi.multithread": False,
+            "wsgi.multiprocess": False,
+            "wsgi.run_once": False,
+        }
+        for_garbage = Head("GET", "", "", {}, (1, 1), 0)
+        self._no_request = self._called(not_http(400), for_garbage)
+        self._endless = self._called(not_http(431), for_garbage)
+        self._crowded = self._called(too_many("too many are watching"), for_garbage)
+        self._stream_head = stream_head() + b"retry: 2000\n\n"
+        self._feeds = {"/load": Feed(self._app.event), "/": Feed(self._app.page_event)}
+        self.every = self._app.page.look
 
-    def start(self) -> CheckPort:
-        """Begin to answer, on threads of its own, and return itself."""
-        self._thread.start()
-        return self
+    def shows(self, agent: AgentPort) -> None:
+        """Have the balancers be among the figures that ask that port."""
+        self._app.shows(agent.agent)
 
-    def stop(self) -> None:
-        """Stop listening."""
-        if self._thread.is_alive():  # else it would wait for an end that never comes
-            self._server.shutdown()
-            self._thread.join()  # it closes the socket too, and may be in the middle of that
-        self._server.server_close()
-        self._listener.close()
+    def heard(self, peer: Peer, late: bool) -> bytes | None:
+        """Return the answer to a request, once its head is complete."""
+        try:
+            head = read_head(peer.said)
+        except ValueError:
+            return self._no_request
+        if head is None:
+            return None if len(peer.said) <= LONGEST_HEAD else self._endless
+        # Only where nothing more can come is it safe to close at once.
+        length = int(head.headers.get("CONTENT_LENGTH") or 0)
+        chunked = "HTTP_TRANSFER_ENCODING" in head.headers
+        peer.lingers = chunked or len(peer.said) != head.size + length
+        feed = self._feeds.get(head.path)
+        if feed is not None and head.method == "GET" and _watches(head.query):
+            return self._watched(peer, feed)
+        return self._called(self._app, head)
+
+    def _watched(self, peer: Peer, feed: Feed) -> bytes:
+        """Return the beginning of an answer that shows the figures from now on."""
+        if self.loop is not None and self.loop.full:
+            return self._crowded
+        peer.feed = feed
+        return self._stream_head + feed()
+
+    def _called(self, app: Any, head: Head) -> bytes:
+        """Return what a WSGI app answers, as it goes over the wire."""
+        environ = {
+            **self._environ,
+            **head.headers,
+            "REQUEST_METHOD": head.method,
+            "PATH_INFO": head.path,
+            "QUERY_STRING": head.query,
+            "SERVER_PROTOCOL": f"HTTP/1.{head.version[1]}",
+        }
+        lines = []
+
+        def start_response(status: str, headers: list[tuple[str, str]]) -> None:
+            lines.append(f"HTTP/1.1 {status}")
+            lines.extend(f"{name}: {value}" for name, value in headers)
+
+        body = b"".join(app(environ, start_response))
+        return "\r\n".join([*lines, "Connection: close", "", ""]).encode("latin-1") + body
+
+
+class Feed:
+    """Says the same to all who watch at about the same time.
+
+    :param tell: returns what there is to say now, in one line.
+    """
+
+    def __init__(self, tell: Callable[[], str]) -> None:
+        self._tell = tell
+        self._event = b""
+        self._at = -SAME
+
+    def __call__(self) -> bytes:
+        """Return a server-sent event."""
+        now = time.monotonic()
+        if now - self._at >= SAME:
+            self._event = f"data: {self._tell()}\n\n".encode()
+            self._at = now
+        return self._event
 
 
 class CheckApp:
-    """The WSGI app of the check port."""
+    """The WSGI app of the check port; answers at once."""
 
-    def __init__(self, monitor: Monitor, ready: str = DAMPED, patience: float = PATIENCE) -> None:
+    def __init__(self, monitor: Watched, ready: str = DAMPED, patience: float = PATIENCE) -> None:
         self._monitor = monitor
+        self.agent: Agent | None = None
         self._ready = known_policy(ready)
         self._patience = seconds("patience", patience)
-        self._checks = Checks(True, ("/readyz", "/healthz"), ("/livez",))
-        self._answers = Answers()
+        # What watches several processes knows whether any makes progress.
+        self._alive = getattr(monitor, "alive", None)
+        self._checks = Checks(True, ("/readyz", "/healthz"), ("/livez",), ready)
+        # Who reads this port reads the figures, so Envoy may know as well.
+        self._answers = Answers(degraded=True)
+        self.page = Page(monitor)
+        self._nothing = not_found("here are /readyz, /livez, /load, /metrics, and / for people")
+        self._reads = not_for("GET, HEAD, OPTIONS")
+        self._missing = not_here("for metrics: pip install 'wsgi-busyguard[prometheus]'")
+        self._exposed: Exposition | None
+        try:  # now, for the thread that answers imports nothing
+            self._exposed = Exposition(Collector(monitor, ready=ready, patience=patience))
+        except ImportError:
+            self._exposed = None
+
+    def shows(self, agent: Agent) -> None:
+        """Have the balancers be among the figures that ask ``agent``."""
+        self.agent = agent
+        if self._exposed is not None:
+            self._exposed.collector.agent = agent
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer; a WSGI call."""
@@ -130,157 +212,101 @@ class CheckApp:
         # Whoever reaches this port asks for the state, also if it came through a proxy.
         ask = self._checks.asked(method, asked_path, environ.get("QUERY_STRING", ""), ())
         if ask is not None:
-            answer = self._answers.to(ask, environ.get("HTTP_ACCEPT"), self._check)
+            accept = environ.get("HTTP_ACCEPT")
+            answer = self._answers.to(ask, accept, self._monitor.check, self._patience, self._alive)
         elif path == "/load":
-            answer = json_answer(self._load())
+            answer = json_answer(self.shown())
+        elif path == "/metrics":
+            answer = self._metrics(environ.get("HTTP_ACCEPT"))
+        elif path == "/":
+            answer = self._paged(method)
         else:
-            answer = not_found("here are /readyz, /livez and /load")
+            answer = self._nothing
         return answer(environ, start_response)
 
-    def _check(self, ask: Ask) -> Verdict:
-        return self._monitor.check(ask.ready or self._ready, self._patience)
+    def shown(self) -> dict[str, Any]:
+        """Return what ``/load`` shows."""
+        shown = look(self._monitor, self.agent, self._ready, self._patience)
+        if self._alive is not None:
+            shown["alive"] = self._alive()
+        return shown
 
-    def _load(self) -> dict[str, Any]:
-        verdict = self._monitor.check(self._ready, self._patience)
-        load = verdict.load
-        return {
-            "version": 1,
-            "state": verdict.word,
-            "ready": verdict.ready,
-            **figures(load),
-            "idle": load.idle,
-            "waited": load.waited,
-            "service": load.service,
-            "lag": load.lag,
-        }
+    def event(self) -> str:
+        """Return the same as JSON."""
+        return json.dumps(self.shown())
+
+    def page_event(self) -> str:
+        """Return what is new for a page that is open."""
+        return self.page.event(self.shown())
+
+    def _paged(self, method: str) -> Answer:
+        if method not in ("GET", "HEAD"):
+            return self._reads
+        return page_answer(self.page.headers, self.page.body(self.shown()))
+
+    def _metrics(self, accept: str | None) -> Answer:
+        return self._missing if self._exposed is None else metrics_answer(*self._exposed(accept))
 
 
-class AgentPort:
+def _watches(query: str) -> bool:
+    return "watch" in (part.partition("=")[0] for part in query.split("&"))
+
+
+class AgentPort(Port):
     """Answers HAProxy's ``agent-check`` with ``up maxconn:N``.
-
-    One thread for all peers, none of which can hold up another.
 
     :param monitor: knows the load.
     :param listen: where, as ``HOST:PORT``; port 0 has the kernel choose.
+    :param share: whether other processes of this user may listen there too, each asked in turn.
     :raises OSError: if it cannot listen there.
     :ivar address: host and port that it listens at.
+    :ivar agent: knows the balancers that ask here.
     """
 
-    def __init__(self, monitor: Monitor, listen: str) -> None:
-        self._agent = Agent(monitor)
-        self._listener = bound(listen)
-        self._listener.setblocking(False)
-        self.address: tuple[str, int] = self._listener.getsockname()[:2]
-        self._peers: dict[socket.socket, _Peer] = {}
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._listener, selectors.EVENT_READ)
-        self._stopper, self._stopped = socket.socketpair()
-        self._selector.register(self._stopped, selectors.EVENT_READ)
-        self._thread = threading.Thread(target=self._serve, name="busyguard-agent", daemon=True)
+    def __init__(self, monitor: Watched, listen: str, *, share: bool = False) -> None:
+        self.agent = Agent(monitor)
+        self._named: dict[str, str] = {}  # who has lately said its name from there
+        self._nameless: set[str] = set()  # where somebody asked without
+        super().__init__(listen, NAME_WITHIN, share)
 
-    def start(self) -> AgentPort:
-        """Begin to answer, on a thread of its own, and return itself."""
-        self._thread.start()
-        return self
+    def heard(self, peer: Peer, late: bool) -> bytes | None:
+        """Return the line, once the balancer has said its name or has had its time."""
+        said = peer.said
+        if not (late or peer.ended or b"\n" in said or len(said) >= LONGEST_NAME):
+            return None
+        name = _name(said)
+        if not name:
+            return self.agent.told(self._named.get(peer.host, peer.host))
+        if name != self._named.get(peer.host) and len(self._named) >= MOST_BALANCERS:
+            self._named.clear()
+        self._named[peer.host] = name
+        return self.agent.line(name)
 
-    def stop(self) -> None:
-        """Stop listening."""
-        self._stopper.close()
-        if self._thread.is_alive():
-            self._thread.join()
-        for connection in [*self._peers, self._listener, self._stopped]:
-            connection.close()
-        self._selector.close()
+    def answered(self, peer: Peer) -> None:
+        """Count a balancer without a name.
 
-    def _serve(self) -> None:
-        while True:
-            now = time.monotonic()
-            deadline = min((peer.deadline for peer in self._peers.values()), default=now + 60)
-            for key, _ in self._selector.select(max(0.0, deadline - now)):
-                if key.fileobj is self._stopped:
-                    return
-                if key.fileobj is self._listener:
-                    self._accept()
-                else:
-                    self._attend(self._read, key.fileobj)
-            now = time.monotonic()
-            for peer in [peer for peer in self._peers.values() if peer.deadline <= now]:
-                self._attend(self._late, peer.connection)
-
-    def _attend(self, to: Callable[[_Peer], None], connection: Any) -> None:
-        """See to one peer; whatever goes wrong is the end of that one alone."""
-        try:
-            peer = self._peers.get(connection)
-            if peer is not None:  # else it had to make room for another one just now
-                to(peer)
-        except OSError:
-            self._forget(connection)
-        except Exception:
-            logger.exception("agent port: gave up on one peer")
-            self._forget(connection)
-
-    def _accept(self) -> None:
-        try:
-            connection, peer_address = self._listener.accept()
-        except OSError:
-            # It has gone, or no file descriptor is left: then asking again at once is no use.
-            time.sleep(NAME_WITHIN)
+        Not one that hung up before the line: whoever only looks whether the port is open would
+        take a share. A reset shows in that the line cannot be sent. Nor one whose name is late: so
+        it is where another time a name came from there, or will.
+        """
+        host = peer.host
+        if peer.ended or _name(peer.said) or self.agent.knows(self._named.get(host)):
             return
-        connection.setblocking(False)
-        if len(self._peers) >= MOST_PEERS:
-            self._forget(next(iter(self._peers)))
-        name = str(peer_address[0]) if peer_address else "unix"
-        self._peers[connection] = _Peer(connection, name, time.monotonic() + NAME_WITHIN)
-        self._selector.register(connection, selectors.EVENT_READ)
-
-    def _read(self, peer: _Peer) -> None:
-        data = peer.connection.recv(1024)
-        if peer.answered or not data:
-            if not data:
-                if not peer.answered:
-                    self._answer(peer)
-                self._forget(peer.connection)
-            return
-        peer.said += data
-        if b"\n" in peer.said or len(peer.said) >= LONGEST_NAME:
-            self._answer(peer)
-
-    def _late(self, peer: _Peer) -> None:
-        if peer.answered:
-            self._forget(peer.connection)
-        else:
-            self._answer(peer)
-
-    def _answer(self, peer: _Peer) -> None:
-        first = peer.said.splitlines()[0] if peer.said.splitlines() else b""
-        name = first[:LONGEST_NAME].decode("ascii", "replace").strip()
-        peer.answered = True
-        peer.deadline = time.monotonic() + LINGER
-        peer.connection.send(self._agent.line(name or peer.name))
-        peer.connection.shutdown(socket.SHUT_WR)
-
-    def _forget(self, connection: Any) -> None:
-        peer = self._peers.pop(connection, None)
-        if peer is not None:
-            self._selector.unregister(connection)
-            connection.close()
+        if host in self._nameless:
+            self.agent.note(host)
+        elif len(self._nameless) < MOST_BALANCERS:
+            self._nameless.add(host)
 
 
-class _Peer:
-    """One connection to the agent port."""
-
-    __slots__ = ("answered", "connection", "deadline", "name", "said")
-
-    def __init__(self, connection: socket.socket, name: str, deadline: float) -> None:
-        self.connection = connection
-        self.name = name
-        self.deadline = deadline
-        self.said = b""
-        self.answered = False
+def introduce(ports: Iterable[Port]) -> None:
+    """Have the check port among these show the balancers that ask the agent port among them."""
+    ports = tuple(ports)
+    for check in ports:
+        for agent in ports:
+            if isinstance(check, CheckPort) and isinstance(agent, AgentPort):
+                check.shows(agent)
 
 
-def bound(listen: str) -> socket.socket:
-    """Return a socket that listens at ``listen``."""
-    host, port = address(listen)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=256)
+def _name(said: bytes) -> str:
+    first = said.splitlines()[0] if said else b""
+    return first[:LONGEST_NAME].decode("ascii", "replace").strip()

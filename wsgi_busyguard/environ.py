@@ -5,17 +5,19 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from .deadlines import DEADLINE, timed
 from .load import State
 from .policy import CLIENT_TIMEOUT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
+    from .patience import Client
+
 WAITED = "busyguard.waited"
 MONITOR = "busyguard.monitor"
-DEADLINE = "busyguard.deadline"
 
 
 def remaining(environ: Mapping[str, Any]) -> float:
@@ -46,12 +48,21 @@ def stamp(environ: WSGIEnvironment, monitor: object, waited: float, deadline: fl
     environ[DEADLINE] = deadline
 
 
-def stamping(app: WSGIApplication, monitor: object, client_timeout: float) -> WSGIApplication:
-    """Return ``app`` behind the stamps, for a guard that is not a gate: nothing waits there."""
+def stamping(
+    app: WSGIApplication,
+    monitor: object,
+    client_timeout: float,
+    told: Callable[[Mapping[str, Any]], Client] | None = None,
+) -> WSGIApplication:
+    """Return ``app`` behind the stamps, for a guard that is not a gate: nothing waits there.
+
+    :param told: says what a request tells of its client, where that is trusted.
+    """
 
     def stamped(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if DEADLINE not in environ:  # else a guard in front has stamped it, and knows the queue
-            stamp(environ, monitor, 0.0, time.monotonic() + client_timeout)
-        return app(environ, start_response)
+            ago, patience = (0.0, client_timeout) if told is None else told(environ)
+            stamp(environ, monitor, ago, time.monotonic() - ago + patience)
+        return timed(app(environ, start_response), environ[DEADLINE])
 
     return stamped

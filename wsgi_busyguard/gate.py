@@ -11,12 +11,14 @@ import os
 import threading
 import time
 import weakref
+from bisect import bisect_left
 from collections import deque
 from threading import TIMEOUT_MAX
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeVar
 
+from .counts import BOUNDS, BUCKETS, REASONS, SECOND, Counts
 from .load import SMOOTHING, Load, service_time
-from .policy import Reason, limits
+from .policy import Limits, Reason, limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +29,8 @@ logger = logging.getLogger("wsgi_busyguard")
 P = ParamSpec("P")
 R = TypeVar("R")
 
+
+QUICK = BOUNDS[0]
 
 _new = tuple.__new__  # what a NamedTuple's own constructor does, in half the time
 
@@ -44,13 +48,31 @@ class Slot:
 
     :ivar since: monotonic seconds at which it was taken; ``None`` while it is free.
     :ivar waited: seconds that its holder waited for it.
+
+    It also counts its holders. A slot has one at a time, so that needs no lock.
     """
 
-    __slots__ = ("since", "waited")
+    __slots__ = ("forfeited", "quick", "since", "slow", "took", "waited", "waits", "waits_took")
 
     def __init__(self) -> None:
         self.since: float | None = None
         self.waited = 0.0
+        self.quick = 0  # those who held it for no longer than the first bound: most of them
+        self.slow = [0] * BUCKETS  # the others
+        self.took = 0.0  # seconds, all of them together
+        self.forfeited = 0  # those who left it without having run
+        self.waits = [0] * BUCKETS  # of those who waited
+        self.waits_took = 0.0
+
+    def count_wait(self, waited: float) -> None:
+        """Count that a holder has waited for it. Before ``since`` is set."""
+        self.waits[bisect_left(BOUNDS, waited)] += 1
+        self.waits_took += waited
+
+    def count(self, took: float) -> None:
+        """Count a holder who has run for so long."""
+        self.took += took
+        self.slow[bisect_left(BOUNDS, took)] += 1
 
 
 class Ticket:
@@ -59,14 +81,16 @@ class Ticket:
     :param wake: called once, with the ticket, outside any lock and in whichever thread made it so,
         when ``outcome`` has come while it waited. Not called for an outcome that
         :meth:`Gate.offer` returned, nor after :meth:`Gate.withdraw` returned true.
+    :param ago: seconds for which the request has waited elsewhere; they count as waiting here.
     :ivar outcome: the :class:`Slot`, or the :class:`Reason` for which there is none; ``None``
         while it waits.
     """
 
-    __slots__ = ("arrived", "outcome", "wake")
+    __slots__ = ("ago", "arrived", "outcome", "wake")
 
-    def __init__(self, wake: Callable[[Ticket], object]) -> None:
+    def __init__(self, wake: Callable[[Ticket], object], ago: float = 0.0) -> None:
         self.wake = wake
+        self.ago = ago
         self.arrived = 0.0
         self.outcome: Slot | Reason | None = None
 
@@ -121,25 +145,38 @@ class Gate:
         self._held = False  # seen true only by what interrupts the thread that holds the lock
         self._slots = [Slot() for _ in range(self.limits.slots)]
         self._free = deque(self._slots)
+        self._pop, self._push = self._free.pop, self._free.append  # to look them up takes long
+        self._counting = tuple(self._slots)  # also those that are given up later
+        self._refused = dict.fromkeys(REASONS, 0)
+        self._dropped = 0
+        self._admitted = 0  # as last told, and of these those who did not wait
+        self._unwaited = 0
         self._waiting: deque[Ticket] = deque()
         self._crowded = False  # somebody waited, or saw it full, since a slot was last left over
         self._hungry_since: float | None = None  # the first of those who gave up since one moved
 
-    def enter(self) -> Slot:
+    def enter(self, ago: float = 0.0) -> Slot:
         """Take a slot, waiting for it if need be, and return it.
 
+        :param ago: seconds for which the request has waited elsewhere; they count as waiting here.
         :raises Refused: if the queue is full, the wait too long, or the gate draining.
         """
-        if not self._waiting and not self.draining:
+        if (
+            not self._waiting
+            and not self.draining
+            and (not ago or ago <= self.limits.max_wait)  # to read a limit takes long
+        ):
             try:
-                slot = self._free.pop()
+                slot = self._pop()
             except IndexError:
                 pass
             else:
+                if ago:
+                    slot.count_wait(ago)
                 slot.since = self._clock()
-                slot.waited = 0.0
+                slot.waited = ago
                 return slot
-        return self._wait()
+        return self._wait(ago)
 
     def leave(self, slot: Slot) -> None:
         """Return a slot. Once: whoever calls this must forget the slot, for others will hold it."""
@@ -151,7 +188,13 @@ class Gate:
         # (it is smoothed()) because the call would be a tenth of what a request costs here.
         took, mean = self._clock() - since, self._service
         self._service = took if mean is None else mean + (took - mean) * SMOOTHING
-        self._free.append(slot)
+        # Slot.count(), written out for the same reason, and the most frequent bucket by itself.
+        slot.took += took
+        if took <= QUICK:
+            slot.quick += 1
+        else:
+            slot.slow[bisect_left(BOUNDS, took)] += 1
+        self._push(slot)
         if self._waiting or self._crowded:
             self._hand_over()
 
@@ -161,11 +204,35 @@ class Gate:
         Nobody is told, for a finalizer may interrupt a listener or what a listener needs. The next
         who leaves, or the next look, tells that the state has changed.
         """
+        since = slot.since
+        if since is None:
+            return
+        slot.since = None
+        slot.count(self._clock() - since)
+        self._free.append(slot)
+        self._hand_over(tell=False)
+
+    def forfeit(self, slot: Slot, reason: Reason | None = None) -> None:
+        """Return a slot whose holder has not run.
+
+        :param reason: why it is refused after all; ``None`` if its client has left.
+        """
         if slot.since is None:
             return
         slot.since = None
+        slot.forfeited += 1
+        self._locked(self._count_lost, reason)
         self._free.append(slot)
-        self._hand_over(tell=False)
+        self._hand_over()
+
+    def refuse(self, reason: Reason) -> NoReturn:
+        """Refuse one for a reason of the caller's own, which counts as if it were the gate's.
+
+        :raises Refused: always.
+        """
+        self._locked(self._count_lost, reason)
+        self._hand_over()
+        raise Refused(reason)
 
     def offer(self, ticket: Ticket) -> Slot | Reason | None:
         """Ask for a slot without waiting.
@@ -173,9 +240,16 @@ class Gate:
         Returns the slot, or the reason for which there is none, or ``None``: the ticket is in the
         queue, and its ``wake`` will be called.
         """
+        refused = None
         if self.draining:
-            ticket.outcome = Reason.DRAINING
-            return Reason.DRAINING
+            refused = Reason.DRAINING
+        elif ticket.ago > self.limits.max_wait:
+            refused = Reason.QUEUE_AGE
+        if refused is not None:
+            ticket.outcome = refused
+            self._locked(self._count_lost, refused)
+            self._hand_over()
+            return refused
         outcome, woken = self._locked(self._queue_up, ticket)
         _wake(woken)
         if outcome is None:
@@ -183,9 +257,12 @@ class Gate:
         self._hand_over()
         return outcome
 
-    def withdraw(self, ticket: Ticket) -> bool:
-        """Take a ticket out of the queue; return whether it was still there."""
-        was_there = self._locked(self._take_out, ticket)
+    def withdraw(self, ticket: Ticket, reason: Reason | None = None) -> bool:
+        """Take a ticket out of the queue; return whether it was still there.
+
+        :param reason: why it is refused; ``None`` if its client has left.
+        """
+        was_there = self._locked(self._take_out, ticket, reason)
         self._hand_over()
         return was_there
 
@@ -200,6 +277,17 @@ class Gate:
         Takes no lock and may be called in a signal handler.
         """
         self.draining = True
+
+    def lower(self, limits: Limits) -> None:
+        """Have fewer slots or a shorter queue from now on; for when nobody is inside yet.
+
+        Slots that are taken stay, and so does what has no limit of its own: ``max_wait``.
+        """
+        with self._lock:
+            while len(self._slots) > limits.slots and self._free:
+                self._slots.remove(self._free.pop())
+            queue = min(limits.max_queue, self.limits.max_queue)
+            self.limits = self.limits._replace(slots=len(self._slots), max_queue=queue)
 
     @property
     def empty(self) -> bool:
@@ -220,6 +308,32 @@ class Gate:
         self._hand_over(tell=False)  # the reader may hold a lock that a listener needs
         return load
 
+    def counts(self) -> Counts:
+        """Return what has been counted in this process; none of it ever goes down."""
+        with self._lock:
+            slots = self._counting
+            waits = [sum(column) for column in zip(*(slot.waits for slot in slots), strict=True)]
+            waits_took = sum(slot.waits_took for slot in slots)
+            service = [sum(column) for column in zip(*(slot.slow for slot in slots), strict=True)]
+            service[0] += sum(slot.quick for slot in slots)
+            served, took = sum(service), sum(slot.took for slot in slots)
+            # Slots are read one after the other while others come and go. Who is just leaving may
+            # not be seen at all, so both are told too low then, never too high: the last look.
+            inside = sum(slot.forfeited + (slot.since is not None) for slot in slots)
+            self._admitted = max(self._admitted, served + inside)
+            self._unwaited = max(self._unwaited, self._admitted - sum(waits[1:]))
+            waits[0] = self._unwaited
+            return Counts(
+                self._admitted,
+                served,
+                tuple(self._refused.values()),
+                self._dropped,
+                tuple(service),
+                int(took * SECOND),
+                tuple(waits),
+                int(waits_took * SECOND),
+            )
+
     def subscribe(self, changed: Callable[[], object]) -> None:
         """Have ``changed`` called, outside the lock, when the state may have changed."""
         self._watchers.append(changed)
@@ -228,16 +342,16 @@ class Gate:
         inside = self.limits.slots - len(self._free)
         return f"<Gate {inside}/{self.limits.slots} with {len(self._waiting)} waiting>"
 
-    def _wait(self) -> Slot:
+    def _wait(self, ago: float) -> Slot:
         woken = threading.Lock()  # each waits at a lock of his own and is woken alone
         woken.acquire()
-        ticket = Ticket(lambda _: woken.release())
+        ticket = Ticket(lambda _: woken.release(), ago)
         try:
             outcome = self.offer(ticket) or self._outcome(ticket, woken)
         except BaseException:  # raised into the wait, as gevent's timeouts are
             self.withdraw(ticket)
             if isinstance(ticket.outcome, Slot):
-                self.leave(ticket.outcome)
+                self.forfeit(ticket.outcome)
             raise
         if isinstance(outcome, Slot):
             return outcome
@@ -247,7 +361,7 @@ class Gate:
         """Wait until the ticket has its outcome or is too old for one."""
         left = self.limits.max_wait - (self._clock() - ticket.arrived)
         woken.acquire(timeout=-1 if left == math.inf else min(max(left, 0), TIMEOUT_MAX))
-        self.withdraw(ticket)
+        self.withdraw(ticket, Reason.QUEUE_AGE)
         return ticket.outcome or Reason.QUEUE_AGE
 
     def _hand_over(self, tell: bool = True) -> None:
@@ -271,7 +385,7 @@ class Gate:
 
     def _queue_up(self, ticket: Ticket) -> tuple[Slot | Reason | None, list[Ticket]]:
         """Put a ticket into the queue and serve that. Requires self._lock."""
-        ticket.arrived = self._clock()
+        ticket.arrived = self._clock() - ticket.ago
         self._waiting.append(ticket)
         woken = self._hand_out()
         if ticket.outcome is not None:
@@ -279,11 +393,19 @@ class Gate:
         elif len(self._waiting) > self.limits.max_queue:
             self._waiting.pop()
             ticket.outcome = Reason.QUEUE_FULL
+            self._count_lost(Reason.QUEUE_FULL)
         else:
             self._crowded = True
         return ticket.outcome, woken
 
-    def _take_out(self, ticket: Ticket) -> bool:
+    def _count_lost(self, reason: Reason | None) -> None:
+        """Count one who did not run. Requires self._lock, and that it shows that it is held."""
+        if reason is None:
+            self._dropped += 1
+        else:
+            self._refused[reason] += 1
+
+    def _take_out(self, ticket: Ticket, reason: Reason | None) -> bool:
         """Take a ticket out of the queue if it is there. Requires self._lock."""
         if ticket.outcome is not None:
             return False
@@ -292,6 +414,7 @@ class Gate:
         except ValueError:
             return False
         self._gave_up(ticket)
+        self._count_lost(reason)
         return True
 
     def _serve(self, tell: bool) -> tuple[list[Ticket], bool]:
@@ -328,11 +451,13 @@ class Gate:
             if waited > self.limits.max_wait:
                 ticket.outcome = Reason.QUEUE_AGE
                 self._gave_up(ticket)
+                self._count_lost(Reason.QUEUE_AGE)
             else:
                 try:
                     slot = self._free.pop()
                 except IndexError:
                     break
+                slot.count_wait(waited)
                 slot.since = now
                 slot.waited = waited
                 ticket.outcome = slot

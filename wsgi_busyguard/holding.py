@@ -6,17 +6,19 @@ In WSGI a request ends when the server closes the body, not when the app returns
 from __future__ import annotations
 
 from types import GeneratorType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from .environ import DEADLINE, MONITOR, WAITED
+from .deadlines import DEADLINE, Timed
+from .environ import MONITOR, WAITED
 from .gate import Gate, Refused, Slot
+from .policy import Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-    from .policy import Reason
+    from .patience import Client
 
 
 def holding(
@@ -25,25 +27,46 @@ def holding(
     monitor: object,
     refused: Callable[[Reason], WSGIApplication],
     client_timeout: float,
+    told: Callable[[Mapping[str, Any]], Client] | None = None,
 ) -> WSGIApplication:
-    """Return ``app`` behind ``gate``."""
+    """Return ``app`` behind ``gate``.
+
+    :param told: says what a request tells of its client, where that is trusted.
+    """
     enter, leave = gate.enter, gate.leave
 
+    def enter_told(client: Client) -> Slot:
+        # Those who leave sooner than most may wait less, in proportion.
+        most = min(client.patience, gate.limits.max_wait * client.patience / client_timeout)
+        if client.ago > most:
+            gate.refuse(Reason.QUEUE_AGE)
+        slot = enter(client.ago)
+        if slot.waited > most:
+            gate.forfeit(slot, Reason.QUEUE_AGE)
+            raise Refused(Reason.QUEUE_AGE)
+        return slot
+
     def hold(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        patience = client_timeout
         try:
-            slot = enter()
+            if told is None:
+                slot = enter()
+            else:
+                client = told(environ)
+                patience = client.patience
+                slot = enter_told(client)
         except Refused as refusal:
             return refused(refusal.reason)(environ, start_response)
         environ[WAITED] = waited = slot.waited
         environ[MONITOR] = monitor
-        environ[DEADLINE] = slot.since - waited + client_timeout  # type: ignore[operator]
+        environ[DEADLINE] = until = slot.since - waited + patience  # type: ignore[operator]
         try:
             body = app(environ, start_response)
             kind = type(body)
             if kind is GeneratorType:  # no length, and no file
-                return Held(body, slot, gate, body.close)  # type: ignore[attr-defined]
+                return Held(body, slot, gate, until)
             if kind is not list and kind is not tuple:
-                return _until_closed(body, slot, gate, environ.get("wsgi.file_wrapper"))
+                return _until_closed(body, slot, gate, environ.get("wsgi.file_wrapper"), until)
         except BaseException:
             leave(slot)
             raise
@@ -56,33 +79,34 @@ def holding(
 
 
 def _until_closed(
-    body: Iterable[bytes], slot: Slot, gate: Gate, file_wrapper: object
+    body: Iterable[bytes], slot: Slot, gate: Gate, file_wrapper: object, until: float
 ) -> Iterable[bytes]:
     """Return a body that leaves the slot when it is closed."""
     close = getattr(body, "close", None)
     if isinstance(file_wrapper, type) and isinstance(body, file_wrapper):
         # Servers send files by sendfile() if they recognise their own wrapper, so it stays itself
         # and only its close() is replaced.
-        held = Held((), slot, gate, close)
+        held = HeldAny((), slot, gate, until, close)
         try:
             body.close = held.close  # type: ignore[attr-defined]
         except Exception:  # made in C, say: the server sends it without the app
             held.release()
         return body
-    kind = HeldSized if hasattr(body, "__len__") else Held
-    return kind(body, slot, gate, close)
+    kind = HeldSized if hasattr(body, "__len__") else HeldAny
+    return kind(body, slot, gate, until, close)
 
 
-class Held:
-    """A body that holds a slot until it is closed, or dropped by a server that does not close."""
+class Held(Timed):
+    """A generator that holds a slot until it is closed, or dropped by a server that does not close.
 
-    __slots__ = ("_body", "_close", "_gate", "_slot")
+    :ivar until: monotonic seconds at which its client gives up.
+    """
 
-    def __init__(
-        self, body: Iterable[bytes], slot: Slot, gate: Gate, close: Callable[[], object] | None
-    ) -> None:
+    __slots__ = ("_body", "_gate", "_slot")
+
+    def __init__(self, body: Any, slot: Slot, gate: Gate, until: float) -> None:
+        self.until = until
         self._body = body
-        self._close = close
         self._slot: Slot | None = slot
         self._gate = gate
 
@@ -94,32 +118,58 @@ class Held:
 
     def close(self) -> None:
         """Close the body and leave the slot; only the first call does anything."""
-        slot, self._slot = self._slot, None
-        if slot is None:
-            return
+        slot = self._slot
+        if slot is not None:
+            self._slot = None
+            try:
+                self._body.close()
+            finally:
+                self._gate.leave(slot)
+
+    def release(self) -> None:
+        """Leave the slot and let the body be."""
+        slot = self._slot
+        if slot is not None:
+            self._slot = None
+            self._gate.leave(slot)
+
+    def __del__(self) -> None:
+        slot = self._slot
+        if slot is not None:
+            self._slot = None
+            self._gate.abandon(slot)
+
+
+class HeldAny(Held):
+    """The same for a body that is no generator, and may have nothing to close."""
+
+    __slots__ = ("_close",)
+
+    def __init__(
+        self,
+        body: Iterable[bytes],
+        slot: Slot,
+        gate: Gate,
+        until: float,
+        close: Callable[[], object] | None,
+    ) -> None:
+        super().__init__(body, slot, gate, until)
+        self._close = close
+
+    def close(self) -> None:
+        """Close the body and leave the slot; only the first call does anything."""
         close, self._close = self._close, None  # a file wrapper and its own close() hold each other
         try:
             if close is not None:
                 close()
         finally:
-            self._gate.leave(slot)
-
-    def release(self) -> None:
-        """Leave the slot and let the body be."""
-        slot, self._slot = self._slot, None
-        if slot is not None:
-            self._gate.leave(slot)
-
-    def __del__(self) -> None:
-        slot, self._slot = self._slot, None
-        if slot is not None:
-            self._gate.abandon(slot)
+            self.release()
 
 
-class HeldSized(Held):
+class HeldSized(HeldAny):
     """The same for a body that has a length, by which servers know that it is whole."""
 
     __slots__ = ()
 
     def __len__(self) -> int:
-        return len(self._body)  # type: ignore[arg-type]
+        return len(self._body)

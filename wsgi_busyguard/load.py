@@ -61,14 +61,19 @@ class Load(NamedTuple):
     @property
     def delay(self) -> float | None:
         """Seconds that a request arriving now would wait; ``None`` while that cannot be known."""
-        queued, _, capacity, waited, service, lag = self
-        seen = lag if lag > waited else waited
-        if not queued or not capacity:
-            return seen
-        if service is None:
-            return None
-        ahead = queued * service / capacity
-        return ahead if ahead > seen else seen
+        return delay(self)
+
+
+def delay(load: Load) -> float | None:
+    """Return a load's ``delay``; a property costs a check more than what it computes."""
+    queued, _, capacity, waited, service, lag = load
+    seen = lag if lag > waited else waited
+    if not queued or not capacity:
+        return seen
+    if service is None:
+        return None
+    ahead = queued * service / capacity
+    return ahead if ahead > seen else seen
 
 
 UNKNOWN = Load(0, 0, None)
@@ -107,8 +112,12 @@ def judge(state: State, load: Load) -> State:
 
     Busy when ``queued > idle``, free when there is a place to spare. In between, where every slot
     is taken and nobody waits, the state stays what it was: one number would flap on every request.
+
+    :raises ValueError, TypeError: for rubbish, which must show here and not later.
     """
-    queued, active, capacity, _, _, lag = load
+    queued, active, capacity, waited, service, lag = load
+    if waited < 0.0 or (service is not None and service < 0.0):
+        raise ValueError(f"expected at least 0 seconds, not {load!r}")
     if lag >= LAG_BUSY:
         return BUSY
     spare = 1 if capacity is None else capacity - active - queued

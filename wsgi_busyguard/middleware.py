@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import logging
-import threading
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Any
 
 from .adapters.frames import FrameAdapter
-from .checks import Ask, Checks
-from .environ import MONITOR, stamping
+from .checks import Checks
+from .dryrun import DryRun, Shadow, rehearsing
+from .environ import stamping
 from .gate import Gate
 from .holding import holding
+from .meeting import Meeting, room_to_start_with
 from .monitor import Monitor
-from .policy import CLIENT_TIMEOUT, DAMPED, PATIENCE, Verdict, flag, known_policy, seconds
+from .patience import reader
+from .policy import CLIENT_TIMEOUT, DAMPED, PATIENCE, flag, seconds
+from .posting import Forking
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    import os
+    from collections.abc import Iterable, Sized
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
+    from .board import Board
+    from .load import Adapter, Load
     from .monitor import Listener
-
-logger = logging.getLogger("wsgi_busyguard")
 
 
 class BusyGuard:
@@ -44,17 +48,41 @@ class BusyGuard:
     :param refusal: a WSGI app that answers refused requests.
     :param retry_after: the least number of seconds in a refusal's ``Retry-After``.
     :param client_timeout: seconds after which clients give up; ``None`` is 5.
-    :param expose_load: whether answers to checks carry the figures.
-    :raises ValueError, TypeError: for arguments that cannot be meant.
+    :param expose_load: whether answers to checks carry the figures, and all others the header
+        ``endpoint-load-metrics``, see :mod:`wsgi_busyguard.orca`.
+    :param board: a :class:`~wsgi_busyguard.Board` or the path of one. This process posts its load
+        there, and checks tell the load of all that do.
+    :param trust_queue_header: whether ``X-Request-Start`` or ``X-Queue-Start`` says when a request
+        arrived: it has waited since then, and is refused if that is longer than ``max_wait``. Only
+        behind a proxy that sets the header itself, for clients can send it, too.
+    :param client_timeout_header: a header in which clients say when they give up, that takes the
+        place of ``client_timeout`` then: in milliseconds (``"X-Client-Timeout-Ms"``) or as
+        ``"grpc-timeout"`` has it. Only where all clients are your own.
+    :param push: balancers to tell of each change, see :class:`~wsgi_busyguard.haproxy.Push`; begun
+        with the first call. Where several processes serve, give ``board`` too.
+    :param dry_run: whether to count and report what would have been refused or answered busy, and
+        do neither.
+    :ivar monitor: the :class:`~wsgi_busyguard.Monitor`.
+    :ivar dry_run: the :class:`~wsgi_busyguard.dryrun.DryRun` with the counts, or ``None``.
+    :raises ValueError, TypeError: for arguments that cannot be meant, and for more slots than the
+        server has threads for, where that can be known so early.
+    :raises OSError: if the board cannot be read and written.
+    :raises BoardFull: if it has no slot for this process.
 
     The guard may be called from any thread.
     """
 
     # A call goes straight to the function in this slot, without a method in between: each frame
     # costs as much as all else that is done for a request that is not a check.
-    __slots__ = ("__call__", "__weakref__", "_answers", "_checks", "_patience", "_ready", "monitor")
+    __slots__ = (
+        *("__call__", "__weakref__"),
+        *("_answers", "_checks", "_judge", "_meeting", "_patience", "_push"),
+        *("dry_run", "monitor"),
+    )
 
     if TYPE_CHECKING:
+        monitor: Monitor
+        dry_run: DryRun | None
 
         def __call__(
             self, environ: WSGIEnvironment, start_response: StartResponse
@@ -80,6 +108,11 @@ class BusyGuard:
         retry_after: int = 1,
         client_timeout: float | None = None,
         expose_load: bool = False,
+        board: Board | str | os.PathLike[str] | None = None,
+        trust_queue_header: bool = False,
+        client_timeout_header: str | None = None,
+        push: Iterable[str] | str = (),
+        dry_run: bool = False,
     ) -> None:
         from .answers import Answers  # brings WebOb, whose import costs more than all of ours
 
@@ -89,28 +122,54 @@ class BusyGuard:
             seconds("client_timeout", client_timeout)
         if monitor is not None and not isinstance(monitor, Monitor):
             raise TypeError(f"monitor must be a Monitor, not {monitor!r}: Monitor(adapter) is one")
-        self._ready = known_policy(ready)
+        if monitor is not None and board is not None:
+            raise ValueError(
+                "give monitor or board, not both: Monitor(Poster(board, adapter)) is a monitor"
+                " whose adapter posts"
+            )
         self._patience = seconds("patience", patience)
-        self._checks = Checks(flag("check_root", check_root), ready_paths, live_paths)
+        self._checks = Checks(flag("check_root", check_root), ready_paths, live_paths, ready)
         self._answers = Answers(refusal=refusal, retry_after=retry_after, expose_load=expose_load)
         timeout = CLIENT_TIMEOUT if client_timeout is None else client_timeout
+        trusts = flag("trust_queue_header", trust_queue_header)
+        told = reader(timeout, client_timeout_header, trusts, time.time)
+        self.dry_run = DryRun() if flag("dry_run", dry_run) else None
+        adapter: Adapter
         if slots is not None:
             if monitor is not None:
                 raise ValueError(
                     "give slots or monitor, not both: with slots the guard is the queue"
                 )
-            gate = Gate(slots, max_queue, max_wait, client_timeout=client_timeout)
-            self.monitor = Monitor(gate)
-            app = holding(app, gate, self.monitor, self._answers.refused, timeout)
+            adapter = gate = Gate(slots, max_queue, max_wait, client_timeout=client_timeout)
+            room_to_start_with(gate.limits)
+            if self.dry_run is None:
+                self.monitor = self._on_board(board, gate)
+                app = holding(app, gate, self.monitor, self._answers.refused, timeout, told)
+            else:
+                shadow = Shadow(gate, self.dry_run, time.monotonic)
+                self.monitor = self._on_board(board, shadow)
+                app = rehearsing(app, shadow, self.monitor, timeout, told)
         elif max_queue is not None or max_wait is not None:
             raise ValueError("max_queue and max_wait need slots: without them nothing queues here")
         else:
-            self.monitor = Monitor(FrameAdapter(app)) if monitor is None else monitor
-            if client_timeout is not None:
-                app = stamping(app, self.monitor, timeout)
+            adapter = FrameAdapter(app)
+            self.monitor = monitor or self._on_board(board, adapter)
+            if client_timeout is not None or told is not None:
+                app = stamping(app, self.monitor, timeout, told)
+        if expose_load:
+            from .orca import reporting
+
+            app = reporting(app, self.monitor)
+        self._judge = self.monitor.judged if self.dry_run is None else self._rehearsed
         self._become(self._passing(app))
-        if slots is None and monitor is None:
-            self._become(self._introduced(self.__call__))
+        if monitor is None:
+            again = self._unmet
+            self._meeting = Meeting(self.monitor, adapter, self._counting, again)
+            again()
+        if board is not None:
+            self._unheard_of()
+        if push:
+            self._begin_to_push(push)
         if on_busy is not None:
             self.monitor.on_busy(on_busy)
         if on_free is not None:
@@ -129,46 +188,95 @@ class BusyGuard:
 
         def pass_on(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
             try:
-                suspect = environ["PATH_INFO"] in suspects
+                path = environ["PATH_INFO"]
             except KeyError:  # it may be left out where it is empty (PEP 3333)
-                suspect = True
-            if suspect:
-                answered = answer(environ)
+                path = ""
+            if path in suspects:
+                answered = answer(environ, path)
                 if answered is not None:
                     return answered(environ, start_response)
             return app(environ, start_response)
 
         return pass_on
 
-    def _introduced(self, passing: WSGIApplication) -> WSGIApplication:
-        """Return a function for the first request, which says what the guard cannot know here."""
-        once = threading.Lock()  # of several first requests at once, one gets it; never released
+    def _on_board(self, board: Board | str | os.PathLike[str] | None, adapter: Adapter) -> Monitor:
+        """Return the monitor of ``adapter``, or of the board that it is posted on."""
+        if board is None:
+            return Monitor(adapter)
+        poster = Forking(board, adapter, self._unheard_of)
+        monitor = Monitor(poster)
+        poster.begin(lambda: monitor.draining)
+        if isinstance(adapter, (Gate, Shadow)):
+            adapter.subscribe(monitor.refresh)
+        return monitor
+
+    def _unmet(self) -> None:
+        """Have the next call find out which server this is."""
+        passing, meet = self.__call__, self._meeting.meet
 
         def first(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+            meet(environ)
             self._become(passing)
-            # With a monitor in there, another guard stands in front, and knows.
-            if once.acquire(blocking=False) and MONITOR not in environ:
-                logger.warning(
-                    "the queue of this server (%s) is not known, so every check says free;"
-                    " BusyGuard(app, slots=N) makes the guard the queue, for a server started with"
-                    " at least N + 4 * N + 2 threads",
-                    environ.get("SERVER_SOFTWARE", "unnamed"),
-                )
             return passing(environ, start_response)
 
-        return first
+        self._become(first)
 
-    def _answer(self, environ: WSGIEnvironment) -> WSGIApplication | None:
+    def _begin_to_push(self, push: Iterable[str] | str) -> None:
+        """Have the next call begin to push: it comes to a process that serves."""
+        from .haproxy import Push
+
+        if self.dry_run is not None:
+            raise ValueError("give push or dry_run, not both: a dry run tells balancers nothing")
+        self._push = Push(self.monitor, push)
+        passing = self.__call__
+
+        def first(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+            self._push.start()
+            self._become(passing)
+            return passing(environ, start_response)
+
+        self._become(first)
+
+    def _unheard_of(self) -> None:
+        """Have the next call tell the board that this process serves."""
+        passing = self.__call__
+
+        def first(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+            poster: Any = self.monitor.adapter
+            poster.call()
+            self._become(passing)
+            return passing(environ, start_response)
+
+        self._become(first)
+
+    def _answer(self, environ: WSGIEnvironment, path: str) -> WSGIApplication | None:
         """Return the answer if the request is a check."""
         ask = self._checks.asked(
             environ["REQUEST_METHOD"],
-            environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""),
+            environ.get("SCRIPT_NAME", "") + path,
             environ.get("QUERY_STRING", ""),
             environ,
         )
         if ask is None:
             return None
-        return self._answers.to(ask, environ.get("HTTP_ACCEPT"), self._check)
+        return self._answers.to(ask, environ.get("HTTP_ACCEPT"), self._judge, self._patience)
 
-    def _check(self, ask: Ask) -> Verdict:
-        return self.monitor.check(ask.ready or self._ready, self._patience)
+    def _rehearsed(self, ready: str, patience: float) -> tuple[str, bool, Load]:
+        assert self.dry_run is not None
+        return self.dry_run.judged(self.monitor.check(ready, patience))
+
+    def _counting(self) -> Sized:
+        """Count the checks from now on that are being answered; return one thing for each."""
+        asking: list[None] = []
+
+        judge = self._judge
+
+        def counted(ready: str, patience: float) -> tuple[str, bool, Load]:
+            asking.append(None)
+            try:
+                return judge(ready, patience)
+            finally:
+                asking.pop()
+
+        self._judge = counted
+        return asking

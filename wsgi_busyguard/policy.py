@@ -10,7 +10,7 @@ import enum
 import math
 from typing import NamedTuple
 
-from .load import FREE, Load, State
+from .load import FREE, Load, State, delay
 
 #: Seconds after which a client is taken to give up, unless the operator says.
 CLIENT_TIMEOUT = 5.0
@@ -22,12 +22,14 @@ PATIENCE = 2.0
 EXACT, DAMPED, ALWAYS = READY_POLICIES = ("exact", "damped", "always")
 
 DRAINING = "draining"
+ABSENT = "absent"
 
 
 class Verdict(NamedTuple):
     """What a check is told.
 
-    :param word: ``"free"``, ``"busy"`` or ``"draining"``: how things are.
+    :param word: ``"free"``, ``"busy"`` or ``"draining"``: how things are; ``"absent"`` where
+        nobody is there to serve.
     :param ready: whether new requests should come here: what the policy makes of it.
     :param load: the load it was judged by.
     """
@@ -58,12 +60,12 @@ def is_ready(ready: str, state: State, load: Load, patience: float, was_ready: b
     ``exact`` follows the state. ``damped`` turns away only while busy and with a delay of at least
     ``patience``, and comes back below half of it. ``always`` is always ready.
     """
-    if state is FREE or ready == ALWAYS:
+    if state is FREE:
         return True
-    delay = load.delay
-    if ready == EXACT or delay is None:
-        return False
-    return delay < (patience if was_ready else patience / 2)
+    if ready != DAMPED:
+        return ready == ALWAYS
+    expected = delay(load)
+    return expected is not None and expected < (patience if was_ready else patience / 2)
 
 
 class Limits(NamedTuple):

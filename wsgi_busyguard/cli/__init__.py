@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from .. import __version__
-from . import demo, serve
+from . import agent, check, demo, haproxy, serve, top
 from .mistake import Mistake
 
 if TYPE_CHECKING:
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "serve": (serve, "serve a WSGI app behind the guard"),
+    "agent": (agent, "answer checks for all processes on a board, from a process of its own"),
+    "top": (top, "how hosts are, live in the terminal"),
+    "check": (check, "ask a server for its state; the exit code is for scripts and HEALTHCHECK"),
+    "haproxy": (haproxy, "the configuration of HAProxy that measured best; mistakes in yours"),
     "demo": (demo, "the story of 2013 on this machine: as it was, its remedy, and the guard"),
 }
 

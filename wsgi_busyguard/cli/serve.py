@@ -1,4 +1,4 @@
-"""``busyguard serve``: a WSGI app behind the guard, on an embedded server or on Twisted."""
+"""``busyguard serve``: a WSGI app behind the guard, on an embedded server or a well-known one."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import importlib
 import os
 import signal
 import sys
-import threading
-import time
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ..checkport import AgentPort, CheckPort, address, bound
-from ..middleware import BusyGuard
+from ..board import BoardFull
+from ..checkport import AgentPort, CheckPort, address, introduce
+from ..haproxy import Push
+from ..haproxy.runtime import targets
 from ..policy import (
     CLIENT_TIMEOUT,
     DAMPED,
@@ -23,7 +23,10 @@ from ..policy import (
     seconds,
     whole,
 )
+from .gunicorns import serve_gunicorn
 from .mistake import Mistake
+from .waitresses import serve_waitress
+from .werkzeugs import serve_werkzeug
 
 if TYPE_CHECKING:
     import argparse
@@ -72,8 +75,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--ready", choices=READY_POLICIES, default=DAMPED, help=policy)
     bears = "seconds of delay that damped bears (%(default)s)"
     add("--patience", type=float, default=PATIENCE, metavar="S", help=bears)
+    add("--board", metavar="FILE", help="where the load is posted, for busyguard agent and others")
+    add_push(add)
+    exposed = "tell the load in each answer (endpoint-load-metrics), and in those to checks"
+    add("--expose-load", action="store_true", help=exposed)
     grace = "seconds to finish at SIGTERM (%(default)s)"
     add("--grace", type=float, default=30.0, metavar="S", help=grace)
+
+
+def add_push(add: Callable[..., object]) -> None:
+    """Declare ``--push``."""
+    add(
+        "--push",
+        action="append",
+        default=[],
+        metavar="TARGET",
+        help="a HAProxy to tell of each change, as unix:PATH#BACKEND/SERVER or"
+        " tcp:HOST:PORT#BACKEND/SERVER; once for each",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -94,6 +113,8 @@ def examine(options: Mapping[str, Any]) -> None:
     for name in ("check", "agent"):
         if options[name] is not None:
             address(options[name])
+    if options.get("push"):
+        targets(options["push"])
 
 
 @contextmanager
@@ -101,7 +122,7 @@ def said_in_one_line() -> Iterator[None]:
     """Turn what arguments can be blamed for into a mistake."""
     try:
         yield
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, BoardFull) as error:
         raise Mistake(str(error)) from error
 
 
@@ -130,54 +151,6 @@ def import_app(spec: str) -> WSGIApplication:
     return found  # type: ignore[no-any-return]
 
 
-def serve_werkzeug(app: WSGIApplication, arguments: argparse.Namespace) -> int:
-    """Serve with Werkzeug's threaded server: a thread a connection, and the guard as the queue."""
-    from werkzeug.serving import WSGIRequestHandler, make_server
-
-    answering: set[WSGIRequestHandler] = set()
-
-    class Handler(WSGIRequestHandler):
-        timeout = 60
-
-        def run_wsgi(self) -> None:
-            """Answer a request, to the last byte."""
-            answering.add(self)
-            try:
-                super().run_wsgi()
-            finally:
-                answering.discard(self)
-
-        def log(self, type: str, message: str, *args: Any) -> None:
-            """Write nothing: a line a request is what an overloaded server needs least."""
-
-    guard = BusyGuard(app, slots=arguments.threads, **_guarding(arguments))
-    with ExitStack() as stack:
-        with opening(arguments.listen):
-            listener = stack.enter_context(bound(arguments.listen))
-        host, port = listener.getsockname()[:2]
-        server = make_server(
-            host, port, guard, threaded=True, request_handler=Handler, fd=listener.fileno()
-        )
-        stack.callback(server.server_close)
-        where = _start_ports(guard.monitor, arguments, stack)
-        told = threading.Event()
-
-        def stop_when_told() -> None:
-            told.wait()
-            _drain(guard.monitor, answering, arguments.grace)
-            server.shutdown()
-
-        def stop(*_: object) -> None:
-            leave_at_next_signal()
-            told.set()
-
-        threading.Thread(target=stop_when_told, daemon=True).start()
-        _at_signals(stop)
-        _say(arguments, host, port, where)
-        server.serve_forever()
-    return 0
-
-
 def serve_twisted(app: WSGIApplication, arguments: argparse.Namespace) -> int:
     """Serve with Twisted: the guard stands in front of the reactor's thread pool."""
     try:
@@ -191,7 +164,9 @@ def serve_twisted(app: WSGIApplication, arguments: argparse.Namespace) -> int:
     _log_warnings()
     with ExitStack() as stack:
         host, port = address(arguments.listen)
-        site = guarded_site(app, arguments.threads, grace=arguments.grace, **_guarding(arguments))
+        with said_in_one_line():
+            options = _guarding(arguments)
+            site = guarded_site(app, arguments.threads, grace=arguments.grace, **options)
         site.quiet = True
         try:
             listening = reactor.listenTCP(port, site, interface=host, backlog=1024)
@@ -218,11 +193,16 @@ def _log_warnings() -> None:
     known.globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
 
 
-SERVERS = {"werkzeug": serve_werkzeug, "twisted": serve_twisted}
+SERVERS = {
+    "werkzeug": serve_werkzeug,
+    "twisted": serve_twisted,
+    "gunicorn": serve_gunicorn,
+    "waitress": serve_waitress,
+}
 
 
 def _guarding(arguments: argparse.Namespace) -> dict[str, Any]:
-    names = ("max_queue", "max_wait", "client_timeout", "ready", "patience")
+    names = ("max_queue", "max_wait", "client_timeout", "ready", "patience", "board", "expose_load")
     return {name: getattr(arguments, name) for name in names}
 
 
@@ -252,9 +232,12 @@ def _start_ports(
     if arguments.agent is not None:
         with opening(arguments.agent):
             ports["agent at tcp"] = AgentPort(monitor, arguments.agent)
+    introduce(ports.values())
     for started in ports.values():
         started.start()
         stack.callback(started.stop)
+    if arguments.push:
+        stack.callback(Push(monitor, arguments.push).start().stop)
     return {what: started.address for what, started in ports.items()}
 
 
@@ -266,20 +249,6 @@ def _at_signals(handler: Callable[..., object]) -> None:
 def leave_at_next_signal() -> None:
     """Have the next SIGTERM or Ctrl-C end the process at once. In the main thread."""
     _at_signals(lambda *_: os._exit(1))
-
-
-def _drain(monitor: Monitor, answering: set[Any], grace: float) -> None:
-    """Refuse new requests and wait until those inside are answered, or ``grace`` is over."""
-    gate: Any = monitor.adapter
-    monitor.drain()
-    gate.drain()
-    until = time.monotonic() + grace
-    while not gate.empty and time.monotonic() < until:
-        time.sleep(0.05)
-    # A slot may be left before the last byte is written. Whoever comes now is refused.
-    last = set(answering)
-    while last & answering and time.monotonic() < until:
-        time.sleep(0.05)
 
 
 def _say(

@@ -12,7 +12,7 @@ from twisted.python import reflect, usage
 
 from ..adapters.twisted import guarded_site
 from ..adapters.twisted.site import GRACE
-from ..checkport import AgentPort, CheckPort
+from ..checkport import AgentPort, CheckPort, introduce
 from .serve import examine, leave_at_next_signal
 
 if TYPE_CHECKING:
@@ -38,7 +38,13 @@ class Options(usage.Options):
         ["client-timeout", None, 5.0, "Seconds after which clients give up.", float],
         ["ready", None, "damped", "What ready checks follow: exact, damped or always."],
         ["patience", None, 2.0, "Seconds of delay that damped bears.", float],
+        ["board", None, None, "File where the load is posted, for busyguard agent and others."],
+        ["push", None, "", "HAProxies to tell of each change: unix:PATH#BACKEND/SERVER,..."],
         ["grace", None, GRACE, "Seconds for running requests to finish at SIGTERM.", float],
+    ]
+
+    optFlags = [  # noqa: RUF012
+        ["expose-load", None, "Tell the load in each answer, and in those to checks."],
     ]
 
     def postOptions(self) -> None:
@@ -61,16 +67,19 @@ class Options(usage.Options):
 
 def makeService(options: Options) -> Draining:
     """Return the service: the site, and the two ports where they are asked for."""
-    names = ("max_queue", "max_wait", "client_timeout", "ready", "patience")
+    names = ("max_queue", "max_wait", "client_timeout", "ready", "patience", "board", "push")
     chosen = {name: options[name.replace("_", "-")] for name in names}
-    site = guarded_site(options["app"], options["threads"], grace=options["grace"], **chosen)
+    chosen["expose_load"] = bool(options["expose-load"])
+    with _told_in_one_line():
+        site = guarded_site(options["app"], options["threads"], grace=options["grace"], **chosen)
     parent = Draining(site, options["grace"])
     monitor = site.guard.monitor
     policy = chosen["ready"], chosen["patience"]
+    made: list[CheckPort | AgentPort] = []
     if options["check"] is not None:
-        _attach(parent, lambda: CheckPort(monitor, options["check"], *policy))
+        _attach(parent, lambda: CheckPort(monitor, options["check"], *policy), made)
     if options["agent"] is not None:
-        _attach(parent, lambda: AgentPort(monitor, options["agent"]))
+        _attach(parent, lambda: AgentPort(monitor, options["agent"]), made)
     factory: Any = site
     web = strports.service(_with_backlog(options["listen"]), factory)
     web.setServiceParent(parent)
@@ -106,14 +115,20 @@ class Draining(service.MultiService):
 class Port(service.Service):
     """A port of ours as a service: made when it starts, for twistd forks before that."""
 
-    def __init__(self, make: Callable[[], CheckPort | AgentPort]) -> None:
+    def __init__(
+        self, make: Callable[[], CheckPort | AgentPort], beside: list[CheckPort | AgentPort]
+    ) -> None:
         self._make = make
+        self._beside = beside  # those that were made before
         self._port: CheckPort | AgentPort | None = None
 
     def startService(self) -> None:
         """Listen."""
         super().startService()
-        self._port = self._make().start()
+        self._port = self._make()
+        self._beside.append(self._port)
+        introduce(self._beside)
+        self._port.start()
 
     def stopService(self) -> None:
         """Stop listening."""
@@ -124,15 +139,19 @@ class Port(service.Service):
 
 @contextmanager
 def _told_in_one_line() -> Iterator[None]:
-    """End with one line if it cannot listen; Twisted's runner would print a traceback."""
+    """End with one line if it cannot listen or post; Twisted's runner prints a traceback."""
     try:
         yield
-    except (CannotListenError, OSError) as error:
+    except (CannotListenError, OSError, ValueError) as error:
         raise SystemExit(f"busyguard: {error}") from None
 
 
-def _attach(parent: Draining, make: Callable[[], CheckPort | AgentPort]) -> None:
-    Port(make).setServiceParent(parent)
+def _attach(
+    parent: Draining,
+    make: Callable[[], CheckPort | AgentPort],
+    beside: list[CheckPort | AgentPort],
+) -> None:
+    Port(make, beside).setServiceParent(parent)
 
 
 def _with_backlog(endpoint: str) -> str:

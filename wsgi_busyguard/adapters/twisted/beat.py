@@ -10,6 +10,7 @@ from ...load import LAG_FREE, Load
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ...counts import Counts
     from ...gate import Gate
 
 INTERVAL = 0.25
@@ -71,6 +72,10 @@ class LateGate:
         """Return the gate's load with the reactor's lag."""
         load, lag = self._gate.read(), self._beat.lag
         return load if lag < LAG_FREE else load._replace(lag=lag)
+
+    def counts(self) -> Counts:
+        """Return what the gate has counted."""
+        return self._gate.counts()
 
     def subscribe(self, changed: Callable[[], object]) -> None:
         """Have ``changed`` called when the gate's state may have changed."""

@@ -6,6 +6,7 @@ Everything in ``render()`` runs in the reactor thread, before a pool thread is a
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
@@ -15,21 +16,35 @@ from twisted.web.wsgi import WSGIResource
 from zope.interface import implementer
 
 from ...answers import Answers
+from ...arrival import age
 from ...checks import Ask, Checks
+from ...deadlines import timed
 from ...environ import stamp
 from ...gate import Gate, Slot, Ticket
+from ...haproxy import Push
 from ...monitor import Monitor
-from ...policy import CLIENT_TIMEOUT, DAMPED, PATIENCE, Reason, Verdict, known_policy, seconds
+from ...orca import Reporter
+from ...policy import (
+    CLIENT_TIMEOUT,
+    DAMPED,
+    PATIENCE,
+    Reason,
+    flag,
+    seconds,
+)
+from ...posting import Member
 from .beat import Beat, LateGate
 from .send import headers_of, send
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Iterable
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
     from twisted.python.threadpool import ThreadPool
     from twisted.web.server import Request
 
+    from ...board import Board
     from ...monitor import Listener
 
 logger = logging.getLogger("wsgi_busyguard")
@@ -41,7 +56,8 @@ class GuardedWSGIResource:
 
     Takes what :class:`twisted.web.wsgi.WSGIResource` takes, and stands in the same place. The pool
     should be for this app alone: as many requests are let in as it may have threads. The keyword
-    arguments are those of :class:`wsgi_busyguard.BusyGuard`.
+    arguments are those of :class:`wsgi_busyguard.BusyGuard`. With a ``board`` it posts there from
+    the moment at which the reactor runs, at the reactor's own beat.
 
     :ivar monitor: the :class:`~wsgi_busyguard.Monitor`; its listeners run in the reactor thread.
     :ivar gate: the :class:`~wsgi_busyguard.Gate`.
@@ -68,6 +84,9 @@ class GuardedWSGIResource:
         retry_after: int = 1,
         client_timeout: float | None = None,
         expose_load: bool = False,
+        board: Board | str | os.PathLike[str] | None = None,
+        push: Iterable[str] | str = (),
+        trust_queue_header: bool = False,
     ) -> None:
         if not callable(application):
             raise TypeError(f"application must be a WSGI app, not {application!r}")
@@ -76,9 +95,9 @@ class GuardedWSGIResource:
         if client_timeout is None:
             client_timeout = CLIENT_TIMEOUT
         self._client_timeout = seconds("client_timeout", client_timeout)
-        self._ready = known_policy(ready)
+        self._trusts = flag("trust_queue_header", trust_queue_header)
         self._patience = seconds("patience", patience)
-        self._checks = Checks(check_root, ready_paths, live_paths)
+        self._checks = Checks(check_root, ready_paths, live_paths, ready)
         self._answers = Answers(refusal=refusal, retry_after=retry_after, expose_load=expose_load)
         self._plainly = self._answers if refusal is None else Answers(retry_after=retry_after)
         self._speechless = False  # the last attempt to refuse with the refusal app failed
@@ -88,21 +107,37 @@ class GuardedWSGIResource:
         self._application = application
         self.gate = Gate(threadpool.max, max_queue, max_wait, client_timeout=client_timeout)
         self._beat = Beat(reactor, self._every_beat)
+        adapter: LateGate | Member = LateGate(self.gate, self._beat)
+        self._member: Member | None = None
+        if board is not None:
+            self._member = adapter = Member(board, adapter, loop=True)
         self.monitor = Monitor(
-            LateGate(self.gate, self._beat),
+            adapter,
             on_busy=on_busy,
             on_free=on_free,
             deliver=reactor.callFromThread,
         )
+        self._reported: Callable[[WSGIApplication], WSGIApplication] = _as_it_is
+        if expose_load:
+            self._reported = Reporter(self.monitor).around
+            self._application = self._reported(application)
         # Not before the reactor runs: twistd forks before that, and a beat would be late at once.
         reactor.callWhenRunning(self._beat.start)
+        if push:
+            pushing = Push(self.monitor, push)
+            reactor.callWhenRunning(pushing.start)
+            reactor.addSystemEventTrigger("after", "shutdown", pushing.stop)
+        if self._member is not None:
+            self.gate.subscribe(self.monitor.refresh)
+            reactor.callWhenRunning(self._member.enter)
+            reactor.addSystemEventTrigger("after", "shutdown", self._member.leave)
 
     def render(self, request: Request) -> Any:
         """Answer a check, refuse, or let the request in. In the reactor thread."""
         ask = self._asked(request)
         if ask is not None:
             accept = request.getHeader("accept")
-            send(request, self._answers.to(ask, accept, self._check))
+            send(request, self._answers.to(ask, accept, self.monitor.check, self._patience))
         else:
             visit = Visit(self, request)
             WSGIResource(self._reactor, visit, visit.application).render(request)
@@ -115,6 +150,8 @@ class GuardedWSGIResource:
         """
         self.monitor.drain()
         self.gate.drain()
+        if self._member is not None:
+            self._member.go()
         done: Deferred[None] = Deferred()
         until = self._reactor.seconds() + grace
 
@@ -133,7 +170,7 @@ class GuardedWSGIResource:
         """Answer 503 in place of the app. In the reactor thread."""
         last = reason is Reason.DRAINING
         try:
-            send(request, self._answers.refused(reason), last)
+            send(request, self._reported(self._answers.refused(reason)), last)
             self._speechless = False
         except Exception:  # a refusal app; what is told in the beat has nobody to catch it
             if not self._speechless:
@@ -158,11 +195,14 @@ class GuardedWSGIResource:
             request.method.decode("latin-1"), path, query, dict(headers_of(request))
         )
 
-    def _check(self, ask: Ask) -> Verdict:
-        return self.monitor.check(ask.ready or self._ready, self._patience)
+    def _ago(self, request: Request) -> float:
+        """Return how long the request has waited in the proxy, if that is trusted."""
+        return age(dict(headers_of(request)), time.time()) if self._trusts else 0.0
 
     def _every_beat(self) -> None:
         self.gate.expire()
+        if self._member is not None:
+            self._member.beat()
         self.monitor.refresh()  # the lag may have changed the state, which nobody else notices
 
     def _submit(self, run: Callable[[Slot], object], slot: Slot) -> bool:
@@ -176,7 +216,7 @@ class GuardedWSGIResource:
                 self._threadless = True
                 logger.exception("no thread for a request; refusing until there is one")
             # By way of the reactor: leaving here would wake the next one here, and so on down.
-            self._reactor.callFromThread(self.gate.leave, slot)
+            self._reactor.callFromThread(self.gate.forfeit, slot, Reason.QUEUE_FULL)
             return False
         self._threadless = False
         return True
@@ -192,7 +232,7 @@ class Visit:
         self._guard = guard
         self._request = request
         self._gone = False
-        self._ticket = Ticket(self._woken)
+        self._ticket = Ticket(self._woken, guard._ago(request))
         self._waited = self._began = 0.0
         self._run: Callable[[], object] = _nothing
 
@@ -214,8 +254,9 @@ class Visit:
     ) -> Iterable[bytes]:
         """Run the app with the guard's stamps in its environ."""
         guard = self._guard
-        stamp(environ, guard.monitor, self._waited, self._began + guard._client_timeout)
-        return guard._application(environ, start_response)
+        until = self._began + guard._client_timeout
+        stamp(environ, guard.monitor, self._waited, until)
+        return timed(guard._application(environ, start_response), until)
 
     def _woken(self, ticket: Ticket) -> None:
         """Go on, in any thread, when one who waited got a slot or is refused."""
@@ -251,6 +292,10 @@ class Visit:
         self._let_go()
         if not self._gone:
             self._guard.refuse(self._request, reason)
+
+
+def _as_it_is(app: WSGIApplication) -> WSGIApplication:
+    return app
 
 
 def _nothing(*_: object) -> None:

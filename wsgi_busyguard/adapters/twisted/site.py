@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from twisted.python.threadpool import ThreadPool
 from twisted.web.server import Request, Site
 
 from ...policy import seconds, whole
+from .ending import LastCall
 from .resource import GuardedWSGIResource
 
 if TYPE_CHECKING:
@@ -34,15 +36,29 @@ class GuardedSite(Site):
         super().__init__(resource, **options)  # type: ignore[no-untyped-call]
         #: What requests came by; those with answers still to be sent are among them.
         self.transports: weakref.WeakSet[Any] = weakref.WeakSet()
+        #: What requests are on their way by that have not come whole.
+        self.asking: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._opened_by = os.getpid()
+
+    def startFactory(self) -> None:
+        """Take note of the process, for twistd has forked since this was made."""
+        super().startFactory()
+        self._opened_by = os.getpid()
 
     def drain(self, grace: float) -> Deferred[None]:
-        """Drain the guard, then close the connections when all that was written is sent.
+        """Drain the guard, stop listening, and close the connections when all is sent.
 
-        Returns a Deferred that fires when that is done, or after ``grace`` seconds.
+        Who has connected by then gets an answer still, if he asks within half a second. Returns a
+        Deferred that fires when all that is done, or after ``grace`` seconds.
         """
         clock: Any = self.reactor
         until = clock.seconds() + grace
-        return self.guard.drain(grace).addCallback(lambda _: self._sent(clock, until))
+        last_call = LastCall(clock, self, self._may_ask, self._opened_by)
+        drained = self.guard.drain(grace).addCallback(lambda _: last_call.make(until))
+        return drained.addCallback(lambda _: self._sent(clock, until))
+
+    def _may_ask(self, transport: Any) -> bool:
+        return transport in self.asking or transport not in self.transports
 
     def _sent(self, clock: Any, until: float) -> Deferred[None]:
         # Twisted takes a whole body into memory, so a thread is done with it long before a slow
@@ -71,12 +87,17 @@ class GuardedSite(Site):
 class GuardedRequest(Request):
     """A request that its site knows of, and that lets ``OPTIONS *`` through, as ``OPTIONS /``."""
 
+    def __init__(self, channel: Any, *args: Any, **options: Any) -> None:
+        super().__init__(channel, *args, **options)  # type: ignore[no-untyped-call]
+        channel.site.asking.add(self.transport)
+
     def process(self) -> None:
         """Process the request; Twisted itself would answer ``OPTIONS *`` with 200, always."""
         if self.path == b"*" and self.method == b"OPTIONS":
             self.path = self.uri = b"/"
         channel: Any = self.channel
         channel.site.transports.add(self.transport)
+        channel.site.asking.discard(self.transport)
         super().process()  # type: ignore[no-untyped-call]
 
 
@@ -102,7 +123,7 @@ def guarded_site(
     :param grace: seconds that running requests get to finish when the process is told to stop.
     :param reactor: the global one if not given.
     :param options: see :class:`GuardedWSGIResource`: ``max_queue``, ``max_wait``,
-        ``client_timeout``, ``ready`` and so on.
+        ``client_timeout``, ``ready``, ``board``, ``push`` and so on.
     :raises ValueError, TypeError: for arguments that cannot be meant.
 
     On SIGTERM checks say draining at once, new requests are refused, and the process goes when

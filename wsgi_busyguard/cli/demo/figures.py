@@ -84,6 +84,7 @@ class Record:
     queues: list[Queue] = field(default_factory=list)
     balances: list[Balance] = field(default_factory=list)
     pages: dict[str, int] = field(default_factory=dict)  # rendered, by whom for
+    spent_on_nobody: float = 0.0  # seconds of threads, in calls for visitors who had left
     times_down: int = 0  # servers taken out, counted by each balancer
 
     def goodput(self, start: float, end: float) -> float:
@@ -120,6 +121,7 @@ class Summary(NamedTuple):
     p99_after: float | None
     pages_for_checks: int
     pages_for_nobody: int
+    calls_for_nobody: float
     longest_queue: int
     slowest_check: float
     checks_unanswered: int
@@ -145,6 +147,7 @@ def summary(record: Record) -> Summary:
         pages_for_checks=record.pages.get("checks", 0),
         # A page that is under way when the act ends may have come but not been counted.
         pages_for_nobody=max(0, record.pages.get("people", 0) - len(came)),
+        calls_for_nobody=record.spent_on_nobody,
         longest_queue=max((queue.queued for queue in record.queues), default=0),
         slowest_check=max((check.took for check in record.checks), default=0.0),
         checks_unanswered=sum(not check.answered for check in record.checks),

@@ -65,6 +65,7 @@ async def _ask(port: int, check: Check, begun: float) -> None:
 async def watch_queue(child: Child, number: int, begun: float, record: Record) -> None:
     """Write down what a server says of itself until cancelled."""
     before: dict[str, int] = {}
+    spent_before = 0.0
     async for line in child.lines():
         pages: dict[str, int] = line["pages"]
         if line["at"] >= begun:
@@ -72,7 +73,8 @@ async def watch_queue(child: Child, number: int, begun: float, record: Record) -
             for who, count in pages.items():
                 more = count - before.get(who, 0)
                 record.pages[who] = record.pages.get(who, 0) + more
-        before = pages
+            record.spent_on_nobody += line["spent"] - spent_before
+        before, spent_before = pages, line["spent"]
 
 
 async def watch_balancers(balancers: Sequence[Balancer], begun: float, record: Record) -> None:

@@ -43,6 +43,8 @@ def small_print(patience: float, possible: float) -> str:
         f"{WELL:.0%} again: from when on {WELL:.0%} of those who arrive in the next {WINDOW:.0f} s"
         f" get it, and {WELL:.0%} of all who arrive later\n"
         f"p99: of the pages that came, 99 of 100 within that time\n"
+        f"calls for people who left: seconds that threads waited for the outside service after"
+        f" their visitor had left\n"
         f"servers taken out: each time by one of the balancers"
     )
 
@@ -124,6 +126,7 @@ ROWS: Rows = {
     "p99 of the pages after": lambda _, figures: _seconds(figures.p99_after),
     "pages for health checks": lambda _, figures: str(figures.pages_for_checks),
     "pages for people who left": lambda _, figures: str(figures.pages_for_nobody),
+    "calls for people who left": lambda _, figures: f"{figures.calls_for_nobody:.0f} s",
     "longest queue in a server": lambda _, figures: str(figures.longest_queue),
     "slowest health check": _slowest_check,
     "servers taken out": lambda _, figures: str(figures.times_down),

@@ -17,7 +17,7 @@ from twisted.web.server import Request, Site
 from twisted.web.wsgi import WSGIResource
 
 from ...adapters.twisted import BusyThreadPool, TwistedAdapter, guarded_site
-from ...checkport import AgentPort, CheckPort
+from ...checkport import AgentPort, CheckPort, introduce
 from . import site
 from .child import obey, say
 
@@ -82,6 +82,7 @@ def act_three(app: WSGIApplication, threads: int, client_timeout: float) -> Serv
     guarded = guarded_site(app, threads=threads, client_timeout=client_timeout)
     monitor: Monitor = guarded.guard.monitor
     check, agent = CheckPort(monitor, "127.0.0.1:0"), AgentPort(monitor, "127.0.0.1:0")
+    introduce([check, agent])
     check.start()
     agent.start()
     ports = {"check": check.address[1], "agent": agent.address[1]}
@@ -99,7 +100,7 @@ def main() -> None:
     parser.add_argument("--client-timeout", type=float, required=True)
     parser.add_argument("--outside", type=int, required=True)
     options = parser.parse_args()
-    app = site.build(options.outside)
+    app = site.build(options.outside, options.client_timeout, options.act == "three")
     server = ACTS[options.act](app, options.threads, options.client_timeout)
     port = reactor.listenTCP(0, server.site, 1024, "127.0.0.1")
     obey(lambda line: None)
@@ -117,7 +118,8 @@ def _report(read: Callable[[], Load | None]) -> None:
         now = time.monotonic()
         longest = max(longest, load.queued if load else 0)
         if now - told >= SAY:
-            say(at=now, queued=longest, active=load.active if load else 0, pages=site.rendered)
+            active, spent = load.active if load else 0, site.spent_on_nobody
+            say(at=now, queued=longest, active=active, pages=site.rendered, spent=spent)
             longest, told = 0, now
         time.sleep(SAMPLE)
 

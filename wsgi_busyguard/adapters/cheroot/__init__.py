@@ -1,0 +1,8 @@
+"""cheroot: a guard in front of its threads, and an adapter for a server that you have already."""
+
+from __future__ import annotations
+
+from .reader import CherootAdapter
+from .server import GuardedServer, guarded_server
+
+__all__ = ["CherootAdapter", "GuardedServer", "guarded_server"]

@@ -1,0 +1,249 @@
+"""What stands between cheroot's connections and its threads: answers, refuses, or lets in.
+
+cheroot's loop, and a thread that has served, hand over each connection with something to read.
+Neither may block, so whatever is said here is said by other threads.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ...head import Head, read_head
+from ...policy import Reason
+from ..front import Front, Visit
+from ..wire import MOST, gone, peeked, said, sent
+from .desk import Desk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from _typeshed.wsgi import WSGIApplication
+
+    from ...checks import Ask
+
+logger = logging.getLogger("wsgi_busyguard")
+
+
+class CherootFront(Front):
+    """The guard in front of a cheroot server's threads."""
+
+    def __init__(self, threads: int, **options: Any) -> None:
+        super().__init__(threads, **options)
+        # One thread each: a refusal app that is slow, or a flood of those who are refused, must
+        # not hold up the checks.
+        self._checking = Desk("busyguard-checks")
+        self._refusing = Desk("busyguard-refusals")
+        self._failing = False
+        self.stopped = threading.Event()
+        self.asking: dict[Any, None] = {}  # connections whose request is still to be answered
+        self.server: Any = None
+        self.hand: Callable[[Any], object]
+
+    def start(self) -> None:
+        """Begin to look after those who wait, and to answer."""
+        super().start()
+        self._checking.start()
+        self._refusing.start()
+
+    def stop(self) -> None:
+        """Stop that."""
+        super().stop()
+        self._checking.stop()
+        self._refusing.stop()
+
+    def meet(self, conn: Any) -> None:
+        """Answer a connection if it asks for a check, wait for its head, refuse it or let it in."""
+        self.asking[conn] = None
+        try:
+            self._judge(conn)
+        except Exception:  # guarding must never be the outage
+            if not self._failing:
+                self._failing = True
+                logger.exception("could not judge a request; served without the guard")
+            self.hand(conn)
+
+    def flushed(self) -> bool:
+        """Return whether all that was answered has been read."""
+        return self._checking.empty and self._refusing.empty
+
+    def awaited(self) -> bool:
+        """Return whether somebody has connected, or begun to ask, and has no answer."""
+        return bool(self.asking)
+
+    def listeners(self) -> list[Any]:
+        """Return the socket at which cheroot listens."""
+        return [] if self.server.socket is None else [self.server.socket]
+
+    def stop_listening(self) -> None:
+        """Close it; cheroot's loop has nothing to do with it any more, and goes on."""
+        for listener in self.listeners():
+            listener.close()
+
+    def end(self) -> None:
+        """Have the server stop; on a thread, for it waits for its own."""
+        threading.Thread(target=self.server.stop, name="busyguard-stop", daemon=True).start()
+
+    def refuse(self, conn: Any, request: Request | None, reason: Reason) -> None:
+        """Answer 503 in place of the app, on the thread for that."""
+        last = reason is Reason.DRAINING
+        job = partial(self._say, self._refusing, conn, request, self.refusal(reason), last)
+        self._refusing.put(partial(_or_close, conn, job))
+
+    def _judge(self, conn: Any) -> None:
+        if self.server.ssl_adapter is not None:  # can only be read by decrypting it
+            CherootVisit(self, conn, None).enter()
+            return
+        buffered = conn.rfile.has_data()
+        data = conn.rfile.peek(0) if buffered else peeked(conn.socket)
+        if data is None:
+            self.server.put_conn(conn)
+        elif not data:
+            conn.close()
+        else:
+            self._read(conn, data, buffered)
+
+    def _read(self, conn: Any, data: bytes, buffered: bool) -> None:
+        try:
+            head = read_head(data)
+        except ValueError:  # cheroot says what it thinks of it
+            CherootVisit(self, conn, None).enter()
+            return
+        if head is None and not buffered and self._waits_for_more(conn, len(data)):
+            return
+        _lowat(conn, 0)
+        request = None if head is None else Request(head, buffered)
+        ask = None if head is None else self.asked(*head[:4])
+        if ask is None or request is None or request.has_body:
+            CherootVisit(self, conn, request).enter()
+        else:
+            self._checking.put(partial(_or_close, conn, partial(self._answer, conn, request, ask)))
+        self._failing = False
+
+    def _waits_for_more(self, conn: Any, seen: int) -> bool:
+        """Leave a connection whose head is not whole to cheroot's loop; return whether it was left.
+
+        It would be readable all the time, but for SO_RCVLOWAT. A thread would wait ten seconds for
+        the rest.
+        """
+        if seen >= MOST or (conn.seen == seen and not gone([conn.socket])):
+            return False  # that was of no use on this platform, or it is no check
+        now = time.monotonic()
+        conn.since = conn.since or now
+        if gone([conn.socket]) or now - conn.since > self.server.timeout:
+            conn.close()
+            return True
+        _lowat(conn, seen)
+        self.server.put_conn(conn)
+        return True
+
+    def _answer(self, conn: Any, request: Request, ask: Ask) -> None:
+        accept = request.head.headers.get("HTTP_ACCEPT")
+        self._say(self._checking, conn, request, self.answer(ask, accept))
+
+    def _say(
+        self,
+        desk: Desk,
+        conn: Any,
+        request: Request | None,
+        app: WSGIApplication,
+        last: bool = False,
+    ) -> None:
+        """Say it; then keep the connection, or see it off. At ``desk``."""
+        keep = False
+        method, version = ("GET", (1, 0)) if request is None else request.speaks
+        if request is not None and not request.has_body:
+            request.take(conn)
+            keep = not last and request.persists and self.server.can_add_keepalive_connection
+        data = said(app, method, version, last=not keep)
+        if sent(conn.socket, data) and keep:
+            self.asking.pop(conn, None)
+            self.server.put_conn(conn)
+        elif self.server.ssl_adapter is not None:
+            conn.close()
+        else:
+            desk.linger(conn.socket, conn.close)
+
+
+class Request:
+    """A request whose head is known, and where it lies.
+
+    :param buffered: whether cheroot has read it ahead already.
+    """
+
+    def __init__(self, head: Head, buffered: bool) -> None:
+        self.head = head
+        self._buffered = buffered
+        self.speaks = head.method, head.version
+        self.has_body = (
+            head.headers.get("CONTENT_LENGTH", "0") != "0"
+            or "HTTP_TRANSFER_ENCODING" in head.headers
+        )
+
+    @property
+    def persists(self) -> bool:
+        """Whether the client wants the connection to be kept."""
+        wish = self.head.headers.get("HTTP_CONNECTION", "").lower()
+        return wish == "keep-alive" if self.head.version == (1, 0) else wish != "close"
+
+    def take(self, conn: Any) -> None:
+        """Read it, for what is left unread would be taken for the next, or reset the connection."""
+        if self._buffered:
+            conn.rfile.read(self.head.size)
+        else:
+            conn.socket.recv(self.head.size)
+
+
+class CherootVisit(Visit):
+    """One request on its way through the gate."""
+
+    def __init__(self, front: CherootFront, conn: Any, request: Request | None) -> None:
+        ago = 0.0 if request is None else front.ago(request.head.headers)
+        super().__init__(front, conn.socket, ago)
+        self._cheroot = front
+        self._conn = conn
+        self._request = request
+
+    def run(self) -> None:
+        """Have a thread serve the request."""
+        self._conn.visit = self
+        self._cheroot.hand(self._conn)
+
+    def refuse(self, reason: Reason) -> None:
+        """Answer 503 in place of the app."""
+        self._cheroot.refuse(self._conn, self._request, reason)
+
+    def drop(self) -> None:
+        """Close the connection; nobody is there to hear an answer."""
+        self._conn.close()
+
+    def served_by(self, communicate: Callable[[], bool]) -> bool:
+        """Serve the request, in one of the threads; return whether to keep the connection."""
+        here = self._cheroot.here
+        here.visit = self
+        try:
+            return not self.has_left() and communicate()
+        finally:
+            here.visit = None
+            self.leave()
+
+
+def _lowat(conn: Any, seen: int) -> None:
+    """Have a connection be readable when there is more than what was seen."""
+    if seen != conn.seen:
+        conn.seen = seen
+        conn.since = conn.since if seen else None
+        if conn.socket.family in (socket.AF_INET, socket.AF_INET6):
+            conn.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, seen + 1)
+
+
+def _or_close(conn: Any, job: Callable[[], object]) -> None:
+    try:
+        job()
+    except BaseException:
+        conn.close()
+        raise

@@ -1,0 +1,144 @@
+"""A cheroot server from one call, with the guard in front of its threads."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+from cheroot.server import HTTPConnection
+from cheroot.wsgi import Server
+
+from ...policy import seconds, whole
+from ..front import GRACE, split
+from ..signals import draining_at_signals
+from .front import CherootFront, CherootVisit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from _typeshed.wsgi import WSGIApplication
+
+# cheroot's own default is 5; whoever comes sixth is not let in by the kernel, and tries again after
+# a second.
+BACKLOG = 1024
+
+# What is waited for, at the very end, are threads that are stuck.
+PATIENCE = 1.0
+
+
+class GuardedConnection(HTTPConnection):
+    """A connection that gives its place back when its request has been served.
+
+    :ivar seen: how many bytes of a head that is not whole have been seen, and
+    :ivar since: since when, in monotonic seconds.
+    """
+
+    visit: CherootVisit | None = None
+    seen = 0
+    since: float | None = None
+
+    def communicate(self) -> bool:
+        """Serve one request; return whether to keep the connection."""
+        visit, self.visit = self.visit, None
+        serve: Callable[[], bool] = super().communicate
+        try:
+            return serve() if visit is None else visit.served_by(serve)
+        finally:
+            self.server.guard.asking.pop(self, None)
+
+    def close(self) -> None:
+        """Close it."""
+        self.server.guard.asking.pop(self, None)
+        super().close()
+
+
+class GuardedServer(Server):
+    """A :class:`cheroot.wsgi.Server` with a guard; see :func:`guarded_server`."""
+
+    ConnectionClass = GuardedConnection
+
+    def __init__(self, front: CherootFront, grace: float, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.guard = front
+        self._grace = grace
+        front.server = self
+        front.hand = super().process_conn
+
+    def process_conn(self, conn: Any) -> None:
+        """Answer, refuse, or let in; a connection with something to read, or a new one."""
+        self.guard.meet(conn)
+
+    def prepare(self) -> None:
+        """Listen, and start the threads."""
+        # Threads are daemons if they are started by one, and then those that are stuck do not keep
+        # a process that has to go.
+        raised: list[BaseException] = []
+
+        def prepare() -> None:
+            try:
+                super(GuardedServer, self).prepare()
+            except BaseException as error:
+                raised.append(error)
+
+        thread = threading.Thread(target=prepare, daemon=True)
+        thread.start()
+        thread.join()
+        if raised:
+            raise raised[0]
+        self.guard.shares = bool(os.getenv("LISTEN_PID"))  # by which cheroot takes systemd's socket
+        self.guard.start()
+
+    def serve(self) -> None:
+        """Serve until somebody stops it, or a drain is over."""
+        with draining_at_signals(self.guard, self._grace):
+            super().serve()
+        # stop() goes on while this returns; what it closes last are connections.
+        self.guard.stopped.wait(PATIENCE)
+
+    def stop(self) -> None:
+        """Stop at once; see :meth:`CherootFront.drain` for a stop that lets requests finish."""
+        if self.ready:
+            self.guard.stop()
+        super().stop()
+        self.guard.stopped.set()
+
+
+def guarded_server(
+    app: WSGIApplication,
+    bind_addr: Any = ("127.0.0.1", 8080),
+    *,
+    threads: int = 10,
+    grace: float = GRACE,
+    **options: Any,
+) -> GuardedServer:
+    """Return a cheroot server that serves a WSGI app behind a guard.
+
+    :param bind_addr: host and port, or the path of a UNIX socket.
+    :param threads: how many requests may be in the app at once.
+    :param grace: seconds that running requests get to finish when the process is told to stop.
+    :param options: ``max_queue``, ``max_wait``, ``client_timeout``, ``ready``, ``patience``,
+        ``check_root``, ``ready_paths``, ``live_paths``, ``on_busy``, ``on_free``, ``refusal``,
+        ``retry_after``, ``expose_load``, ``board``, ``push`` and ``trust_queue_header`` as in
+        :class:`wsgi_busyguard.BusyGuard`; all others are cheroot's: ``server_name``,
+        ``request_queue_size`` (1024 here), ``timeout`` and so on.
+    :raises ValueError, TypeError: for arguments that cannot be meant.
+
+    The server's ``guard`` has ``monitor``, ``gate`` and ``drain(grace)``. ``start()`` returns when
+    the server has ended. If it is called in the main thread, and nobody else handles SIGTERM and
+    Ctrl-C, then checks say draining at the first of them, new requests are refused, and ``start()``
+    returns when the last one inside or in the queue has its answer, or when ``grace`` is over.
+    """
+    if not callable(app):
+        raise TypeError(f"app must be a WSGI app, not {app!r}")
+    whole("threads", threads, least=1)
+    seconds("grace", grace)
+    ours, theirs = split(options)
+    for name in ("numthreads", "accepted_queue_size", "accepted_queue_timeout"):
+        if name in theirs:
+            raise TypeError(f"give threads and max_queue, not {name}: the guard is the queue")
+    theirs.setdefault("request_queue_size", BACKLOG)
+    front = CherootFront(threads, **ours)
+    # Over TLS, and where a head is read in another way here, a check comes through a thread.
+    guarded = front.guarded(front.behind(app))
+    return GuardedServer(front, grace, bind_addr, guarded, numthreads=threads, **theirs)

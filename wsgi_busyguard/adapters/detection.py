@@ -1,0 +1,303 @@
+"""Finds out in which server an app is called, and how that server is read.
+
+No server is imported: what is looked at is the environ, the thread, the frames of the call and
+``sys.modules``. Our own adapter is imported when its server is known to be there.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import math
+import socket
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from types import FrameType
+
+    from ..load import Adapter
+
+    Environ = Mapping[str, Any]
+
+logger = logging.getLogger("wsgi_busyguard")
+
+ONE_EACH = "starts a {} for each connection, so nothing queues in it"
+ONE_AT_A_TIME = "runs one request at a time, and the others wait in the kernel"
+BE_THE_QUEUE = "BusyGuard(app, slots=N) makes the guard the queue"
+GREENLETS = "-k wsgi_busyguard.adapters.gunicorn.GuardedGevent guards it"
+UNPATCHED = "slots= needs gevent.monkey.patch_all(), before anything else"
+METRICS = "tells of its queue only with --metrics --metrics-scrape-interval 1"
+SPAWNED = "does not say where its metrics are to workers that are spawned, as by Python 3.14"
+IN_THE_LOOP = (
+    "slots= makes no sense on {}, which calls the app in its loop: one who waits at the gate holds"
+    " up all others, so leave it out"
+)
+
+
+class Server(NamedTuple):
+    """A server as it was found.
+
+    :param name: what people call it.
+    :param threads: how many requests may be in the hands of this process's threads at once;
+        ``math.inf`` if any number may, ``None`` where nobody knows.
+    :param adapter: makes what reads its load, in the process that serves; ``None`` if nothing can.
+    :param why: why nothing can; the rest of a sentence about it.
+    :param way: what to do then.
+    :param counts_checks: whether checks that are being answered are in the load that is read.
+    :param blocks: what is wrong with a gate where one who waits at it holds up all others; empty
+        where nobody does.
+    """
+
+    name: str
+    threads: float | None = None
+    adapter: Callable[[], Adapter] | None = None
+    why: str = "has a queue that cannot be read from here"
+    way: str = BE_THE_QUEUE
+    counts_checks: bool = True
+    blocks: str = ""
+
+
+def find(environ: Environ) -> Server | None:
+    """Return the server that calls with this environ, in this thread; ``None`` if it is unknown.
+
+    For the first request: it walks the frames (some 50 us), and never raises.
+    """
+    return _first(lambda look: look(environ), OF_A_CALL)
+
+
+def find_early() -> Server | None:
+    """Return the server that is importing the app; ``None`` if that cannot be known yet."""
+    return _first(lambda look: look(), OF_AN_IMPORT)
+
+
+def threads(environ: Environ) -> float | None:
+    """Return how many threads of this process serve; see :class:`Server`."""
+    server = find(environ)
+    return None if server is None else server.threads
+
+
+def _first(called: Callable[[Any], Server | None], looks: tuple[Any, ...]) -> Server | None:
+    for look in looks:
+        try:
+            server = called(look)
+        except Exception:  # a server of tomorrow has other names; guarding must never be the outage
+            logger.debug("%r could not look", look, exc_info=True)
+            continue
+        if server is not None:
+            return server
+    return None
+
+
+def _reads(module: str, name: str, *args: Any) -> Callable[[], Adapter]:
+    """Return what imports an adapter of ours and makes it."""
+
+    def make() -> Adapter:
+        adapter: Adapter = getattr(importlib.import_module(module, __package__), name)(*args)
+        return adapter
+
+    return make
+
+
+def _frames() -> Iterator[FrameType]:
+    return _outward(sys._getframe(1))
+
+
+def _outward(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _caller(module: str, *functions: str) -> Any:
+    """Return the ``self`` of the nearest of these methods that is under way, of this module."""
+    for frame in _frames():
+        if frame.f_code.co_name in functions:
+            where = frame.f_globals.get("__name__", "")
+            if where == module or where.startswith(module + "."):
+                found = frame.f_locals.get("self")
+                if found is not None:
+                    return found
+    return None
+
+
+def _is_a(thing: object, module: str, name: str) -> bool:
+    """Return whether ``thing`` is an instance of a class whose module somebody has imported."""
+    kind = getattr(sys.modules.get(module), name, None)
+    return isinstance(kind, type) and isinstance(thing, kind)
+
+
+def _gunicorn(environ: Environ) -> Server | None:
+    if not isinstance(environ.get("gunicorn.socket"), socket.socket):
+        return None
+    worker = _caller("gunicorn.workers", "handle_request")
+    if not _is_a(worker, "gunicorn.workers.base", "Worker"):
+        return Server("gunicorn")
+    reads = _reads(".gunicorn", "GunicornAdapter", worker)
+    if hasattr(worker, "get_thread_pool"):
+        return Server("gunicorn gthread", worker.cfg.threads, reads)
+    if hasattr(worker, "run_for_one"):
+        return Server("gunicorn sync", 1, reads)
+    return Server("gunicorn", worker.cfg.worker_connections, way=GREENLETS)
+
+
+def _waitress(environ: Environ) -> Server | None:
+    asks = environ.get("waitress.client_disconnected")
+    server = getattr(getattr(asks, "__self__", None), "server", None)
+    if not callable(asks) or server is None:
+        return None
+    dispatcher = server.task_dispatcher
+    serving = len(dispatcher.threads) - dispatcher.stop_count
+    return Server("waitress", serving, _reads(".waitress.reader", "WaitressAdapter", server))
+
+
+def _cheroot(environ: Environ) -> Server | None:
+    thread: Any = threading.current_thread()
+    if not _is_a(thread, "cheroot.workers.threadpool", "WorkerThread"):
+        return None
+    pool = thread.server.requests
+    serving = len(getattr(pool, "_threads", ())) or pool.min
+    return Server("cheroot", serving, _reads(".cheroot.reader", "CherootAdapter", thread.server))
+
+
+def _uwsgi(environ: Environ) -> Server | None:
+    return _uwsgi_here() if isinstance(environ.get("uwsgi.version"), bytes) else None
+
+
+def _uwsgi_here() -> Server | None:
+    uwsgi = sys.modules.get("uwsgi")  # cannot be imported anywhere else
+    cores = getattr(uwsgi, "cores", None)
+    if not isinstance(cores, int):
+        return None
+    return Server("uWSGI", cores, _reads(".uwsgi", "UwsgiAdapter"), counts_checks=False)
+
+
+def _mod_wsgi(environ: Environ) -> Server | None:
+    return _mod_wsgi_here() if isinstance(environ.get("mod_wsgi.version"), tuple) else None
+
+
+def _mod_wsgi_here() -> Server | None:
+    # The package of that name on PyPI can be imported outside Apache, but has no threads there.
+    per_process = getattr(sys.modules.get("mod_wsgi"), "threads_per_process", None)
+    if not isinstance(per_process, int):
+        return None
+    reads = _reads(".mod_wsgi", "ModWsgiAdapter")
+    return Server("mod_wsgi", per_process, reads, counts_checks=False)
+
+
+def _paste(environ: Environ) -> Server | None:
+    pool = environ.get("paste.httpserver.thread_pool")
+    if not _is_a(pool, "paste.httpserver", "ThreadPool"):
+        return None
+    workers: Any = pool
+    return Server("Paste", len(workers.workers), _reads(".paste", "PasteAdapter", pool))
+
+
+def _twisted(environ: Environ) -> Server | None:
+    pool: Any = getattr(_caller("twisted.web.wsgi", "run"), "threadpool", None)
+    if not _is_a(pool, "twisted.python.threadpool", "ThreadPool"):
+        return None
+    return Server("Twisted", pool.max, _reads(".twisted", "TwistedAdapter", pool))
+
+
+def _pywsgi(environ: Environ) -> Server | None:
+    server: Any = getattr(_caller("gevent.pywsgi", "run_application", "handle"), "server", None)
+    if not _is_a(server, "gevent.pywsgi", "WSGIServer"):
+        return None
+    patched = getattr(sys.modules.get("gevent.monkey"), "is_module_patched", None)
+    blocks = "" if patched is not None and patched("threading") else UNPATCHED
+    size = getattr(server.pool, "size", None)
+    if size is None:
+        why = ONE_EACH.format("greenlet")
+        return Server("gevent.pywsgi", math.inf, why=why, blocks=blocks)
+    reads = _reads(".gevent_pywsgi", "PywsgiAdapter", server)
+    return Server("gevent.pywsgi", size, reads, blocks=blocks)
+
+
+def _bjoern(environ: Environ) -> Server | None:
+    for frame in _frames():
+        if frame.f_code.co_name == "server_run" and frame.f_globals.get("__name__") == "bjoern":
+            reads = _reads(".bjoern", "BjoernAdapter", frame.f_locals.get("sock"))
+            # It goes from body to body as each client takes them, so any number may be under way.
+            return Server("bjoern", math.inf, reads, blocks=IN_THE_LOOP.format("bjoern"))
+    return None
+
+
+def _granian(environ: Environ) -> Server | None:
+    """Look at the main thread, which waits in the function that runs the worker."""
+    frames = list(_outward(sys._current_frames().get(threading.main_thread().ident or 0)))
+    workers = [frame.f_locals for frame in frames if _is_granians(frame, "_spawn_wsgi_worker")]
+    if not workers:
+        return None
+    number, threads = workers[0]["worker_id"], workers[0]["blocking_threads"]
+    if workers[0]["metrics"][0] != 1:
+        return Server("granian", threads, why=METRICS)
+    # Further out, in a worker that was forked, are the settings of the main process.
+    mains = [frame.f_locals["self"] for frame in frames if _is_granians(frame, "serve")]
+    if not mains:
+        return Server("granian", threads, why=SPAWNED)
+    told = mains[0].metrics_port, mains[0].metrics_address
+    return Server("granian", threads, _reads(".granian", "GranianAdapter", threads, number, *told))
+
+
+def _is_granians(frame: FrameType, name: str) -> bool:
+    where = str(frame.f_globals.get("__name__"))
+    return frame.f_code.co_name == name and where.startswith("granian.server.")
+
+
+def _executor(environ: Environ) -> Server | None:
+    """Look for a stock ThreadPoolExecutor: ASGI bridges have one, and servers made at home."""
+    for frame in _frames():
+        if frame.f_code.co_name == "_worker":
+            executor = frame.f_locals.get("executor_reference", lambda: None)()
+            if _is_a(executor, "concurrent.futures.thread", "ThreadPoolExecutor"):
+                return _of_executor(executor)
+    return None
+
+
+def _of_executor(executor: Any) -> Server:
+    if callable(getattr(executor, "read", None)):  # ours, which counts by itself
+        return Server(type(executor).__name__, executor._max_workers, lambda: executor)
+    reads = _reads(".threadpool", "ThreadPoolAdapter", executor)
+    return Server(type(executor).__name__, executor._max_workers, reads)
+
+
+def _socketserver(environ: Environ) -> Server | None:
+    """Wsgiref, Werkzeug, Django's runserver: whatever is made of the standard library's."""
+    server: Any = getattr(_caller("socketserver", "__init__"), "server", None)
+    if not _is_a(server, "socketserver", "BaseServer"):
+        return None
+    name = environ.get("SERVER_SOFTWARE") or type(server).__name__
+    if _is_a(server, "socketserver", "ThreadingMixIn"):
+        return Server(name, math.inf, why=ONE_EACH.format("thread"))
+    if _is_a(server, "socketserver", "ForkingMixIn"):
+        return Server(name, 1, why=ONE_EACH.format("process"))
+    return Server(name, 1, why=ONE_AT_A_TIME, way="have it start threads")
+
+
+def _importing_gunicorn() -> Server | None:
+    """Look for a worker that loads the app, or with --preload the arbiter."""
+    for frame in _frames():
+        if frame.f_globals.get("__name__", "").split(".")[0] == "gunicorn":
+            cfg = getattr(frame.f_locals.get("self"), "cfg", None)
+            if _is_a(cfg, "gunicorn.config", "Config"):
+                return _configured(cfg)
+    return None
+
+
+def _configured(cfg: Any) -> Server | None:
+    kind = cfg.worker_class
+    if kind.__module__ == "gunicorn.workers.gthread":
+        return Server("gunicorn gthread", cfg.threads)
+    if kind.__module__ == "gunicorn.workers.sync":
+        return Server("gunicorn sync", 1)
+    return None  # greenlets, or one of ours, which bounds by itself
+
+
+OF_A_CALL = (
+    *(_gunicorn, _waitress, _cheroot, _uwsgi, _mod_wsgi),
+    *(_paste, _twisted, _pywsgi, _bjoern, _granian, _executor, _socketserver),
+)
+OF_AN_IMPORT = (_importing_gunicorn, _uwsgi_here, _mod_wsgi_here)

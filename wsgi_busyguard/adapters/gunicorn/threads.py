@@ -1,0 +1,439 @@
+"""Threaded workers: checks are answered, and requests refused, before a thread is taken.
+
+What is queued in gunicorn's gthread worker is a connection, in the private queue of one worker's
+executor. Here the executor counts and is bounded, and every connection is looked at on its way in.
+Names of gunicorn's used here beside the stable ones: see :data:`KNOWN`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+import sys
+import threading
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from gunicorn import __version__
+from gunicorn.workers.gthread import TConn, ThreadWorker
+
+from ...answers import Answers
+from ...checks import Checks
+from ...deadlines import timed
+from ...environ import stamp
+from ...head import proxied, read_head
+from ...holding import holding
+from ..executor import CountingExecutor, ForNobody, QueueFull, QueueTimeout
+from ..lastcall import LINGER
+from ..wire import gone, said
+from .lingering import SILENCE, Lingering, Waiting
+from .wire import peeked, send
+from .worker import Guarded, counting
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from concurrent.futures import Future
+
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+    from ...head import Head
+    from ...policy import Reason
+    from .options import Options
+
+R = TypeVar("R")
+
+logger = logging.getLogger("wsgi_busyguard")
+
+# The methods that are overridden, and the parameters with which they are known. All gunicorns from
+# 20.1 to 27.0 have them so; where one does not, the guard does not stand in front.
+KNOWN: dict[str, set[tuple[str, ...]]] = {
+    "enqueue_req": {("conn",)},
+    "get_thread_pool": {()},
+    "handle": {("conn",)},
+    "finish_request": {("fs",), ("conn", "fs")},
+    "murder_keepalived": {(), ("force",)},
+}
+
+# What is said at once is said in this version of HTTP, and is the last that a connection hears.
+LATEST = (1, 1)
+
+# Connections that a worker accepts beyond its threads and its queue. At worker_connections it stops
+# accepting, and then a check waits in the kernel.
+SPARE = 8
+
+
+def moved(worker_class: type) -> list[str]:
+    """Return what is not as it is known in gunicorn's worker class."""
+    return [name for name, ways in KNOWN.items() if _parameters(worker_class, name) not in ways]
+
+
+def _parameters(worker_class: type, name: str) -> tuple[str, ...] | None:
+    try:
+        return tuple(inspect.signature(getattr(worker_class, name)).parameters)[1:]
+    except (AttributeError, TypeError, ValueError):
+        return None
+
+
+def queue_bound(options: Options, threads: int, connections: int) -> float:
+    """Return how many requests may wait in a worker that accepts so many connections.
+
+    :raises ValueError: if more than it accepts are asked for.
+    """
+    room = max(0, connections - threads - SPARE)
+    if options.max_queue is None or options.max_queue == math.inf:
+        return min(4 * threads if options.max_queue is None else room, room)
+    if options.max_queue > room:
+        raise ValueError(
+            f"worker_connections={connections} is too few for threads={threads} and"
+            f" BUSYGUARD_MAX_QUEUE={options.max_queue}: start gunicorn with --worker-connections"
+            f" {threads + int(options.max_queue) + SPARE} at least, or lower the queue"
+        )
+    return options.max_queue
+
+
+class ClientGone(ForNobody):
+    """Whoever asked has left; raised for gunicorn to close the connection."""
+
+
+class ConnectionPool(CountingExecutor):
+    """The executor of one worker, which knows whose requests it has."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.monitor.quiet = True  # the host's writes the log
+        self._connections: dict[Future[Any], Any] = {}
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Take in a call of the worker's ``handle``."""
+        future: Future[Any] = super().submit(fn, *args, **kwargs)
+        self._connections[future] = args[0]
+        future.add_done_callback(self._forget)
+        return future
+
+    def drop_the_gone(self) -> int:
+        """Take out those who wait and have left; return how many."""
+        connections = self._connections.copy()
+        left = gone(conn.sock for conn in connections.values())
+        return sum(
+            future.cancel()  # false for those that run: what has begun is finished
+            for future, conn in connections.items()
+            if conn.sock in left
+        )
+
+    def _forget(self, future: Future[Any]) -> None:
+        self._connections.pop(future, None)
+
+
+class GuardedThreads(Guarded, ThreadWorker):
+    """gunicorn's gthread worker with the guard in front of its threads."""
+
+    without = ("slots",)
+
+    @classmethod
+    def check_config(cls, cfg: Any, log: Any) -> None:
+        """Also see that this gunicorn is as it is known, and that the queue fits into it."""
+        super().check_config(cfg, log)
+        missing = moved(ThreadWorker)
+        if missing:
+            log.warning(
+                "busyguard: in gunicorn %s %s is not as known; checks on the app's port wait for a"
+                " thread and nothing is refused before one, while the check port works as ever",
+                __version__,
+                ", ".join(missing),
+            )
+
+    @classmethod
+    def judge(cls, cfg: Any, options: Options) -> None:
+        """Raise for options that do not fit this configuration."""
+        queue_bound(options, cfg.threads, cfg.worker_connections)
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        options = self.options
+        self._in_front = not moved(ThreadWorker)
+        self._checks = Checks(
+            options.check_root, options.ready_paths, options.live_paths, options.ready
+        )
+        self._answers = Answers(retry_after=options.retry_after)
+        self._proxied = str(self.cfg.proxy_protocol).lower() not in ("off", "false")
+        # From 26.0 on connections are closed with patience, in the thread that should accept.
+        self._patient = "graceful" in inspect.signature(TConn.close).parameters
+        # Up to 23.0 gunicorn waits for a silent connection itself, and without end.
+        self._endless = _parameters(ThreadWorker, "accept") == ("server", "listener")
+        self._seen = threading.local()
+        self._failing: set[str] = set()
+
+    def get_thread_pool(self) -> Any:
+        """Return the pool, which counts and is bounded."""
+        if not self._in_front:
+            return super().get_thread_pool()
+        options = self.options
+        try:
+            bound = queue_bound(options, self.cfg.threads, self.cfg.worker_connections)
+        except ValueError as error:  # changed at a reload
+            self.log.error("busyguard: %s", error)
+            bound = queue_bound(options._replace(max_queue=None), self.cfg.threads, sys.maxsize)
+        self._pool = ConnectionPool(
+            self.cfg.threads,
+            max_queue=bound,
+            max_wait=options.max_wait,
+            client_timeout=options.client_timeout,
+            changed=self._changed,
+            ticker=False,
+        )
+        return self._pool
+
+    def queue(self) -> Any:
+        """Return the pool; where the guard is not in front, a gate that counts in the app."""
+        if self._in_front:
+            self._lingering = Lingering(self.poller)
+            # For each thread one may always be there who has connected and is about to speak.
+            most = max(self.cfg.threads, self.worker_connections // 2)
+            self._silent = Waiting(self.poller, most, self._silent_too_long)
+            return self._pool
+        self._gate = counting(self.cfg.threads)
+        self._gate.subscribe(self._changed)
+        return self._gate
+
+    def work(self) -> tuple[Any, ...]:
+        """Also let those go who have left, and refuse those who have waited too long."""
+        if not self._in_front:
+            return super().work()
+        return (self._drop_the_gone, self._pool.expire, *super().work())
+
+    def guarded(self, app: WSGIApplication) -> WSGIApplication:
+        """Return the guarded app behind the stamps, for the queue is in front of both."""
+        if self._in_front:
+            return self._stamped(super().guarded(app))
+        refused, timeout = self._answers.refused, self.options.client_timeout
+        return super().guarded(holding(app, self._gate, self.monitor, refused, timeout))
+
+    def accept(self, *arguments: Any) -> None:
+        """Take a connection in, in a way that has it come by :meth:`enqueue_req` at once."""
+        if not (self._in_front and self._endless):
+            super().accept(*arguments)
+            return
+        server, listener = arguments
+        try:
+            sock, client = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):  # another worker was first, or it left
+            return
+        self.nr_conns += 1
+        self.enqueue_req(TConn(self.cfg, sock, client, server))
+
+    def enqueue_req(self, conn: Any) -> None:
+        """Answer a check, wait for one who is silent, refuse, or let in.
+
+        Every connection with something to read comes by here, in the thread that accepts, before
+        anything of it is parsed.
+        """
+        if not self._in_front:
+            super().enqueue_req(conn)
+        elif not self._safely(self._seen_to, conn):
+            self._let_in(conn)
+
+    def handle(self, conn: Any) -> Any:
+        """Serve a connection, in a thread of the pool, unless its client has left the queue."""
+        if not self._in_front:
+            return super().handle(conn)
+        slot = self._pool.current()
+        if slot is not None and slot.waited and gone([conn.sock]):
+            raise ClientGone
+        return super().handle(conn)
+
+    def finish_request(self, *arguments: Any) -> None:
+        """Refuse one who has waited too long, and see to the connection as ever."""
+        future = arguments[-1]
+        if self._in_front and not future.cancelled():
+            error = future.exception()
+            if isinstance(error, QueueTimeout):
+                conn = arguments[0] if len(arguments) > 1 else future.conn
+                self._safely(self._tell, conn, error.reason)
+                conn.close = _nothing
+        super().finish_request(*arguments)
+
+    def murder_keepalived(self, *arguments: Any, **named: Any) -> None:
+        """Also end those who have been silent, or have lingered, for too long, or are too many."""
+        if self._in_front:
+            self._safely(self._make_room)
+        super().murder_keepalived(*arguments, **named)
+        if self._in_front:
+            self._safely(self._end_the_silent, bool(named.get("force")))
+            self._safely(self._lingering.expire)
+
+    def wait_for_and_dispatch_events(self, *arguments: Any, **named: Any) -> None:
+        """Also come back in time for those who are silent, if the worker stops (24.1 and newer)."""
+        if self._in_front and not self.alive and len(self._silent) and "timeout" in named:
+            named["timeout"] = min(named["timeout"], LINGER / 5)
+        super().wait_for_and_dispatch_events(*arguments, **named)
+
+    def _safely(self, step: Callable[..., R], *arguments: Any) -> R | None:
+        """Take a step of the guard's own; return ``None`` if it raises, for the worker goes on."""
+        try:
+            result = step(*arguments)
+        except Exception:
+            if step.__name__ not in self._failing:
+                self._failing.add(step.__name__)
+                logger.exception("%s raised; gunicorn goes on as without it", step.__qualname__)
+            return None
+        self._failing.discard(step.__name__)
+        return result
+
+    def _seen_to(self, conn: Any) -> bool:
+        """Answer a check, wait for one who is silent, let one go who has left; or do nothing.
+
+        Return whether there is nothing more to do.
+        """
+        fresh = conn.parser is None
+        if self.cfg.is_ssl and not fresh:  # what lies there can only be read by decrypting it
+            return False
+        data = peeked(conn.sock)
+        if fresh and data is None and (self.alive or not self._endless):
+            patience = max(self.cfg.keepalive, SILENCE) if self.alive else LINGER
+            self._silent.add(conn.sock, patience, conn, self._speaks)
+            return True
+        if not fresh and _ahead(conn):
+            return False
+        if data == b"":  # it has nothing to ask any more
+            self._drop(conn)
+            return True
+        if data is None:
+            return False
+        conn.data_ready = True  # so from 25.2 on no thread waits for it
+        return not self.cfg.is_ssl and self._answered(conn, data, fresh)
+
+    def _end_the_silent(self, everyone: bool) -> None:
+        """End those who have said nothing for too long.
+
+        A worker that stops grants them half a second, for most who have just connected are about to
+        ask. Up to 23.0 it looks at nobody any more, and cannot.
+        """
+        if not self.alive:
+            everyone = everyone or self._endless
+            self._silent.hurry(LINGER)
+        self._silent.expire(everyone)
+
+    def _make_room(self) -> None:
+        """Let idle connections go while hardly another can be accepted, the oldest first.
+
+        Else a check would wait in the kernel for as long as they are idle.
+        """
+        spare = min(SPARE, max(0, self.worker_connections - self.cfg.threads)) // 2
+        over = self.nr_conns - (self.worker_connections - spare)
+        if over <= 0:
+            return
+        kept = getattr(self, "keepalived_conns", None)
+        idle = list(self._keep if kept is None else kept)[:over]
+        for conn in idle:
+            conn.timeout = 0
+        self._silent.shed(over - len(idle))  # these may be about to speak
+
+    def _changed(self) -> None:
+        self.poster.post()
+
+    def _drop_the_gone(self) -> None:
+        self._pool.drop_the_gone()
+
+    def _speaks(self, conn: Any) -> None:
+        self._silent.remove(conn.sock)
+        self.enqueue_req(conn)
+
+    def _silent_too_long(self, conn: Any) -> None:
+        if self.alive and peeked(conn.sock) is not None:  # it has just spoken
+            self.enqueue_req(conn)
+        else:
+            self._drop(conn)
+
+    def _drop(self, conn: Any) -> None:
+        self.nr_conns -= 1
+        conn.close()
+
+    def _let_in(self, conn: Any) -> None:
+        if self._patient:
+            conn.close = partial(self._close, conn)
+        try:
+            super().enqueue_req(conn)
+        except QueueFull as full:
+            self.nr_conns -= 1
+            self._safely(self._tell, conn, full.reason)
+        except OSError:  # up to 23.0 it wraps for TLS, here, one who may have left
+            self._drop(conn)
+
+    def _tell(self, conn: Any, reason: Reason) -> None:
+        """Refuse a connection, whose request nobody has read, and close it."""
+        if self.cfg.is_ssl:  # nothing can be said before a handshake, which needs a thread
+            type(conn).close(conn)
+            return
+        begins = _ahead(conn) or peeked(conn.sock) or b""
+        skip = proxied(begins) if self._proxied else 0
+        method = "HEAD" if begins.startswith(b"HEAD ", skip or 0) else "GET"
+        send(conn.sock, said(self._answers.refused(reason), method, LATEST, True))
+        self._lingering.close(conn.sock)
+
+    def _answered(self, conn: Any, data: bytes, fresh: bool) -> bool:
+        """Answer a connection if it asks for a check and nothing else; return whether it did."""
+        skip = proxied(data) if fresh and self._proxied else 0
+        head = None if skip is None else self._check_in(data[skip:])
+        if head is None or len(data) != (skip or 0) + head.size:
+            return False
+        ask = self._checks.asked(head.method, head.path, head.query, head.headers)
+        if ask is None:
+            return False
+        accept, patience = head.headers.get("HTTP_ACCEPT"), self.options.patience
+        answer = self._answers.to(ask, accept, self.monitor.check, patience)
+        send(conn.sock, said(answer, head.method, LATEST, True))
+        self.nr_conns -= 1
+        self._lingering.close(conn.sock)
+        return True
+
+    def _check_in(self, data: bytes) -> Head | None:
+        """Return the head that is all of ``data``, if it may be a check's."""
+        words = data[: data.find(b"\r\n")].split(b" ")
+        if len(words) != 3:
+            return None
+        if words[1].partition(b"?")[0].decode("latin-1") not in self._checks.suspects:
+            return None
+        try:
+            head = read_head(data)
+        except ValueError:  # gunicorn says what it thinks of it
+            return None
+        if head is None or "CONTENT_LENGTH" in head.headers:
+            return None
+        return None if "HTTP_TRANSFER_ENCODING" in head.headers else head
+
+    def _close(self, conn: Any, graceful: bool = False) -> None:
+        vars(conn).pop("close", None)  # it holds the connection that holds it
+        if graceful:
+            send(conn.sock, b"")
+            self._lingering.close(conn.sock)
+        else:
+            conn.close()
+
+    def _stamped(self, app: WSGIApplication) -> WSGIApplication:
+        pool, seen, timeout = self._pool, self._seen, self.options.client_timeout
+
+        def stamped(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+            slot = pool.current()
+            since, waited = time.monotonic(), 0.0
+            # A connection of HTTP/2 has one slot for many requests; only the first has waited.
+            if slot is not None and getattr(seen, "since", None) != slot.since:
+                seen.since = since = slot.since or since
+                waited = slot.waited
+            until = since - waited + timeout
+            stamp(environ, self.monitor, waited, until)
+            return timed(app(environ, start_response), until)
+
+        return stamped
+
+
+def _ahead(conn: Any) -> bytes:
+    """Return what gunicorn has read ahead of a connection; its socket holds what comes after."""
+    if conn.parser is None:
+        return b""
+    return conn.parser.unreader.buf.getvalue()  # type: ignore[no-any-return]
+
+
+def _nothing(*_: object, **__: object) -> None:
+    return None

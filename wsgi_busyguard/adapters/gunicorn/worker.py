@@ -1,0 +1,215 @@
+"""What every guarded worker does, whichever way it takes connections: post, and speak for all.
+
+Mixed into gunicorn's own worker classes. Uses the names that all its versions have: check_config,
+load_wsgi, handle_exit, and the hooks.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+from ...board import BoardFull
+from ...counts import counts_of
+from ...gate import Gate
+from ...haproxy import Push
+from ...middleware import BusyGuard
+from ...monitor import Monitor
+from ...poster import Poster
+from .host import Host, in_the_kernel, judge_options, the_host
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from _typeshed.wsgi import WSGIApplication
+
+    from ...counts import Counts
+    from ...load import Adapter, Load
+    from .options import Options
+
+logger = logging.getLogger("wsgi_busyguard")
+
+
+class HostLoad:
+    """The load of all workers, as one of them sees it: an adapter.
+
+    What all have posted, and what waits in the kernel for whoever is first.
+    """
+
+    def __init__(self, poster: Poster, worker: Any) -> None:
+        self.shared = poster.shared
+        self._poster = poster
+        self._worker = worker
+
+    def read(self) -> Load:
+        """Post this worker's own figures, and return the sum."""
+        load = self._poster.read()
+        queued = 0 if self._worker.cfg.reuse_port else in_the_kernel(self._worker.sockets)
+        return load._replace(queued=load.queued + queued) if queued else load
+
+    def hears(self, asked: Any) -> None:
+        """Have the counts of checks be posted."""
+        self._poster.hears(asked)
+
+    def counts(self) -> Counts:
+        """Return what all workers have counted."""
+        return self._poster.counts()
+
+    def __repr__(self) -> str:
+        return f"<HostLoad: {self.shared!r} and the accept queue>"
+
+
+class OwnLoad:
+    """The load of one worker; with reuse_port its sockets are its own, and what waits there."""
+
+    def __init__(self, adapter: Adapter, worker: Any) -> None:
+        self._adapter = adapter
+        self._worker = worker
+
+    def read(self) -> Load | None:
+        """Return this worker's figures."""
+        load = self._adapter.read()
+        if load is not None and self._worker.cfg.reuse_port:
+            load = load._replace(queued=load.queued + (in_the_kernel(self._worker.sockets) or 0))
+        return load
+
+    def counts(self) -> Counts | None:
+        """Return what this worker has counted."""
+        return counts_of(self._adapter)
+
+    def __repr__(self) -> str:
+        return f"<OwnLoad: {self._adapter!r}>"
+
+
+class Guarded:
+    """A mixin for gunicorn's worker classes.
+
+    :ivar monitor: knows the state of the host; its listeners hear of it in each worker.
+    :ivar poster: posts this worker's load.
+    """
+
+    # What has no effect on a worker of this kind.
+    without: tuple[str, ...] = ()
+
+    # Whether the loop that takes connections in is the one that beats.
+    loop = False
+
+    cfg: Any
+    log: Any
+    sockets: Any
+    alive: bool
+    wsgi: WSGIApplication
+
+    @classmethod
+    def setup(cls) -> None:
+        """Judge the options, when gunicorn has just loaded the class."""
+        judge_options()
+
+    @classmethod
+    def check_config(cls, cfg: Any, log: Any) -> None:
+        """Set up the board and the ports, in the master, before there is any worker."""
+        base: Any = super()
+        if hasattr(base, "check_config"):
+            base.check_config(cfg, log)
+        _, options = the_host(cfg, log)
+        try:
+            cls.judge(cfg, options)
+        except ValueError as error:
+            sys.exit(f"busyguard: {error}")
+        for name in cls.without:
+            if getattr(options, name) is not None:
+                log.warning("BUSYGUARD_%s has no effect with %s", name.upper(), cls.__name__)
+
+    @classmethod
+    def judge(cls, cfg: Any, options: Options) -> None:
+        """Raise :exc:`ValueError` for options that do not fit this configuration."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.host: Host
+        self.host, self.options = the_host(self.cfg, self.log)
+        self.host.board.expect()  # in the master, which is about to fork
+
+    def queue(self) -> Adapter:
+        """Return what counts the requests of this worker."""
+        raise NotImplementedError
+
+    def load_wsgi(self) -> None:
+        """Load the app and put the guard around it; from then on this worker counts.
+
+        All of it here, in the worker, where gevent has patched what it patches.
+        """
+        self._take_a_place()
+        base: Any = super()
+        base.load_wsgi()
+        self.wsgi = self.guarded(self.wsgi)
+        self.poster.start(*self.work())
+        self.poster.ready()
+        if self.options.push:
+            # Here and not in the master, which forks all the time: the first worker that is ready
+            # speaks for all, and when it is gone the next.
+            Push(self.monitor, self.options.push).start()
+
+    def _take_a_place(self) -> None:
+        poster = Poster(self.host.board, OwnLoad(self.queue(), self), loop=self.loop)
+        self.monitor = Monitor(HostLoad(poster, self), deliver=_aside)
+        try:
+            poster.join()
+        except (BoardFull, OSError) as error:
+            logger.error("%s; this worker serves, and its load is not counted", error)
+        self.poster = poster
+
+    def guarded(self, app: WSGIApplication) -> WSGIApplication:
+        """Return the app behind a guard, for checks that no place in front has answered."""
+        options = self.options
+        return BusyGuard(
+            app,
+            monitor=self.monitor,
+            ready=options.ready,
+            patience=options.patience,
+            check_root=options.check_root,
+            ready_paths=options.ready_paths,
+            live_paths=options.live_paths,
+            retry_after=options.retry_after,
+            client_timeout=options.client_timeout,
+        )
+
+    def work(self) -> tuple[Any, ...]:
+        """Return what is to be done a few times a second."""
+        return (self._whether_stopping, self.monitor.refresh)
+
+    def run(self) -> None:
+        """Serve until the end, and post then what has been counted since the last beat."""
+        base: Any = super()
+        try:
+            base.run()
+        finally:
+            self.poster.post_counts()
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """Stop counting, at SIGTERM: what was accepted is served, and nothing new comes here."""
+        if hasattr(self, "poster"):  # else it comes while the app is still being loaded
+            self.poster.stopping()
+        base: Any = super()
+        base.handle_exit(sig, frame)
+
+    def _whether_stopping(self) -> None:
+        if not self.alive:  # after max_requests, say
+            self.poster.stopping()
+
+
+def _aside(tell: Callable[[], None]) -> None:
+    """Have the listeners told in a thread of its own.
+
+    Who notices a change may be the thread that accepts, or the one that beats; a listener that
+    hangs would be the end of either.
+    """
+    threading.Thread(target=tell, name="busyguard-listeners", daemon=True).start()
+
+
+def counting(capacity: int) -> Gate:
+    """Return a gate that only counts, for a queue that is in the kernel."""
+    return Gate(capacity, math.inf, math.inf)

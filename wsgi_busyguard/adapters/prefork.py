@@ -1,0 +1,210 @@
+"""What servers have in common whose processes accept from one listener when they can serve.
+
+The queue is one for all, in the kernel; who is being served is known in each process only.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ..board import Board
+from ..counts import counts_of
+from ..middleware import BusyGuard
+from ..monitor import Monitor
+from ..posting import Member
+from .acceptqueue import waiting
+from .frames import CALLERS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from types import FrameType
+
+    from _typeshed.wsgi import WSGIApplication
+
+    from ..counts import Counts
+    from ..load import Adapter, Load
+
+CHECKING = BusyGuard._answer.__code__
+
+
+class Listeners:
+    """The descriptors at which a server listens, looked at anew each time.
+
+    They are the server's: it may close one, and the kernel gives the number away again. So a
+    descriptor counts only while it has the name that it had at first.
+    """
+
+    def __init__(self, descriptors: Iterable[int]) -> None:
+        self._names = {number: look_at(number, name_of) for number in descriptors}
+
+    def waiting(self) -> int | None:
+        """Return how many connections wait at all of them; ``None`` if that cannot be known."""
+        queues = [
+            look_at(number, partial(_waiting_at, name=name))
+            for number, name in self._names.items()
+            if name is not None
+        ]
+        known = [queue for queue in queues if queue is not None]
+        return sum(known) if known else None
+
+    def __repr__(self) -> str:
+        return f"<Listeners at {list(filter(None, self._names.values()))}>"
+
+
+def _waiting_at(sock: socket.socket, name: Any) -> int | None:
+    return waiting(sock) if name_of(sock) == name else None
+
+
+def name_of(sock: socket.socket) -> Any:
+    """Return the name of a socket that listens; ``None`` if it does not."""
+    listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    return sock.getsockname() if listens else None
+
+
+def look_at(number: int, look: Callable[[socket.socket], Any]) -> Any:
+    """Return what a look at the socket of this number says; ``None`` if it is none."""
+    try:
+        copy = os.dup(number)
+    except OSError:
+        return None
+    try:
+        sock = socket.socket(fileno=copy)
+    except OSError:
+        os.close(copy)
+        return None
+    with sock:
+        try:
+            return look(sock)
+        except OSError:
+            return None
+
+
+def descriptors() -> list[int]:
+    """Return the descriptors of this process; none where the system does not tell."""
+    try:
+        return sorted(map(int, os.listdir("/proc/self/fd")))
+    except OSError:
+        return []
+
+
+def inside() -> int:
+    """Return how many threads of this process a guard's calls are in, those of checks included.
+
+    Bodies that are iterated after the call are not seen.
+    """
+    return sum(map(_in_a_guard, sys._current_frames().values()))
+
+
+def _in_a_guard(frame: FrameType | None) -> bool:
+    return any(
+        inner.f_code.co_name in CALLERS
+        and str(inner.f_globals.get("__name__")).startswith("wsgi_busyguard.")
+        for inner in _outward(frame)
+    )
+
+
+def asking() -> bool:
+    """Return whether this very thread answers a check, which is a request like any other here."""
+    return any(frame.f_code is CHECKING for frame in _outward(sys._getframe()))
+
+
+def _outward(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def others(active: int) -> int:
+    """Return how many of these are not the check for which this is read."""
+    return max(0, active - asking())
+
+
+def speaks(board: Board) -> bool:
+    """Return whether this process is the one that posts the queue of all.
+
+    The process of the lowest id does. When it is gone the next one does.
+    """
+    here = os.getpid()
+    return all(row.pid >= here for row in board.rows() if row.state == "ready")
+
+
+class Share:
+    """One process's part of what all of them post on a board: the queue is posted once.
+
+    :param board: where they post; one board for one server.
+    :param adapter: reads what is served in this process, and the queue of all.
+
+    """
+
+    def __init__(self, board: Board, adapter: Adapter) -> None:
+        self._board = board
+        self._adapter = adapter
+
+    def read(self) -> Load | None:
+        """Return the figures of this instant."""
+        load = self._adapter.read()
+        return load if load is None or speaks(self._board) else load._replace(queued=0)
+
+    def counts(self) -> Counts | None:
+        """Return what is counted in this process."""
+        return counts_of(self._adapter)
+
+    def __repr__(self) -> str:
+        return f"<Share of {self._adapter!r}>"
+
+
+class Guarded:
+    """A guard in one of several processes, and what makes it one of them.
+
+    :param app: the WSGI app.
+    :param adapter: makes what reads the whole server, as far as one process can, and has a
+        ``share()`` for the board.
+    :param options: those of :class:`~wsgi_busyguard.BusyGuard`.
+    :ivar guard: the guard.
+    """
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        adapter: Callable[[], Any],
+        *,
+        board: Board | str | os.PathLike[str] | None = None,
+        slots: int | None = None,
+        **options: Any,
+    ) -> None:
+        self._member: Any = None
+        if slots is not None:
+            self.guard = BusyGuard(app, slots=slots, board=board, **options)
+            if board is not None:
+                self._member = self.guard.monitor.adapter
+        elif board is None:
+            self.guard = BusyGuard(app, monitor=Monitor(adapter()), **options)
+        else:
+            board = board if isinstance(board, Board) else Board(board)
+            self._member = Member(board, adapter().share(board))
+            self.guard = BusyGuard(app, monitor=Monitor(self._member), **options)
+        self._is_gate = slots is not None
+
+    def begin(self) -> None:
+        """Have this process be counted from now on: it serves."""
+        if self._member is None:
+            return
+        if self._is_gate:
+            self._member.call()
+            return
+        self._member.enter()
+        self._member.start(self._look_out)
+
+    def _look_out(self) -> None:
+        if self.guard.monitor.draining:
+            self._member.go()
+
+    def end(self) -> None:
+        """Have checks say that this process is shutting down, and the others not count on it."""
+        self.guard.monitor.drain()
+        if self._member is not None:
+            self._member.go()

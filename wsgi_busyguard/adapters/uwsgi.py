@@ -1,0 +1,174 @@
+"""uWSGI: reads the accept queue of its listeners and what its workers do.
+
+The module ``uwsgi`` exists inside uWSGI only, so nothing here imports it before it is needed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+from ..load import Load
+from ..policy import whole
+from .prefork import Guarded, Listeners, Share, inside, others
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from _typeshed.wsgi import WSGIApplication
+
+    from ..board import Board
+    from ..middleware import BusyGuard
+
+# Of the module uwsgi, what uwsgidecorators sets when it is imported.
+PLACES = ("post_fork_hook", "spooler", "mule_msg_hook")
+
+
+class UwsgiAdapter:
+    """Reads the load of a whole uWSGI, in any of its workers.
+
+    :param capacity: requests that may be in the application at once; ``None`` is processes times
+        threads.
+    :raises RuntimeError: outside uWSGI, and in a mule or spooler, where the listeners are closed.
+
+    Exact for several processes of one thread and for one process of several. Of several processes
+    of several threads each knows its own requests only, so the others' are taken to be as many as
+    can be while requests wait, and none else; for those, post on a board: :func:`guarded_app`.
+
+    ``uwsgi.listen_queue()`` is not used: in a worker it is always 0.
+    """
+
+    def __init__(self, capacity: int | None = None) -> None:
+        self._uwsgi = server()
+        if capacity is None:
+            capacity = self._uwsgi.numproc * threads()
+        self._capacity = int(whole("capacity", capacity, least=1))
+        self._listeners = Listeners(self._uwsgi.sockets)
+
+    def read(self) -> Load | None:
+        """Return the figures of this instant; ``None`` if no listener's queue can be read."""
+        queued = self._listeners.waiting()
+        return (
+            None if queued is None else Load(queued, others(self._active(queued)), self._capacity)
+        )
+
+    def _active(self, queued: int) -> int:
+        if threads() == 1:
+            return working(self._uwsgi.workers())
+        # Whoever finds a thread free does not wait.
+        return self._capacity if queued and self._uwsgi.numproc > 1 else inside()
+
+    def share(self, board: Board) -> Share:
+        """Return what reads this worker's part of it, for a board on which every worker posts."""
+        return Share(board, WorkerAdapter())
+
+    def threads(self) -> int:
+        """Return how many requests one process serves at once."""
+        return threads()
+
+    def __repr__(self) -> str:
+        return f"<UwsgiAdapter of {self._capacity} at {self._listeners!r}>"
+
+
+class WorkerAdapter:
+    """Reads what one worker serves, and the queue of all."""
+
+    def __init__(self) -> None:
+        self._uwsgi = server()
+        self._listeners = Listeners(self._uwsgi.sockets)
+
+    def read(self) -> Load | None:
+        """Return the figures of this instant; ``None`` if no listener's queue can be read."""
+        queued = self._listeners.waiting()
+        return None if queued is None else Load(queued, others(self._active()), threads())
+
+    def _active(self) -> int:
+        if threads() > 1:
+            return inside()
+        here = self._uwsgi.worker_id()
+        return working(worker for worker in self._uwsgi.workers() if worker["id"] == here)
+
+    def __repr__(self) -> str:
+        return f"<WorkerAdapter at {self._listeners!r}>"
+
+
+def guarded_app(app: WSGIApplication, **options: Any) -> BusyGuard:
+    """Return ``app`` guarded for uWSGI: every worker posts on the board, and reads the sum there.
+
+    :param options: those of :class:`~wsgi_busyguard.BusyGuard` but ``monitor``. With ``slots`` each
+        process is a gate of so many. With ``board`` alone the queue in the kernel is read.
+    :raises RuntimeError: outside uWSGI, and where it runs no Python threads.
+
+    Also where the app is made in the master before it forks; the master itself is not counted.
+    """
+    uwsgi = server()
+    if not uwsgi.has_threads:
+        raise RuntimeError(
+            "the guard needs a thread of its own, and this uWSGI lets none run:"
+            " start it with enable-threads = true"
+        )
+    guarded = Guarded(app, UwsgiAdapter, **options)
+
+    def begin() -> None:
+        if uwsgi.worker_id():  # 0 in the master, and in mules and spoolers, which serve nothing
+            guarded.begin()
+
+    begin()
+    _after_forks(uwsgi, begin)
+    return guarded.guard
+
+
+def threads() -> int:
+    """Return how many requests each process of this uWSGI serves at once."""
+    return int(server().cores)
+
+
+def server() -> Any:
+    """Return the module ``uwsgi`` of the server that this process is of.
+
+    :raises RuntimeError: outside uWSGI, and in a mule or a spooler.
+    """
+    try:
+        uwsgi = importlib.import_module("uwsgi")
+    except ImportError:
+        raise RuntimeError("expected to run inside uWSGI, which gives the module uwsgi") from None
+    if not hasattr(uwsgi, "numproc"):
+        raise RuntimeError(f"expected uWSGI's own module uwsgi, not {uwsgi!r}")
+    if uwsgi.mule_id() or uwsgi.i_am_the_spooler():
+        raise RuntimeError(
+            "uWSGI's listeners are closed in mules and spoolers: read the board there,"
+            " by Watcher(Board(FILE))"
+        )
+    return uwsgi
+
+
+def working(workers: Any) -> int:
+    """Return how many of ``uwsgi.workers()`` are at work, be it for one of uWSGI's signals."""
+    statuses = [worker["status"] for worker in workers if worker["pid"]]
+    return sum(status == b"busy" or status.startswith(b"sig") for status in statuses)
+
+
+def _after_forks(uwsgi: Any, begin: Callable[[], object]) -> None:
+    """Have ``begin`` called in the processes that uWSGI forks from this one.
+
+    uWSGI has room for one such function, and tells Python's own hooks nothing. uwsgidecorators
+    puts there one that calls many, and would put it in the place of ours if it came later. But it
+    takes other places, too, so it is not to come here when somebody is there already.
+    """
+    if "uwsgidecorators" in sys.modules or not any(hasattr(uwsgi, place) for place in PLACES):
+        try:
+            postfork = importlib.import_module("uwsgidecorators").postfork
+        except Exception:  # not installed, or no master
+            pass
+        else:
+            postfork(begin)
+            return
+    before = getattr(uwsgi, "post_fork_hook", None)
+
+    def both() -> None:
+        if before is not None:
+            before()
+        begin()
+
+    uwsgi.post_fork_hook = both

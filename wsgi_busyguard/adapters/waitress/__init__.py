@@ -1,0 +1,9 @@
+"""waitress: a guard in front of its threads, and an adapter for a server that you have already."""
+
+from __future__ import annotations
+
+from .dispatcher import GuardedDispatcher
+from .reader import WaitressAdapter
+from .server import guarded_server
+
+__all__ = ["GuardedDispatcher", "WaitressAdapter", "guarded_server"]

@@ -1,0 +1,267 @@
+"""The dispatcher that stands where waitress's own stood: answers, refuses, or lets in.
+
+``add_task()`` is called by waitress's main loop, and by its threads for a request that was
+pipelined behind another; either holds the channel's ``requests_lock``, which serving takes. So
+whatever is said here is said by other threads.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from waitress.task import ThreadedTaskDispatcher
+from waitress.trigger import trigger
+from waitress.wasyncore import close_all, dispatcher
+
+from ...policy import Reason
+from ..front import Front, Visit
+from ..lastcall import pending
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+    from ...checks import Ask
+
+logger = logging.getLogger("wsgi_busyguard")
+
+# What is waited for, at the very end, are threads that are stuck.
+PATIENCE = 0.5
+
+
+class Quiet(ThreadedTaskDispatcher):  # type: ignore[misc]
+    """A dispatcher that does not warn of its queue.
+
+    waitress's ``waitress.queue`` would warn whenever a thread is not yet back from the request
+    before, or when two checks come at once.
+    """
+
+    queue_logger = logging.Logger("busyguard: nobody listens", logging.CRITICAL + 1)
+
+
+class WaitressFront(Front):
+    """The guard in front of a waitress server's threads.
+
+    :ivar dispatcher: the :class:`GuardedDispatcher`, if it could be put there.
+    """
+
+    def __init__(self, threads: int, sockets: dict[int, Any], **options: Any) -> None:
+        super().__init__(threads, **options)
+        self.dispatcher: GuardedDispatcher | None = None
+        self._map = sockets  # of waitress's main loop: every open connection is in there
+        self._trigger = trigger(sockets)
+        self._over = False
+
+    def in_loop(self, work: Callable[[], object]) -> None:
+        """Have waitress's main loop do something soon."""
+        if not self._over:  # else the trigger is closed, and its descriptor may be somebody's file
+            self._trigger.pull_trigger(work)
+
+    def flushed(self) -> bool:
+        """Return whether all that was answered has been sent."""
+        return not any(
+            getattr(channel, "requests", None) or getattr(channel, "total_outbufs_len", 0)
+            for channel in list(self._map.values())
+        )
+
+    def awaited(self) -> bool:
+        """Return whether somebody has connected and not asked yet, or not to the end."""
+        return any(
+            channel.request is not None or channel.creation_time == channel.last_activity
+            for channel in list(self._map.values())
+            if hasattr(channel, "creation_time")
+        )
+
+    def listeners(self) -> list[Any]:
+        """Return the sockets at which waitress listens."""
+        return [server.socket for server in self._servers()]
+
+    def stop_listening(self) -> None:
+        """Close them, in the main loop, when all who wait there are taken in."""
+        self.in_loop(self._close_servers)
+
+    def _servers(self) -> list[Any]:
+        return [one for one in list(self._map.values()) if getattr(one, "accepting", False)]
+
+    def _close_servers(self) -> None:
+        for server in self._servers():
+            for _ in range(server.adj.backlog):  # one that cannot be accepted would be there again
+                if pending(server.socket):
+                    server.handle_accept()
+            dispatcher.close(server)  # its own close() would take the trigger from its channels
+
+    def abandon(self) -> None:
+        """Close what is open of a server that could not be made."""
+        close_all(self._map, ignore_all=True)
+
+    def end(self) -> None:
+        """Have the main loop end: it does when it has nothing to look at."""
+        self.in_loop(self._close_all)
+
+    def _close_all(self) -> None:
+        self._over = True
+        close_all(self._map, ignore_all=True)
+
+
+class GuardedDispatcher(Quiet):
+    """waitress's task dispatcher with the guard in front of its queue.
+
+    In that queue are only such as have a thread for them; the others wait in the gate.
+    """
+
+    def __init__(self, front: WaitressFront) -> None:
+        super().__init__()
+        self._front = front
+        self._failing = False
+        # One thread each: a refusal app that is slow, or a flood of those who are refused, must
+        # not hold up the checks.
+        self._checks, self.refusals = Quiet(), Quiet()
+
+    def set_thread_count(self, count: int) -> None:
+        """Have so many threads; and those that answer, as long as there are any."""
+        super().set_thread_count(count)
+        for beside in (self._checks, self.refusals):
+            beside.set_thread_count(min(count, 1))
+
+    def add_task(self, channel: Any) -> None:
+        """Answer a channel's next request if it is a check, refuse it, or let it in."""
+        try:
+            self._let_in(channel)
+            self._failing = False
+        except Exception:  # guarding must never be the outage
+            if not self._failing:
+                self._failing = True
+                logger.exception("could not judge a request; served without the guard")
+            super().add_task(channel)
+
+    def hand(self, visit: WaitressVisit) -> None:
+        """Have one of the threads serve a request."""
+        super().add_task(visit)
+
+    def shutdown(self, cancel_pending: bool = True, timeout: float = 5) -> bool:
+        """Stop the threads, and cancel those who wait."""
+        self._front.stop()
+        for beside in (self._checks, self.refusals):
+            beside.shutdown(cancel_pending, min(timeout, PATIENCE))
+        return bool(super().shutdown(cancel_pending, timeout))
+
+    def _let_in(self, channel: Any) -> None:
+        here = self._front.here
+        visit: WaitressVisit | None = getattr(here, "visit", None)
+        if visit is not None and visit.channel is channel:
+            visit.leave()  # this thread has served it, and must not keep the next one out
+        request = channel.requests[0]
+        if request.error:
+            self._checks.add_task(Saying(self._front, channel, None))
+            return
+        headers = {f"HTTP_{name}": value for name, value in request.headers.items()}
+        ask = self._front.asked(request.command.upper(), request.path, request.query, headers)
+        if ask is not None:
+            self._checks.add_task(Saying(self._front, channel, self._answer(ask)))
+        else:
+            WaitressVisit(self._front, self, channel, self._front.ago(headers)).enter()
+
+    def _answer(self, ask: Ask) -> WSGIApplication:
+        front = self._front
+
+        def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+            return front.answer(ask, environ.get("HTTP_ACCEPT"))(environ, start_response)
+
+        return answer
+
+
+class WaitressVisit(Visit):
+    """One request on its way through the gate; to waitress, a task."""
+
+    def __init__(
+        self, front: WaitressFront, dispatcher: GuardedDispatcher, channel: Any, ago: float
+    ) -> None:
+        super().__init__(front, channel.socket, ago)
+        self._waitress = front
+        self._dispatcher = dispatcher
+        self.channel = channel
+
+    def run(self) -> None:
+        """Have a thread serve the request."""
+        self._dispatcher.hand(self)
+
+    def refuse(self, reason: Reason) -> None:
+        """Answer 503, on the thread for that."""
+        says = self._waitress.refusal(reason)
+        last = reason is Reason.DRAINING
+        self._dispatcher.refusals.add_task(Saying(self._waitress, self.channel, says, last))
+
+    def drop(self) -> None:
+        """Close the connection, in the main loop, whose it is."""
+        self._waitress.in_loop(partial(_close, self.channel))
+
+    def service(self) -> None:
+        """Serve the request, in one of the threads."""
+        here = self._waitress.here
+        here.visit = self
+        try:
+            if self.has_left():
+                self.drop()
+            else:
+                self.channel.service()
+        finally:
+            here.visit = None
+            self.leave()
+
+    def cancel(self) -> None:
+        """Close the connection, for the server stops."""
+        self.leave()
+        self.channel.cancel()
+
+
+class Saying:
+    """A request that is answered without a slot; to waitress, a task.
+
+    :param says: a WSGI app that does not block; ``None`` for what waitress itself says to it.
+    :param last: whether to close the connection after it.
+    """
+
+    def __init__(
+        self, front: WaitressFront, channel: Any, says: WSGIApplication | None, last: bool = False
+    ) -> None:
+        self._front = front
+        self._channel = channel
+        self._says = says
+        self._last = last
+
+    def service(self) -> None:
+        """Say it."""
+        channel = self._channel
+        # Of one who asks again without having read the answer before, waitress would wait for it.
+        if channel.total_outbufs_len > channel.adj.outbuf_high_watermark // 2:
+            with channel.requests_lock:
+                _forget(channel)
+                channel.close_when_flushed = True
+            channel.server.pull_trigger()
+            return
+        if self._last:
+            channel.requests[0].headers["CONNECTION"] = "close"
+        self._front.here.says = self._says
+        try:
+            channel.service()
+        finally:
+            self._front.here.says = None
+
+    def cancel(self) -> None:
+        """Close the connection, for the server stops."""
+        self._channel.cancel()
+
+
+def _forget(channel: Any) -> None:
+    for request in channel.requests:
+        request.close()
+    channel.requests = []
+
+
+def _close(channel: Any) -> None:
+    with channel.requests_lock:
+        _forget(channel)
+    channel.handle_close()

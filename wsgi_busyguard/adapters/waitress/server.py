@@ -1,0 +1,159 @@
+"""A waitress server from one call: its dispatcher, the guard, and a stop that lets it finish."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+import select
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from waitress import create_server
+from waitress.channel import HTTPChannel
+from waitress.task import ThreadedTaskDispatcher
+
+from ...policy import limits, seconds, whole
+from ..front import GRACE, split
+from ..signals import draining_at_signals
+from .dispatcher import PATIENCE, GuardedDispatcher, WaitressFront
+from .reader import WaitressAdapter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+
+logger = logging.getLogger("wsgi_busyguard")
+
+# Connections beyond those inside and in the queue. At connection_limit waitress stops accepting,
+# and then a check waits in the kernel; its own triggers and listeners count, too.
+SPARE = 8
+
+# waitress's own default is 100, which 100 idle browsers reach.
+CONNECTIONS = 1000
+
+# What the guard uses of waitress's beside what its manual names, in all from 2.1 to 3.0.
+KNOWN = {
+    ThreadedTaskDispatcher: ("add_task", "set_thread_count", "shutdown", "queue_logger"),
+    HTTPChannel: ("service", "cancel", "handle_close", "close_when_flushed", "total_outbufs_len"),
+}
+
+
+def moved() -> list[str]:
+    """Return what is not as it is known in this waitress."""
+    parameters = inspect.signature(create_server).parameters
+    missing = [
+        f"create_server({name}=)" for name in ("_dispatcher", "map") if name not in parameters
+    ]
+    for kind, names in KNOWN.items():
+        missing += [f"{kind.__name__}.{name}" for name in names if not hasattr(kind, name)]
+    return missing
+
+
+def guarded_server(
+    app: WSGIApplication, *, threads: int = 4, grace: float = GRACE, **options: Any
+) -> Any:
+    """Return a waitress server that serves a WSGI app behind a guard.
+
+    :param threads: how many requests may be in the app at once.
+    :param grace: seconds that running requests get to finish when the process is told to stop.
+    :param options: ``max_queue``, ``max_wait``, ``client_timeout``, ``ready``, ``patience``,
+        ``check_root``, ``ready_paths``, ``live_paths``, ``on_busy``, ``on_free``, ``refusal``,
+        ``retry_after``, ``expose_load``, ``board``, ``push`` and ``trust_queue_header`` as in
+        :class:`wsgi_busyguard.BusyGuard`; all others are waitress's: ``listen``, ``sockets``,
+        ``unix_socket``, ``connection_limit`` and so on.
+    :raises ValueError, TypeError: for arguments that cannot be meant.
+
+    The server's ``guard`` has ``monitor``, ``gate`` and ``drain(grace)``. Its ``run()`` returns
+    when the server has ended. If it is called in the main thread, and nobody else handles SIGTERM
+    and Ctrl-C, then checks say draining at the first of them, new requests are refused, and
+    ``run()`` returns when the last one inside or in the queue has its answer, or when ``grace`` is
+    over.
+    """
+    if not callable(app):
+        raise TypeError(f"app must be a WSGI app, not {app!r}")
+    whole("threads", threads, least=1)
+    seconds("grace", grace)
+    ours, adjustments = split(options)
+    adjustments.setdefault("connection_limit", connections())
+    # select() cannot look at file descriptors from 1024 on.
+    adjustments.setdefault("asyncore_use_poll", hasattr(select, "poll"))
+    missing = moved()
+    if missing:
+        logger.warning(
+            "this waitress has no %s as it was known: the guard stands behind its threads, so"
+            " checks wait for one, and nothing is refused",
+            ", ".join(missing),
+        )
+        server = _behind(app, threads, ours, adjustments)
+    else:
+        server = _in_front(app, threads, ours, adjustments)
+    server.guard.shares = "sockets" in adjustments
+    server.run = _running(server, server.run, grace)
+    server.guard.start()
+    return server
+
+
+def connections() -> int:
+    """Return how many connections can be open and leave the app its file descriptors."""
+    with suppress(ImportError):
+        import resource
+
+        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if most != resource.RLIM_INFINITY:
+            return max(100, min(CONNECTIONS, most // 2))
+    return CONNECTIONS
+
+
+def _in_front(
+    app: WSGIApplication, threads: int, ours: dict[str, Any], adjustments: dict[str, Any]
+) -> Any:
+    _, queue, _ = limits(threads, ours.get("max_queue"))
+    limit = int(adjustments["connection_limit"])
+    if queue != math.inf and threads + queue + SPARE > limit:
+        raise ValueError(
+            f"connection_limit={limit} is too few for threads={threads} and max_queue={queue}:"
+            f" make it {threads + int(queue) + SPARE} at least, or lower max_queue"
+        )
+    sockets: dict[int, Any] = {}
+    front = WaitressFront(threads, sockets, **ours)
+    front.dispatcher = GuardedDispatcher(front)
+    private = {"map": sockets, "_dispatcher": front.dispatcher}
+    try:
+        server: Any = create_server(front.guarded(app), threads=threads, **private, **adjustments)
+    except BaseException:  # the port is taken, say
+        front.abandon()
+        raise
+    front.dispatcher.set_thread_count(threads)
+    server.guard = front
+    return server
+
+
+def _behind(
+    app: WSGIApplication, threads: int, ours: dict[str, Any], adjustments: dict[str, Any]
+) -> Any:
+    late: list[WSGIApplication] = []  # the server wants the app, and the app the server's monitor
+
+    def serve(environ: WSGIEnvironment, start_response: StartResponse) -> Any:
+        return late[0](environ, start_response)
+
+    sockets: dict[int, Any] = {}
+    server: Any = create_server(serve, map=sockets, threads=threads, **adjustments)
+    adapter = WaitressAdapter(server)
+    server.guard = WaitressFront(threads, sockets, adapter=adapter, **ours)
+    late.append(server.guard.behind(app))
+    return server
+
+
+def _running(server: Any, run: Callable[[], object], grace: float) -> Callable[[], None]:
+    def running() -> None:
+        try:
+            with draining_at_signals(server.guard, grace):
+                run()
+        finally:
+            server.guard.stop()
+            server.task_dispatcher.shutdown(timeout=PATIENCE)
+
+    return running

@@ -1,0 +1,141 @@
+"""Bytes on the sockets of a server: what has come, who has left, what is said at once.
+
+For threads that must not block. Knows sockets and WSGI; no server.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import sys
+from contextlib import suppress
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
+
+    Headers = list[tuple[str, str]]
+
+# As much as is looked at: a browser's head with its cookies fits.
+MOST = 8192
+
+# As much of an environ as an answer may look at.
+_ENVIRON = {
+    "SCRIPT_NAME": "",
+    "PATH_INFO": "/",
+    "QUERY_STRING": "",
+    "SERVER_NAME": "localhost",
+    "SERVER_PORT": "80",
+    "SERVER_PROTOCOL": "HTTP/1.1",
+    "wsgi.version": (1, 0),
+    "wsgi.url_scheme": "http",
+    "wsgi.errors": sys.stderr,
+    "wsgi.multithread": True,
+    "wsgi.multiprocess": False,
+    "wsgi.run_once": False,
+}
+
+GONE = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
+
+
+def peeked(sock: socket.socket) -> bytes | None:
+    """Return what can be read of a socket and leave it there.
+
+    ``None`` while nothing has come; empty if the peer has closed, or reset the connection.
+    """
+    if not _ready(sock, select.POLLIN):  # a socket with a timeout would wait for it
+        return None
+    try:
+        return sock.recv(MOST, socket.MSG_PEEK)
+    except (BlockingIOError, InterruptedError, TimeoutError):
+        return None
+    except OSError:
+        return b""
+
+
+def gone(socks: Iterable[Any]) -> set[Any]:
+    """Return those whose peers have left.
+
+    A request may still lie unread before the end, so a look at the data would not show it. One who
+    only closed his half of the connection is taken to have left, as nginx does (its 499).
+    """
+    poller, known, left = select.poll(), {}, set()
+    for sock in socks:
+        try:
+            descriptor = sock.fileno()
+            poller.register(descriptor, GONE)
+            known[descriptor] = sock
+        except (OSError, ValueError):  # closed by ourselves
+            left.add(sock)
+    return left | {known[descriptor] for descriptor, event in poller.poll(0) if event & GONE}
+
+
+def whole(app: WSGIApplication, environ: WSGIEnvironment) -> tuple[str, Headers, bytes]:
+    """Return all that an answer or a refusal says, with its length.
+
+    A HEAD request is told what a GET would be, but for the body.
+
+    :raises UnicodeEncodeError: if it cannot be sent as HTTP.
+    """
+    got: list[Any] = []
+
+    def start_response(status: str, headers: Headers, exc_info: Any = None) -> Any:
+        got[:] = status, headers
+        return lambda data: None
+
+    is_head = environ["REQUEST_METHOD"] == "HEAD"
+    body = b"".join(
+        app({**environ, "REQUEST_METHOD": "GET"} if is_head else environ, start_response)
+    )
+    status, headers = got
+    if not any(name.lower() == "content-length" for name, _ in headers):
+        headers = [*headers, ("Content-Length", str(len(body)))]
+    "".join([status, *(name + value for name, value in headers)]).encode("latin-1")
+    return status, headers, b"" if is_head else body
+
+
+def said(app: WSGIApplication, method: str, version: tuple[int, int], last: bool) -> bytes:
+    """Return all that an answer or a refusal says to such a request, as the bytes to send.
+
+    :param version: of HTTP, the request's.
+    :param last: whether the connection is closed after it.
+    """
+    environ = {**_ENVIRON, "REQUEST_METHOD": method, "wsgi.input": BytesIO()}
+    status, headers, body = whole(app, environ)
+    lines = [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in headers)]
+    if last:
+        lines.append("Connection: close")
+    elif version == (1, 0):
+        lines.append("Connection: Keep-Alive")
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+
+
+def sent(sock: socket.socket, data: bytes) -> bool:
+    """Send a little; return whether it was taken whole, which is so unless a peer does not read."""
+    with suppress(OSError):
+        return _ready(sock, select.POLLOUT) and sock.send(data) == len(data)
+    return False
+
+
+def drained(sock: socket.socket) -> bool:
+    """Throw away what a peer has sent; return whether he has closed."""
+    try:
+        for _ in range(16):
+            if not _ready(sock, select.POLLIN):
+                return False
+            if not sock.recv(65536):
+                return True
+    except (BlockingIOError, InterruptedError, TimeoutError):
+        return False
+    except (OSError, ValueError):
+        return True
+    return False
+
+
+def _ready(sock: socket.socket, event: int) -> bool:
+    poller = select.poll()
+    poller.register(sock, event)
+    return bool(poller.poll(0))

@@ -1,0 +1,153 @@
+"""Asks a server for its state, as a balancer does, and says what its answer means."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import socket
+import threading
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from urllib.parse import SplitResult
+
+#: Exit codes.
+FREE, NOT_NOW, NO_ANSWER = 0, 1, 2
+
+#: Where the check port is taken to be, unless the environment variable of that name says.
+CHECK_PORT, CHECK_VARIABLE = "127.0.0.1:8081", "BUSYGUARD_CHECK"
+
+TIMEOUT = 2.0  # seconds; HAProxy's default for a check is its inter, 2 s
+
+# The bytes after which an answer is cut off. The figures of a thousand processes are a tenth.
+LONGEST = 4 << 20
+
+
+class Said(NamedTuple):
+    """What a server said.
+
+    :param code: the exit code that it amounts to: 0 free, 1 busy or draining, 2 no answer.
+    :param text: the state, or what was in the way.
+    """
+
+    code: int
+    text: str
+
+
+def default_target(variables: Mapping[str, str] = os.environ) -> str:
+    """Return where to ask if nobody says: at the check port."""
+    return variables.get(CHECK_VARIABLE) or CHECK_PORT
+
+
+def ask(target: str, timeout: float = TIMEOUT) -> Said:
+    """Ask for the state.
+
+    :param target: ``http://host:port/readyz``; or ``host:port`` or ``port`` of a check port, whose
+        figures are told as well.
+    :param timeout: seconds to connect, and seconds for the whole answer.
+    :raises ValueError: if the target is none.
+    """
+    url = split(target)
+    try:
+        status, body = fetched(url, timeout)
+    except (OSError, http.client.HTTPException) as error:
+        return Said(NO_ANSWER, f"no answer from {url.geturl()}: {_reason(error)}")
+    if url.path == "/load" and status == 200:
+        return _figures(body)
+    text = body.decode("utf-8", "replace").strip().splitlines()
+    word = text[0][:200] if text else ""
+    if status == 200:
+        return Said(FREE, word)
+    if status == 503:
+        return Said(NOT_NOW, word)
+    return Said(NO_ANSWER, f"no answer to a check from {url.geturl()}: {status} {word}".rstrip())
+
+
+def split(target: str) -> SplitResult:
+    """Return the URL that a target stands for; for a bare address, its figures."""
+    if re.fullmatch(r"[0-9]+", target):
+        target = f"127.0.0.1:{target}"
+    if "://" not in target:
+        target = f"http://{target}" if "/" in target else f"http://{target}/load"
+    url = urlsplit(target)
+    try:
+        known = url.scheme in ("http", "https") and url.hostname and url.port != 0
+    except ValueError:
+        known = False
+    if not known:
+        raise ValueError(
+            "expected a URL as http://host:8080/readyz, or host:port of a check port,"
+            f" not {target!r}"
+        )
+    return url if url.path else url._replace(path="/readyz")
+
+
+def fetched(url: SplitResult, timeout: float) -> tuple[int, bytes]:
+    """Return the status and the body. Redirects are answers: a balancer follows none.
+
+    :param timeout: seconds to connect, and seconds for the whole answer: one that comes in drops
+        would keep whoever asks waiting for ever.
+    :raises OSError, http.client.HTTPException: if there is no answer, or none in HTTP.
+    """
+    kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
+    connection = kind(url.hostname or "", url.port, timeout=timeout)
+    try:
+        path = f"{url.path}?{url.query}" if url.query else url.path
+        headers = {"User-Agent": "busyguard", "Connection": "close"}
+        connection.connect()
+        with _within(connection.sock, timeout):
+            connection.request("GET", path, headers=headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read(LONGEST)
+    finally:
+        connection.close()
+
+
+@contextlib.contextmanager
+def _within(connection: socket.socket, seconds: float) -> Iterator[None]:
+    """Cut the connection off after so many seconds; then what was said is too late."""
+    late = threading.Event()
+
+    def cut() -> None:
+        late.set()
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(connection, socket.SHUT_RDWR)  # of TLS too: no words of goodbye
+
+    timer = threading.Timer(seconds, cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except Exception as error:
+        if late.is_set():
+            raise TimeoutError from error
+        raise
+    finally:
+        timer.cancel()
+    if late.is_set():
+        raise TimeoutError
+
+
+def _figures(body: bytes) -> Said:
+    """Return what the JSON of /load says."""
+    try:
+        load: Any = json.loads(body)
+        word, code = str(load["state"]), FREE if load["ready"] else NOT_NOW
+    except (ValueError, KeyError, TypeError):
+        return Said(NO_ANSWER, "no answer to a check: this is no check port's /load")
+    shown = ("queued", "active", "capacity", "delay")
+    figures = [f"{name}={load[name]}" for name in shown if load.get(name) is not None]
+    return Said(code, " ".join([word, *figures]))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "it took too long"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__

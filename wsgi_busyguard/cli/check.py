@@ -1,0 +1,42 @@
+"""``busyguard check``: asks a server for its state; the exit code is for scripts."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from ..asking import CHECK_PORT, CHECK_VARIABLE, NO_ANSWER, TIMEOUT, ask, default_target
+from ..policy import seconds
+from .serve import said_in_one_line
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``busyguard check``."""
+    parser.description = (
+        "Ask a server for its state. Exits with 0 if it should get requests, 1 if it is too busy or"
+        " shutting down, 2 if there is no answer."
+    )
+    parser.add_argument(
+        "url",
+        nargs="?",
+        metavar="URL",
+        default=default_target(),
+        help="http://host:port/readyz, or host:port of a check port; the check port that"
+        f" {CHECK_VARIABLE} names, or {CHECK_PORT}, if not given",
+    )
+    wait = "seconds to wait for the answer (%(default)s)"
+    parser.add_argument("--timeout", type=float, default=TIMEOUT, metavar="S", help=wait)
+    parser.add_argument("--quiet", action="store_true", help="say nothing; the exit code does")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Ask once."""
+    with said_in_one_line():
+        seconds("timeout", arguments.timeout)
+        said = ask(arguments.url, arguments.timeout)
+    if not arguments.quiet:
+        print(said.text, file=sys.stderr if said.code == NO_ANSWER else sys.stdout)
+    return said.code

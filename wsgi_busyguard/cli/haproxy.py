@@ -1,0 +1,96 @@
+"""``busyguard haproxy``: prints the configuration that measured best, or judges one there is."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..haproxy import Server, Setting, configuration
+from ..haproxy.mistakes import mistakes
+from ..listening import address
+from .mistake import Mistake
+
+if TYPE_CHECKING:
+    import argparse
+
+DEFAULTS = Setting()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``busyguard haproxy``."""
+    add = parser.add_argument
+    add(
+        "--server",
+        action="append",
+        default=[],
+        metavar="NAME=HOST:PORT",
+        help="a server; once for each",
+    )
+    add(
+        "--agent-port",
+        type=int,
+        default=8082,
+        metavar="PORT",
+        help="where the servers answer agent-check (%(default)s)",
+    )
+    add("--check-port", type=int, metavar="PORT", help="of the checks, if not the app's own")
+    add(
+        "--threads",
+        type=int,
+        default=DEFAULTS.threads,
+        metavar="N",
+        help="requests in the app at once, of one server (%(default)s)",
+    )
+    add(
+        "--balancers",
+        type=int,
+        default=DEFAULTS.balancers,
+        metavar="N",
+        help="HAProxies in front of these servers (%(default)s)",
+    )
+    add("--name", default=DEFAULTS.name, help="of this one, different on each (%(default)s)")
+    add("--bind", default=DEFAULTS.bind, metavar="ADDR", help="for clients (%(default)s)")
+    add("--minimal", action="store_true", help="for servers without an agent port")
+    add(
+        "--check-config",
+        metavar="FILE",
+        help="name the known mistakes in a configuration; - is standard input",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print, and return 1 if there are mistakes to name."""
+    if arguments.check_config is not None:
+        if arguments.server:
+            raise Mistake("give --server or --check-config, not both")
+        return _check(arguments.check_config)
+    setting = Setting(arguments.threads, arguments.balancers, arguments.name, arguments.bind)
+    try:
+        servers = [_server(text, arguments) for text in arguments.server]
+        print(configuration(servers, setting, minimal=arguments.minimal), end="")
+    except (ValueError, TypeError) as error:
+        raise Mistake(str(error)) from error
+    return 0
+
+
+def _server(text: str, arguments: argparse.Namespace) -> Server:
+    name, _, where = text.partition("=")
+    if not where:
+        raise ValueError(f"expected --server NAME=HOST:PORT, not {text!r}")
+    address(where)
+    for port in (arguments.agent_port, arguments.check_port):
+        if port is not None and not 1 <= port <= 65535:
+            raise ValueError(f"expected a port from 1 to 65535, not {port}")
+    return Server(name, where, arguments.agent_port, arguments.check_port)
+
+
+def _check(file: str) -> int:
+    try:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text(errors="replace")
+    except OSError as error:
+        raise Mistake(f"cannot read {file}: {error.strerror}") from error
+    found = mistakes(text)
+    for line, words in found:
+        print(f"{file}:{line}: {words}")
+    return 1 if found else 0

@@ -1,0 +1,86 @@
+"""``busyguard top``: how hosts are, live in the terminal; a line a host a second elsewhere."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from ...asking import CHECK_PORT, CHECK_VARIABLE, NO_ANSWER, TIMEOUT, default_target
+from ...policy import seconds
+from ..mistake import Mistake
+from ..serve import said_in_one_line
+from .plain import tell
+from .watching import Host
+
+if TYPE_CHECKING:
+    import argparse
+    from types import FrameType
+
+DESCRIPTION = (
+    "Show how hosts are, by the figures of their check ports. Keys: s sorts by the next column,"
+    " r turns the order round, p shows the processes of several hosts, q quits. Where the output is"
+    " no terminal, a line a host a second. Exits with 0 if all should get requests, 1 if one is too"
+    " busy or shutting down, 2 if one gives no answer; by the last look."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``busyguard top``."""
+    parser.description = DESCRIPTION
+    parser.add_argument(
+        "hosts",
+        nargs="*",
+        metavar="ADDR",
+        help="host:port of a check port, or a port of this machine; the check port that"
+        f" {CHECK_VARIABLE} names, or {CHECK_PORT}, if not given",
+    )
+    parser.add_argument("--once", action="store_true", help="look once, a line a host, and end")
+    wait = "seconds to connect, and seconds for the whole answer (%(default)s)"
+    parser.add_argument("--timeout", type=float, default=TIMEOUT, metavar="S", help=wait)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Look until told to end, and return what the last looks amount to."""
+    with said_in_one_line():
+        seconds("timeout", arguments.timeout)
+        targets = list(dict.fromkeys(arguments.hosts or [default_target()]))
+        hosts = [Host(target, arguments.timeout) for target in targets]
+    live = not arguments.once and _is_terminal()
+    if live and find_spec("rich") is None:
+        raise Mistake(
+            "the live view needs rich: pip install 'wsgi-busyguard[top]'; --once, and any output"
+            " that is no terminal, do without"
+        )
+    before = signal.signal(signal.SIGTERM, _end)
+    try:
+        _show(hosts, live, arguments.once)
+    except KeyboardInterrupt:
+        pass
+    except BrokenPipeError:  # whoever read this has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        for host in hosts:
+            host.stop()
+    return max((host.seen.code for host in hosts), default=NO_ANSWER)
+
+
+def _show(hosts: list[Host], live: bool, once: bool) -> None:
+    if live:
+        from .screen import show  # needs Rich
+
+        show(hosts)
+    else:
+        tell(hosts, once)
+
+
+def _is_terminal() -> bool:
+    return sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """End as by Ctrl-C: a terminal has to be given back as it was."""
+    raise KeyboardInterrupt

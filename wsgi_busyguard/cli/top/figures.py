@@ -1,0 +1,136 @@
+"""What of an answer can be shown: figures that are figures, and words that give no orders.
+
+A host that is asked may be anything, and what it says is drawn on a terminal. Values in, values
+out; what is not of this form is a ValueError, and what is not known here is left out.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ...page.wording import plain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    Kind = Callable[[Any], Any]
+
+# More than any count of ours in a lifetime; what is longer is drawn over other things.
+MOST = 10**15
+
+LONGEST_WORD = 64
+
+# A board has a thousand and some slots, sixteen changes are kept, and sixty-four balancers.
+MOST_ROWS = 4096
+
+# What a check port has always shown; without it the answer is something else.
+NEEDED = {"state", "ready", "at", "queued", "active", "capacity", "delay", "idle"}
+
+
+def understood(told: Any) -> dict[str, Any]:
+    """Return what can be shown of the JSON at ``/load``.
+
+    A figure that is missing is missing: versions differ.
+
+    :raises ValueError: for anything else.
+    """
+    if not isinstance(told, dict) or not told.keys() >= NEEDED:
+        raise ValueError("expected what /load shows")
+    return {key: kind(told[key]) for key, kind in SHOWN.items() if key in told}
+
+
+def number(told: Any) -> Any:
+    """Return a number as it came; two clocks may have made it a little less than nothing."""
+    if isinstance(told, bool) or not isinstance(told, int | float) or not abs(told) < MOST:
+        raise ValueError("expected a number")
+    return max(0, told)
+
+
+def text(told: Any) -> str:
+    """Return a word of printable characters."""
+    if not isinstance(told, str):
+        raise ValueError("expected a word")
+    return plain(told[:LONGEST_WORD])
+
+
+def truth(told: Any) -> bool:
+    """Return true or false."""
+    if not isinstance(told, bool):
+        raise ValueError("expected true or false")
+    return told
+
+
+def maybe(kind: Kind) -> Kind:
+    """Return the kind that may also be unknown."""
+    return lambda told: None if told is None else kind(told)
+
+
+def record(**fields: Kind) -> Kind:
+    """Return the kind that has these fields; one that is missing is unknown."""
+
+    def kind(told: Any) -> dict[str, Any]:
+        return {key: field(_object(told).get(key)) for key, field in fields.items()}
+
+    return kind
+
+
+def several(kind: Kind) -> Kind:
+    """Return the kind that is a list of another."""
+
+    def several(told: Any) -> list[Any]:
+        if not isinstance(told, list) or len(told) > MOST_ROWS:
+            raise ValueError("expected a list")
+        return [kind(each) for each in told]
+
+    return several
+
+
+def numbers(told: Any) -> dict[str, Any]:
+    """Return numbers by their names."""
+    return {text(key): number(each) for key, each in _object(told).items()}
+
+
+def _name(told: Any) -> str:
+    return str(told) if isinstance(told, int) and abs(told) < MOST else text(told)
+
+
+def _object(told: Any) -> dict[str, Any]:
+    if not isinstance(told, dict):
+        raise ValueError("expected an object")
+    return told
+
+
+_unsure = maybe(number)
+
+_LOAD: Mapping[str, Kind] = {
+    **dict.fromkeys(("queued", "active"), number),
+    **dict.fromkeys(("capacity", "delay", "idle", "waited", "service", "lag"), _unsure),
+}
+
+_ROW = record(
+    pid=_name,
+    state=text,
+    **{**_LOAD, "waited": number},
+    **dict.fromkeys(("beat", "served", "refused", "dropped"), _unsure),
+)
+
+_COUNTS = record(
+    **dict.fromkeys(("served", "dropped"), number),
+    refused=numbers,
+    service_time=record(total=number, counts=several(number)),
+)
+
+SHOWN: Mapping[str, Kind] = {
+    "state": text,
+    "ready": truth,
+    "alive": maybe(truth),
+    "at": number,
+    **_LOAD,
+    "processes": several(_ROW),
+    "counts": maybe(_COUNTS),
+    "checks": several(record(count=number)),
+    "changes": several(record(state=text, at=number)),
+    "transitions": record(busy=number),
+    "busy_seconds": number,
+    "balancers": several(record(name=text, asked=number, period=number)),
+}

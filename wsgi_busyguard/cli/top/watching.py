@@ -1,0 +1,124 @@
+"""Looks at hosts, once a second, each on a thread of its own: none can hold up another."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ...asking import FREE, NO_ANSWER, NOT_NOW, fetched, split
+from ...page.past import Past, look_in
+from ...page.processes import word
+from ...page.sentences import sentences, summary
+from ...page.wording import plain
+from .figures import understood
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ...page.past import Look
+    from ...page.sentences import Sentence
+
+EVERY = 1.0
+
+# What is told of why there is no answer.
+LONGEST_REASON = 100
+
+# What comes of an answer that is something else; lists in lists in lists are too deep to be read.
+NO_FIGURES = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+
+
+class Seen(NamedTuple):
+    """What one look at a host has shown.
+
+    :param shown: what ``/load`` shows; ``None`` if there was no answer.
+    :param word: the state, or that there is no answer, or not yet.
+    :param why: why there is none.
+    :param code: the exit code that it amounts to.
+    :param number: how many looks there have been.
+    :param silent: seconds since the last answer, where there is none now and was one before.
+    """
+
+    name: str
+    shown: Mapping[str, Any] | None = None
+    word: str = "asking"
+    why: str = ""
+    code: int = NO_ANSWER
+    said: Sequence[Sentence] = ()
+    summary: str = ""
+    looks: Sequence[Look] = ()
+    number: int = 0
+    silent: float | None = None
+
+
+class Host:
+    """Looks at a host.
+
+    :param target: ``HOST:PORT`` of its check port, or a port, or a URL.
+    :raises ValueError: for a target that is none.
+    :ivar seen: what the last look has shown; replaced, never changed.
+    """
+
+    def __init__(self, target: str, timeout: float) -> None:
+        self._url = split(target)
+        if self._url.path != "/load":
+            raise ValueError(f"expected host:port of a check port, not {target!r}")
+        self.name = self._url.netloc.rpartition("@")[2]
+        self.seen = Seen(self.name)
+        self._timeout = timeout
+        self._past = Past()
+        self._last: float | None = None
+        self._stopping = threading.Event()
+
+    def look(self) -> Seen:
+        """Look once."""
+        number = self.seen.number + 1
+        try:
+            status, body = fetched(self._url, self._timeout)
+            if status != 200:
+                raise ValueError(f"expected 200, not {status}")
+            shown = understood(json.loads(body))
+            self.seen = self._understood(shown, number)
+        except (OSError, http.client.HTTPException) as error:
+            self.seen = self._unanswered(_reason(error), number)
+        except NO_FIGURES:
+            self.seen = self._unanswered("this is no check port's /load", number)
+        return self.seen
+
+    def start(self) -> None:
+        """Look once a second from now on."""
+        threading.Thread(target=self._go_on, name=f"top {self.name}", daemon=True).start()
+
+    def stop(self) -> None:
+        """Look no more. The thread is not waited for: it may be in the middle of a look."""
+        self._stopping.set()
+
+    def _go_on(self) -> None:
+        due = time.monotonic()
+        while not self._stopping.is_set():
+            self.look()
+            due = max(due + EVERY, time.monotonic())
+            self._stopping.wait(due - time.monotonic())
+
+    def _understood(self, shown: dict[str, Any], number: int) -> Seen:
+        self._last = time.monotonic()
+        self._past.keep(look_in(shown, self._last))
+        looks = tuple(self._past.looks)
+        code = FREE if shown["ready"] else NOT_NOW
+        said = sentences(shown, looks)
+        return Seen(self.name, shown, word(shown), "", code, said, summary(shown), looks, number)
+
+    def _unanswered(self, why: str, number: int) -> Seen:
+        silent = None if self._last is None else time.monotonic() - self._last
+        looks = self.seen.looks
+        return Seen(self.name, None, "no answer", why, looks=looks, number=number, silent=silent)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "it took too long"
+    if isinstance(error, OSError):
+        return plain(error.strerror or str(error) or type(error).__name__)[:LONGEST_REASON]
+    return "it does not speak HTTP"  # and what it says instead may fill a screen

@@ -1,0 +1,332 @@
+"""Tells HAProxy without being asked, over its Runtime API: ``set maxconn server``.
+
+An accelerator of the agent, never in its place: HAProxy forgets it at a reload, and the next line
+of an agent takes its place. So both follow the same rule, and what is pushed is pushed again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..load import BUSY, Load
+from ..policy import seconds
+from .agent import Limit, share
+from .runtime import say, targets, words
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from ..load import State, Transition
+    from .runtime import Where
+
+logger = logging.getLogger("wsgi_busyguard")
+
+# Seconds after which what was said is said again, for HAProxy may have been restarted. A reload
+# costs it the numbers; the agent, which asks more often, sets them before that.
+EVERY = 1.0
+
+# Seconds until a balancer that is not there is tried again; twice as many each time, at most so
+# many.
+PAUSE, LONGEST_PAUSE = 0.1, 5.0
+
+# Seconds between two looks: at whether the server drains, and whose turn it is to push.
+LOOK = 0.25
+
+# The same where nobody tells of changes: other processes, and servers that can only be looked at.
+LOOK_AT_OTHERS = 0.01
+
+# Seconds for which a queue has to stay before it is one: HAProxy sends the next request when it has
+# the answer to the last one, whose thread may not be back by then.
+SETTLE = 0.002
+
+# Seconds between two steps on the way back to the whole number, where requests are faster.
+STEP = 0.05
+
+
+class Told(Protocol):
+    """What a push needs of a :class:`~wsgi_busyguard.Monitor`."""
+
+    @property
+    def adapter(self) -> Any:
+        """What reads the load."""
+
+    @property
+    def draining(self) -> bool:
+        """Whether the server is shutting down."""
+
+    @property
+    def load(self) -> Load:
+        """The load now."""
+
+    @property
+    def state(self) -> State:
+        """The state now."""
+
+    def on_busy(self, listener: Callable[[Transition], object]) -> object:
+        """Have it called when the state becomes busy."""
+
+    def on_free(self, listener: Callable[[Transition], object]) -> object:
+        """Have it called when it becomes free."""
+
+
+class Push:
+    """Tells balancers how many requests they may have here, at each change and over and over.
+
+    :param monitor: knows the load; its listeners are called, and return at once.
+    :param to: ``unix:PATH#BACKEND/SERVER`` or ``tcp:HOST:PORT#BACKEND/SERVER``, each the Runtime
+        API of one balancer (``stats socket ... level admin``) and this server's line there. Name
+        every balancer: they share.
+    :param every: seconds after which a number is said again.
+    :raises ValueError, TypeError: for what cannot be meant.
+
+    When the server becomes busy with what comes past its balancers, each is told 1, the least there
+    is: the next request waits there, not here. Else they are told what the agent would tell them.
+
+    Each balancer has a thread, so one that hangs holds up no other. One that is not there is tried
+    again, with longer and longer pauses, and logged once until it is back. Where several processes
+    share a board, the first one of those that are ready pushes, and the next takes over when it is
+    gone. A child that is forked goes on by itself where there is a board; else it pushes nothing.
+    """
+
+    def __init__(self, monitor: Told, to: Iterable[str] | str, *, every: float = EVERY) -> None:
+        servers: dict[Where, list[str]] = {}
+        for one in targets(to):
+            servers.setdefault(one.where, []).append(one.server)
+        self._monitor = monitor
+        self._every = seconds("every", every)
+        # What processes share is a board, which has a row for each of them.
+        self._rows = getattr(getattr(monitor.adapter, "shared", None), "rows", None)
+        alone = self._rows is None and hasattr(monitor.adapter, "subscribe")
+        self._look_every = LOOK if alone else LOOK_AT_OTHERS
+        self._lines = [Line(self, where, names) for where, names in servers.items()]
+        self._started = False
+        self._starting = threading.Lock()
+        self._listening = False
+        self._renew()
+        _pushes.add(self)
+
+    def _renew(self) -> None:
+        self._lock = threading.Lock()
+        self._limit = Limit()
+        self._number: int | None = None
+        self._due = 0.0  # when the number is next thought over
+        self._filled = False  # by others, so that 1 was said
+        self._settled: float | None = None  # when a queue that was seen counts
+        self._stirred = threading.Event()
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def number(self) -> int | None:
+        """What each balancer is told now; ``None`` if nothing is said."""
+        return self._number
+
+    def start(self) -> Push:
+        """Begin to push, on threads of its own, unless it has begun; return itself."""
+        with self._starting:
+            begin, self._started = not self._started, True
+        if begin:
+            self._begin()
+        return self
+
+    def stop(self) -> None:
+        """Say no more; what was said last stays in force there. Waits for no balancer."""
+        self._started = False
+        self._stopped.set()
+        self._stirred.set()
+        self._wake_all()
+
+    def _begin(self) -> None:
+        self._renew()
+        if not self._listening:
+            self._listening = True
+            self._monitor.on_busy(self._changed)
+            self._monitor.on_free(self._changed)
+        self._thread = threading.Thread(target=self._watch, name="busyguard-push", daemon=True)
+        for line in self._lines:
+            line.begin(self._stopped)
+        self._thread.start()
+
+    def _changed(self, change: Transition) -> None:
+        """Think again, in whichever thread saw the change; nothing here waits."""
+        if not self._started or self._number is None:
+            return
+        if change.state is BUSY:
+            self._stirred.set()
+        elif self._filled:
+            self._think(change.load, filled=False)
+
+    def _watch(self) -> None:
+        """Look until the end."""
+        stopped, stirred, failing = self._stopped, self._stirred, False
+        while not stopped.is_set():
+            stirred.clear()
+            pause = LOOK
+            try:
+                pause = self._look()
+                failing = False
+            except Exception:  # guarding must never be the outage
+                if not failing:
+                    failing = True
+                    logger.exception("cannot tell what to push; tried again")
+            stirred.wait(pause)
+
+    def _look(self) -> float:
+        """Think if there is reason to, and return the seconds until the next look."""
+        if not self._is_my_turn():
+            self._number = None
+            return LOOK
+        busy, load = self._monitor.state is BUSY, self._monitor.load
+        now = time.monotonic()
+        if not (busy and self._others(load) > 0):
+            self._settled = None
+        elif self._settled is None:
+            self._settled = now + SETTLE
+        if self._settled is not None and not self._filled:
+            if now < self._settled:
+                return self._settled - now
+            self._think(load, filled=True)
+        elif (
+            self._due <= now
+            or (self._filled and not busy)
+            or (self._monitor.draining and self._number != 1)
+        ):
+            self._think(load, filled=self._filled and busy)
+        return min(self._look_every, max(0.001, self._due - now))
+
+    def _live(self) -> int:
+        """Return how many balancers share."""
+        return max(1, sum(line.well for line in self._lines))
+
+    def _others(self, load: Load) -> int:
+        """Return how much of the queue came past the balancers.
+
+        What is queued because shares are rounded up came from them.
+        """
+        if load.capacity is None:
+            return 0
+        live = self._live()
+        return load.queued - max(0, share(load.capacity, live) * live - load.capacity)
+
+    def _is_my_turn(self) -> bool:
+        """Return whether this is the process that pushes: the first that is ready and not stuck."""
+        if self._rows is None:
+            return True
+        ready = [row for row in self._rows() if row.state == "ready"]
+        awake = [row for row in ready if row.beat < 4 * LOOK] or ready
+        return bool(awake) and awake[0].pid == os.getpid()
+
+    def _think(self, load: Load, filled: bool) -> None:
+        """Note what to say from now on, and have it said if it is something else."""
+        now, live = time.monotonic(), self._live()
+        with self._lock:
+            before, entered = self._number, filled and not self._filled
+            number = self._limit.share(load, live, now)
+            if number is not None and (entered or self._monitor.draining):
+                number = 1
+            self._number, self._filled = number, filled
+            whole = load.capacity is None or number == share(load.capacity, live)
+            # The way back to the whole is one step in each service time, as the agent's is.
+            pause = self._every if whole else max(STEP, load.service or 0.0)
+            self._due = now + min(self._every, pause)
+        if number != before:
+            self._wake_all()
+
+    def _wake_all(self) -> None:
+        for line in self._lines:
+            line.wake()
+
+    def _after_fork(self) -> None:
+        """Go on in a child process, where none of the threads is."""
+        self._starting = threading.Lock()
+        self._started = self._started and self._rows is not None
+        if self._started:
+            self._begin()
+
+    def __repr__(self) -> str:
+        return f"<Push of {self._number} to {', '.join(map(repr, self._lines))}>"
+
+
+class Line:
+    """The way to one balancer, and the thread that goes it.
+
+    :ivar well: whether it took the last command, or none was tried yet.
+    """
+
+    def __init__(self, push: Push, where: Where, servers: Sequence[str]) -> None:
+        self._push = weakref.ref(push)
+        self._where = where
+        self._servers = servers
+        self._every = push._every
+        self.well = True
+
+    def begin(self, stopped: threading.Event) -> None:
+        """Begin to tell it, on a thread of its own."""
+        self.well = True
+        self._news = threading.Event()
+        name = "busyguard-push-line"
+        threading.Thread(target=self._tell_on, args=(stopped,), name=name, daemon=True).start()
+
+    def wake(self) -> None:
+        """Have what is to be said now said now."""
+        news: threading.Event | None = getattr(self, "_news", None)
+        if news is not None:
+            news.set()
+
+    def _tell_on(self, stopped: threading.Event) -> None:
+        news, pause = self._news, PAUSE
+        while not stopped.is_set():
+            news.clear()
+            number = getattr(self._push(), "number", None)
+            if number is None:
+                news.wait(LOOK)
+                continue
+            wrong = self._tell(number)
+            self._note(wrong)
+            if wrong is None:
+                pause = PAUSE
+                news.wait(self._every)
+            else:  # what changes meanwhile it hears when it is back
+                stopped.wait(pause)
+                pause = min(LONGEST_PAUSE, 2 * pause)
+
+    def _tell(self, number: int) -> str | None:
+        """Say the number; return what went wrong, in words that may be logged."""
+        commands = [f"set maxconn server {name} {number}" for name in self._servers]
+        try:
+            said = say(self._where, ";".join(commands))
+        except OSError as error:
+            return error.strerror or str(error) or type(error).__name__
+        return repr(said[:200]) if said else None  # who knows who answers there
+
+    def _note(self, wrong: str | None) -> None:
+        """Log what went wrong, once until it goes well again, and that it does."""
+        if wrong is not None and self.well:
+            logger.warning("cannot push to %r: %s; tried again until it can", self, wrong)
+        elif wrong is None and not self.well:
+            logger.warning("pushing to %r again", self)
+        if self.well != (wrong is None):
+            self.well = wrong is None
+            push = self._push()
+            if push is not None:
+                push._due = 0.0  # others have a share more, or a share less
+
+    def __repr__(self) -> str:
+        return words(self._where)
+
+
+_pushes: weakref.WeakSet[Push] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for push in list(_pushes):
+        push._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

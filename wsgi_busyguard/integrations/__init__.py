@@ -1,0 +1,1 @@
+"""The guard at home in frameworks: each module knows one of them."""

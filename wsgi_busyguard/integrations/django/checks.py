@@ -1,0 +1,117 @@
+"""The system checks: ``settings.BUSYGUARD``, and with ``--deploy`` what is around it."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import os
+import re
+from typing import Any
+
+from django.conf import settings
+from django.core import checks
+from django.core.checks import CheckMessage, Error, Info
+from django.utils.module_loading import import_string
+
+from ...adapters.room import needed
+from ...middleware import BusyGuard
+from ...policy import limits
+from ..options import KEYWORDS, complaints
+from .conf import INNER, options, said
+
+TAG = "busyguard"
+
+# What a guard opens, starts or calls; the rest of its arguments can be tried out.
+NOT_TRIED = ("board", "monitor", "on_busy", "on_free", "push")
+
+
+def right(**_: Any) -> list[CheckMessage]:
+    """Return what is wrong with ``settings.BUSYGUARD``."""
+    given = said()
+    if not isinstance(given, dict):
+        return [
+            Error(f"BUSYGUARD must be a dict, as {{'SLOTS': 8}}, not {given!r}", id=f"{TAG}.E002")
+        ]
+    known = [INNER, *(name.upper() for name in KEYWORDS)]
+    wrong = complaints(given, "BUSYGUARD", known)
+    if wrong:
+        return [Error(words, id=f"{TAG}.E001") for words in wrong]
+    try:
+        keywords = options()
+        for name in ("on_busy", "on_free"):
+            if not callable(keywords.get(name, print)):
+                raise TypeError(
+                    f"{name} must be callable with a Transition, not {keywords[name]!r}"
+                )
+        BusyGuard(_nothing, **{n: value for n, value in keywords.items() if n not in NOT_TRIED})
+    except (ValueError, TypeError, ImportError) as error:
+        return [Error(f"BUSYGUARD: {error}", id=f"{TAG}.E002")]
+    return []
+
+
+def enough_threads(**_: Any) -> list[CheckMessage]:
+    """Return how many threads the server needs, unless it is known to have them."""
+    if right() or not said().get("SLOTS"):
+        return []
+    keywords = options()
+    names = ("slots", "max_queue", "max_wait", "client_timeout")
+    bound = limits(**{name: keywords[name] for name in names if name in keywords})
+    threads, least = _threads(), needed(bound)
+    if math.isinf(least) or (threads is not None and threads >= least):
+        return []
+    words = f"BUSYGUARD has SLOTS={bound.slots} and room for {bound.max_queue} that wait"
+    hint = f"start the server with at least {least} threads, or lower SLOTS or MAX_QUEUE"
+    if threads is None:
+        return [Info(words, hint=hint, id=f"{TAG}.I001")]
+    told = f"{words}, and GUNICORN_CMD_ARGS has --threads {threads}"
+    return [checks.Warning(told, hint=hint, id=f"{TAG}.W001")]
+
+
+def hosts(**_: Any) -> list[CheckMessage]:
+    """Return which of ``ALLOWED_HOSTS`` checks do not need any more."""
+    spare = [host for host in settings.ALLOWED_HOSTS if host == "*" or _is_address(host)]
+    if not spare:
+        return []
+    words = "checks need nothing in ALLOWED_HOSTS: the guard answers them before Django sees them"
+    hint = f"if {', '.join(spare)} stood there for a balancer, take it out"
+    return [Info(words, hint=hint, id=f"{TAG}.I002")]
+
+
+def guards(**_: Any) -> list[CheckMessage]:
+    """Return whether ``WSGI_APPLICATION`` is guarded."""
+    path = settings.WSGI_APPLICATION
+    try:
+        found = None if path is None else import_string(path)
+    except Exception:  # whatever it is, runserver says it in better words
+        return []
+    if isinstance(found, BusyGuard):
+        return []
+    hint = (
+        f'WSGI_APPLICATION = "{__package__}.application"; or nothing, if the server has its guard'
+        " in front (Twisted, gunicorn's guarded workers, waitress, cheroot)"
+    )
+    return [Info(f"WSGI_APPLICATION, {path!r}, is no guard", hint=hint, id=f"{TAG}.I003")]
+
+
+def register() -> None:
+    """Have ``manage.py check`` run these."""
+    checks.register(right, TAG)
+    for hint in (enough_threads, hosts, guards):
+        checks.register(hint, TAG, deploy=True)
+
+
+def _threads() -> int | None:
+    """Return how many threads gunicorn is told to have, where that is told in the environment."""
+    told = re.search(r"--threads[ =]+([0-9]+)", os.environ.get("GUNICORN_CMD_ARGS", ""))
+    return int(told[1]) if told else None
+
+
+def _is_address(host: str) -> bool:
+    try:
+        return not ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _nothing(environ: Any, start_response: Any) -> list[bytes]:
+    return []

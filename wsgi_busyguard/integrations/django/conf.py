@@ -1,0 +1,74 @@
+"""From ``settings.BUSYGUARD`` to a guard."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.wsgi import get_wsgi_application
+
+from ...deadlines import carrying
+from ...middleware import BusyGuard
+from ..options import Unknown, from_capitals, named
+from . import signals
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+#: The app behind the guard, by its dotted path; Django's own application if it is not set.
+INNER = "WSGI_APPLICATION"
+
+_importing = threading.local()
+
+
+def said() -> dict[str, Any]:
+    """Return ``settings.BUSYGUARD``."""
+    return getattr(settings, "BUSYGUARD", None) or {}
+
+
+def options() -> dict[str, Any]:
+    """Return the keyword arguments that ``settings.BUSYGUARD`` stands for.
+
+    :raises Unknown, TypeError, ImportError: if it is wrong.
+    """
+    return from_capitals(said(), "BUSYGUARD", [INNER])
+
+
+def guarded(application: WSGIApplication | None = None) -> BusyGuard:
+    """Return an app behind a guard that has its settings from ``settings.BUSYGUARD``.
+
+    :param application: Django's own, or ``BUSYGUARD["WSGI_APPLICATION"]``, if not given.
+    :raises ImproperlyConfigured: if the settings are wrong.
+    """
+    inner = _inner() if application is None else application
+    try:
+        guard = BusyGuard(carrying(inner), **options())
+    except (Unknown, ValueError, TypeError, ImportError, OSError) as error:
+        raise ImproperlyConfigured(str(error)) from error
+    signals.watch(guard.monitor)
+    return guard
+
+
+def _inner() -> WSGIApplication:
+    given = said()
+    path = given.get(INNER) if isinstance(given, dict) else None
+    if path is None:
+        own: WSGIApplication = get_wsgi_application()
+        return own
+    if getattr(_importing, "path", None) is not None:
+        raise ImproperlyConfigured(
+            f'BUSYGUARD["{INNER}"] is {path!r}, which is the guarded application itself: name the'
+            " app that is to be guarded, or leave it out"
+        )
+    _importing.path = path
+    try:
+        inner: WSGIApplication = named(path)
+    except ImportError as error:
+        raise ImproperlyConfigured(f'BUSYGUARD["{INNER}"]: {error}') from error
+    finally:
+        _importing.path = None
+    if not callable(inner):
+        raise ImproperlyConfigured(f'BUSYGUARD["{INNER}"] must name a WSGI app, not {inner!r}')
+    return inner

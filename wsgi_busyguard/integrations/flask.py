@@ -1,0 +1,72 @@
+"""Flask: an extension with its settings in ``app.config``, and the command ``flask busyguard``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+from flask import current_app
+
+from ..asking import NO_ANSWER, TIMEOUT, Said, ask, default_target
+from ..deadlines import carrying
+from ..middleware import BusyGuard as Guard
+from .options import from_capitals
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from ..monitor import Monitor
+
+NAME = "busyguard"
+
+
+class BusyGuard:
+    """The guard as a Flask extension: ``BusyGuard(app)``, or ``BusyGuard()`` and ``init_app(app)``.
+
+    :param options: see :class:`wsgi_busyguard.BusyGuard`. What ``app.config["BUSYGUARD"]`` says in
+        capitals, as ``{"SLOTS": 8}``, goes before them.
+
+    It stands around ``app.wsgi_app``, outside of everything that Flask does. What is wrapped around
+    ``app.wsgi_app`` later stands outside of it, so make it the last.
+    """
+
+    def __init__(self, app: Flask | None = None, **options: Any) -> None:
+        self._options = options
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """Put the guard in front of an app; the guard is ``app.extensions["busyguard"]``.
+
+        :raises ValueError, TypeError: for settings that there are not or that cannot be meant.
+        :raises RuntimeError: if the app has a guard already.
+        """
+        if NAME in app.extensions:
+            raise RuntimeError(f"{app!r} has a guard already: app.extensions[{NAME!r}]")
+        said = from_capitals(app.config.get("BUSYGUARD") or {}, 'app.config["BUSYGUARD"]')
+        guard = Guard(carrying(app.wsgi_app), **{**self._options, **said})
+        app.extensions[NAME] = guard
+        app.wsgi_app = guard  # type: ignore[method-assign]
+
+    @property
+    def monitor(self) -> Monitor:
+        """The :class:`~wsgi_busyguard.Monitor` of the current app's guard."""
+        guard: Guard = current_app.extensions[NAME]
+        return guard.monitor
+
+
+@click.command(NAME)
+@click.argument("url", required=False)
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=TIMEOUT)
+def command(url: str | None, timeout: float) -> None:
+    """Ask the running site for its state, by default at its check port.
+
+    Exits with 0 if it should get requests, 1 if it is too busy or shutting down, 2 if there is no
+    answer.
+    """
+    try:
+        said = ask(url or default_target(), timeout)
+    except ValueError as error:
+        said = Said(NO_ANSWER, str(error))
+    click.echo(said.text, err=said.code == NO_ANSWER)
+    raise SystemExit(said.code)

@@ -1,0 +1,195 @@
+"""A guard meets its server: what it does at the first call in each process, and never again."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from .adapters.detection import BE_THE_QUEUE, Server, find, find_early
+from .adapters.room import lowered, needed, too_few
+from .environ import MONITOR
+from .gate import Gate
+from .monitor import Monitor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sized
+
+    from _typeshed.wsgi import WSGIEnvironment
+
+    from .load import Adapter, Load
+    from .policy import Limits
+
+logger = logging.getLogger("wsgi_busyguard")
+
+
+class Meeting:
+    """Finds out which server calls: what it reads, and whether it has threads for a gate.
+
+    :param monitor: is given what reads the server.
+    :param adapter: what is read until then: a :class:`~wsgi_busyguard.Gate`, or what has neither
+        queue nor capacity.
+    :param counting: has checks be counted, and returns as many things as are being answered.
+    :param again: called in a child process, which may be another server, and meets it anew.
+    """
+
+    def __init__(
+        self,
+        monitor: Monitor,
+        adapter: Adapter,
+        counting: Callable[[], Sized],
+        again: Callable[[], object],
+    ) -> None:
+        self._monitor = monitor
+        self._adapter = adapter
+        self._counting = counting
+        self._again = again
+        self._lock = threading.RLock()
+        self._met = False
+        _meetings.add(self)
+
+    def meet(self, environ: WSGIEnvironment) -> None:
+        """Do it, unless it is done. Of several first calls at once one does and others wait."""
+        if self._met:
+            return
+        with self._lock:
+            if not self._met:
+                try:
+                    self._look(environ)
+                except Exception:  # guarding must never be the outage
+                    logger.exception("could not find out which server this is")
+                self._met = True
+
+    def _look(self, environ: WSGIEnvironment) -> None:
+        name = environ.get("SERVER_SOFTWARE", "unnamed")
+        if MONITOR in environ:  # another guard stands in front, and knows
+            theirs = environ[MONITOR]
+            if isinstance(theirs, Monitor) and not isinstance(self._adapter, Gate):
+                self._turn_to(WithoutChecks(Same(theirs), self._counting()))
+        elif isinstance(self._adapter, Gate):
+            _make_room(self._adapter, find(environ), name)
+        else:
+            self._find_load(find(environ), name)
+
+    def _find_load(self, server: Server | None, name: str) -> None:
+        if server is None:
+            logger.warning(
+                "the queue of this server (%s) is not known, so every check says free; %s, for a"
+                " server started with at least N + 4 * N + 2 threads",
+                *(name, BE_THE_QUEUE),
+            )
+        elif server.adapter is None:
+            logger.warning(
+                "this server (%s) %s; every check says free; %s",
+                *(server.name, server.why, server.way),
+            )
+        else:
+            adapter = self._part_of(server.adapter())
+            if server.counts_checks:
+                adapter = WithoutChecks(adapter, self._counting())
+            self._turn_to(adapter)
+            logger.info("reads the load of %s: %r", server.name, adapter)
+
+    def _part_of(self, adapter: Adapter) -> Adapter:
+        """Return what reads this process's part, where several post and the queue is one for all.
+
+        Each would post the whole queue otherwise, and the sum be many times what waits.
+        """
+        board = getattr(self._monitor.adapter, "board", None)
+        share: Any = getattr(adapter, "share", None)
+        return adapter if board is None or share is None else share(board)
+
+    def _turn_to(self, adapter: Adapter) -> None:
+        poster: Any = self._monitor.adapter
+        if hasattr(poster, "board"):  # it stays, and posts what the other one reads
+            poster.adapter = adapter
+        else:
+            self._monitor.read_from(adapter)
+
+    def _after_fork(self) -> None:
+        self._lock = threading.RLock()
+        if self._met:
+            self._met = False
+            if not isinstance(self._adapter, Gate):
+                self._turn_to(self._adapter)
+            self._again()
+
+
+class Same:
+    """Reads what another monitor reads."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+
+    def read(self) -> Load | None:
+        """Return the load; the other monitor does not judge it, so nobody is told under a lock."""
+        return self._monitor.adapter.read()
+
+    def __repr__(self) -> str:
+        return repr(self._monitor.adapter)
+
+
+class WithoutChecks:
+    """Reads what an adapter reads, without the checks that are just being answered.
+
+    They take threads of the server themselves: what waits only because of them does not wait.
+    """
+
+    def __init__(self, adapter: Adapter, asking: Sized) -> None:
+        self._adapter = adapter
+        self._asking = asking
+
+    def read(self) -> Load | None:
+        """Return the load without them."""
+        load, checks = self._adapter.read(), len(self._asking)
+        if load is None or load.capacity is None or not checks:
+            return load
+        outstanding = max(0, load.queued + load.active - checks)
+        active = min(outstanding, load.capacity)
+        return load._replace(queued=outstanding - active, active=active)
+
+    def __repr__(self) -> str:
+        return repr(self._adapter)
+
+
+def room_to_start_with(limits: Limits) -> None:
+    """Raise :exc:`ValueError` if it is known already that a gate of these limits has no room."""
+    server = find_early()
+    if server is not None and server.threads is not None:
+        wrong = too_few(limits, server.threads, server.name)
+        if wrong is not None:
+            raise ValueError(wrong)
+
+
+def _make_room(gate: Gate, server: Server | None, name: str) -> None:
+    """See to it that checks and refusals get through a server behind which a gate stands."""
+    slots, queue, _ = gate.limits
+    if server is None or server.threads is None:
+        logger.warning(
+            "cannot tell how many threads this server (%s) has: with slots=%s and max_queue=%s"
+            " checks wait unless it has at least %s",
+            *(name if server is None else server.name, slots, queue, needed(gate.limits)),
+        )
+        return
+    wrong = too_few(gate.limits, server.threads, server.name)
+    limits = lowered(gate.limits, server.threads)
+    if server.blocks:  # one who waits at the gate would hold up those who could leave it
+        wrong = server.blocks
+        limits = limits._replace(max_queue=0)
+    if wrong is not None:
+        gate.lower(limits)
+        logger.error("%s; until then slots=%s and max_queue=%s", wrong, *gate.limits[:2])
+
+
+_meetings: weakref.WeakSet[Meeting] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for meeting in list(_meetings):
+        meeting._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

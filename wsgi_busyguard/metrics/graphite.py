@@ -1,0 +1,198 @@
+"""The figures for Graphite and for StatsD, sent on a timer.
+
+Plain text both: a line for each figure, over TCP to carbon, in datagrams to statsd.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+from typing import TYPE_CHECKING, Any
+
+from .figures import COUNTER, FIGURES, GAUGE, HISTOGRAM, TIME, Figure
+from .sending import EVERY, Sender, board_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+# Seconds in which a daemon has to take a connection, and then what is sent.
+WITHIN = 5.0
+
+# What fits into an Ethernet frame with the headers of IPv6 and UDP, as statsd recommends.
+LONGEST_DATAGRAM = 1432
+
+# What a part of a path may be; a dot would begin the next part.
+_OTHERS = re.compile(r"[^A-Za-z0-9_-]+")
+
+# The four figures of the thread pool of 2013, by their names then: threads at work, requests in its
+# queue, threads that wait for one, and threads.
+THREADPOOL = {"working": "active", "queue": "queued", "waiters": "idle", "threads": "capacity"}
+
+
+def part(text: str) -> str:
+    """Return ``text`` as one part of a path: ``web-1.example`` is ``web-1_example``."""
+    return _OTHERS.sub("_", text).strip("_") or "_"
+
+
+def flat(shown: Mapping[str, Any], threadpool: str = "") -> Iterator[tuple[str, str, float]]:
+    """Yield each value with its path and its kind, a gauge or a counter.
+
+    A histogram is the counters of its buckets, ``le_0_25`` and so on, each with all that are below
+    it, ``count``, and ``sum``, in seconds.
+
+    :param threadpool: the path of the figures of 2013; none for an empty one.
+    """
+    for figure in FIGURES:
+        name = figure.name + ("_seconds" if figure.unit == TIME else "")
+        for labels, value in figure.read(shown):
+            path = _path(name, figure, labels)
+            if figure.kind == HISTOGRAM:
+                yield from ((f"{path}.{end}", COUNTER, n) for end, n in _parts(value))
+            else:
+                yield path, figure.kind, value
+    if threadpool:
+        for name, key in THREADPOOL.items():
+            if shown[key] is not None:
+                yield f"{threadpool}.{name}", GAUGE, shown[key]
+
+
+def _path(name: str, figure: Figure, labels: Iterable[str]) -> str:
+    parts = [part(value) for value in labels]
+    if figure.name.startswith("process_"):  # process.3.queued: all of one process together
+        return ".".join(["process", *parts, name.removeprefix("process_")])
+    return ".".join([name, *parts])
+
+
+def _parts(times: Any) -> Iterator[tuple[str, float]]:
+    below = 0
+    for bound, count in zip(times.bounds, times.counts, strict=False):
+        below += count
+        yield f"le_{part(f'{bound:g}')}", below
+    yield "count", sum(times.counts)
+    yield "sum", times.total
+
+
+class _Named(Sender):
+    """A sender whose figures have paths.
+
+    :param prefix: what every path begins with; ``{host}`` and ``{pid}`` are filled in. If not
+        given, ``busyguard.{host}``, and the process's id behind that where no board knows all
+        processes of the host, for each then sends for itself.
+    :param threadpool: the path behind the prefix under which the load is sent once more, by the
+        names of the thread pool's figures of 2013: ``working``, ``queue``, ``waiters`` (idle
+        threads) and ``threads``. Not sent if not given.
+    """
+
+    def __init__(
+        self,
+        monitor: Any,
+        to: str,
+        *,
+        prefix: str | None = None,
+        every: float = EVERY,
+        threadpool: str = "",
+        agent: Any = None,
+    ) -> None:
+        super().__init__(monitor, to, every=every, agent=agent)
+        if prefix is None:
+            alone = board_of(monitor) is None and not hasattr(monitor, "rows")
+            prefix = "busyguard.{host}.{pid}" if alone else "busyguard.{host}"
+        self._prefix = prefix
+        self._threadpool = threadpool
+        self.prefix  # noqa: B018  # raises now for what cannot be filled in
+
+    @property
+    def prefix(self) -> str:
+        """What every path begins with, in this process."""
+        try:
+            return self._prefix.format(host=part(socket.gethostname()), pid=os.getpid()).strip(".")
+        except (LookupError, ValueError):
+            raise ValueError(
+                f"prefix may have {{host}} and {{pid}} in it and no other braces, not"
+                f" {self._prefix!r}"
+            ) from None
+
+
+class Graphite(_Named):
+    """Sends the figures to carbon: a line of plain text for each, over one TCP connection.
+
+    Counters are sent as they stand; Graphite's ``nonNegativeDerivative`` or ``perSecond`` makes
+    rates of them. See :class:`~wsgi_busyguard.metrics.sending.Sender` and ``_Named`` for what it
+    takes.
+    """
+
+    _connection: socket.socket | None = None
+
+    def send(self, shown: Mapping[str, Any]) -> None:
+        """Send these figures, on a new connection if there is none or it has been closed."""
+        begins, at = self.prefix, int(shown["at"])
+        lines = [f"{begins}.{path} {n:.9g} {at}\n" for path, _, n in flat(shown, self._threadpool)]
+        connection = self._connection
+        if connection is None or _is_closed(connection):
+            self.close()
+            connection = self._connection = socket.create_connection(self.to, WITHIN)
+        connection.sendall("".join(lines).encode())
+
+    def close(self) -> None:
+        """Close the connection."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+class StatsD(_Named):
+    """Sends the figures to statsd: gauges as they are, counters by what they have grown.
+
+    In datagrams, which nobody has to receive: a daemon that is gone costs nothing and is not
+    noticed.
+    """
+
+    def _renew(self) -> None:
+        super()._renew()
+        self._before: dict[str, float] = {}
+
+    def send(self, shown: Mapping[str, Any]) -> None:
+        """Send these figures; of counters nothing at first, for what they stood at was before."""
+        lines, after = [], {}
+        begins = self.prefix
+        for path, kind, value in flat(shown, self._threadpool):
+            if kind == GAUGE:
+                lines.append(f"{begins}.{path}:{value:.9g}|g")
+                continue
+            after[path] = value
+            grown = value - self._before.get(path, value)
+            if grown > 0:
+                lines.append(f"{begins}.{path}:{grown:.9g}|c")
+        family, _, _, _, where = socket.getaddrinfo(*self.to, type=socket.SOCK_DGRAM)[0]
+        with contextlib.closing(socket.socket(family, socket.SOCK_DGRAM)) as sender:
+            for datagram in datagrams(lines):
+                sender.sendto(datagram, where)
+        self._before = after
+
+
+def datagrams(lines: Iterable[str], longest: int = LONGEST_DATAGRAM) -> Iterator[bytes]:
+    """Yield the lines in as few datagrams as they fit into."""
+    together = b""
+    for line in lines:
+        data = line.encode()
+        if together and len(together) + 1 + len(data) > longest:
+            yield together
+            together = b""
+        together = together + b"\n" + data if together else data
+    if together:
+        yield together
+
+
+def _is_closed(connection: socket.socket) -> bool:
+    """Return whether the other end has closed: what is sent then would be lost without a word."""
+    connection.setblocking(False)
+    try:
+        return not connection.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    finally:
+        connection.settimeout(WITHIN)
