@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import textwrap
@@ -25,6 +27,11 @@ with warnings.catch_warnings():  # WebOb imports cgi, which warns from Python 3.
     from webtest.lint import middleware as webtest_lint
 
 ROOT = pathlib.Path(__file__).parents[1]
+
+# Whoever starts the tests in the background of a shell has them ignore Ctrl-C, and so would every
+# program that they start and tell to end by it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # All are errors but the two that are not ours: WebOb's import of cgi, and a fork in a process that
 # has threads, which is what these tests are about.
@@ -226,6 +233,54 @@ def ask(lint, environ):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes seconds; never skipped by itself")
+    config.addinivalue_line("markers", "alone: what it measures is not to be shared with others")
+
+
+class Room:
+    """Where tests run: many at once, or one that is ``alone``, whichever process runs them.
+
+    Two directories are locked, so nothing is left behind and whoever dies has left. Everybody
+    passes the door one after the other, and who wants to be alone stands in it until the others
+    have gone: nobody overtakes him for ever.
+    """
+
+    def __init__(self) -> None:
+        self._door = os.open(ROOT / "tests", os.O_RDONLY)
+        self._room = os.open(ROOT / "tests/integration", os.O_RDONLY)
+        self._kept = False
+
+    def enter(self, *, alone: bool) -> None:
+        if not self._kept:
+            fcntl.flock(self._door, fcntl.LOCK_EX)
+            fcntl.flock(self._room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+            fcntl.flock(self._door, fcntl.LOCK_UN)
+
+    def leave(self, *, keep: bool) -> None:
+        """Leave, or ``keep`` the room for the next test, if that one is to be alone as well."""
+        self._kept = keep
+        if not keep:
+            fcntl.flock(self._room, fcntl.LOCK_UN)
+
+
+ROOM = Room()
+
+# Tests that a test runs, in a pytest of their own, are in the room with it.
+NESTED = "PYTEST_CURRENT_TEST" in os.environ
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # so that nobody's time limit counts the wait
+def pytest_runtest_protocol(item, nextitem):
+    """Have a test that is marked ``alone`` run with no other beside it."""
+    if NESTED:
+        return (yield)
+    alone, next_alone = (
+        it is not None and it.get_closest_marker("alone") is not None for it in (item, nextitem)
+    )
+    ROOM.enter(alone=alone)
+    try:
+        return (yield)
+    finally:
+        ROOM.leave(keep=alone and next_alone)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -10,10 +10,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from wsgi_busyguard import Load
-from wsgi_busyguard.answers import JITTER, Answers, figures
+from wsgi_busyguard.answers import JITTER, Answers, figures, not_found, not_http
 from wsgi_busyguard.checks import LIVE, METHODS, READY, Ask
 from wsgi_busyguard.load import UNKNOWN
-from wsgi_busyguard.policy import Reason, Verdict
+from wsgi_busyguard.policy import PATIENCE, Reason, Verdict
 
 LOAD = Load(7, 10, 10, waited=0.84, service=0.1)
 
@@ -21,6 +21,7 @@ FREE = Verdict("free", True, Load(0, 0, 10))
 BUSY_WELL = Verdict("busy", True, LOAD)
 BUSY = Verdict("busy", False, LOAD)
 DRAINING = Verdict("draining", False, LOAD)
+ABSENT = Verdict("absent", False, LOAD)
 
 
 @pytest.fixture
@@ -32,8 +33,8 @@ def answers():
 def told(answers, ask):
     """Ask, and have the check find this verdict."""
 
-    def told(verdict, method="GET", question=READY, ready=None, accept=None, answers=answers):
-        answer = answers.to(Ask(question, method, ready), accept, lambda ask: verdict)
+    def told(verdict, method="GET", question=READY, ready="damped", accept=None, answers=answers):
+        answer = answers.to(Ask(question, method, ready), accept, lambda *_: verdict, PATIENCE)
         return ask(answer, method)
 
     return told
@@ -47,6 +48,7 @@ def told(answers, ask):
         pytest.param(BUSY_WELL, 200, "busy", id="busy, and still 200"),
         pytest.param(BUSY, 503, "busy", id="busy"),
         pytest.param(DRAINING, 503, "draining", id="draining"),
+        pytest.param(ABSENT, 503, "absent", id="absent"),
     ],
 )
 def test_the_status_says_what_the_policy_makes_of_the_state_in_the_body(
@@ -72,9 +74,21 @@ def test_live_is_alive_and_never_looks_at_the_load(answers, ask, method, verdict
     def check(ask):
         raise AssertionError("looked at the load")
 
-    response = ask(answers.to(Ask(LIVE, method), None, check), method)
+    response = ask(answers.to(Ask(LIVE, method), None, check, PATIENCE), method)
     assert response.status == 200
     assert response.text == ("" if method == "HEAD" else "alive")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_live_is_stalled_when_those_who_serve_make_no_progress(answers, ask, method):
+    def live(well, accept=None):
+        return ask(answers.to(Ask(LIVE, method), accept, None, PATIENCE, lambda: well), method)
+
+    assert (live(True).status, live(False).status) == (200, 503)
+    if method != "HEAD":
+        assert (live(True).text, live(False).text) == ("alive", "stalled")
+        assert json.loads(live(False, JSON).text) == {"status": "fail", "state": "stalled"}
+        assert json.loads(live(True, HEALTH).text) == {"status": "pass", "state": "alive"}
 
 
 @pytest.mark.parametrize("question", [READY, LIVE])
@@ -100,8 +114,8 @@ def test_an_unknown_policy_is_told_the_three(told, method, ready):
 def test_the_check_is_asked_with_the_policy_that_was_named(answers, ready):
     asked = []
     ask = Ask(READY, "GET", ready)
-    answers.to(ask, None, lambda ask: asked.append(ask) or FREE)
-    assert asked == [ask]
+    answers.to(ask, None, lambda *question: asked.append(question) or FREE, PATIENCE)
+    assert asked == [(ready, PATIENCE)]
 
 
 # Negotiation
@@ -161,8 +175,24 @@ def test_json_speaks_the_words_of_health_json(told, accept, verdict, question, s
 @example("a/b;q=" + "0" * 8000 + ", " * 99)
 @settings(deadline=None)
 def test_garbage_for_accept_is_answered_with_text(accept):
-    answer = Answers().to(Ask(LIVE, "GET"), accept, lambda ask: FREE)
+    answer = Answers().to(Ask(LIVE, "GET"), accept, lambda *_: FREE, PATIENCE)
     assert answer.body in (b"alive", b'{"status": "pass", "state": "alive"}')
+
+
+def test_an_answer_that_says_something_else_differs_in_nothing_else(ask):
+    there, other = not_found("here"), not_found("here").saying("\N{EURO SIGN} is not here")
+    assert other.status == there.status
+    headers, changed = dict(there.headers), dict(other.headers)
+    assert changed.pop("Content-Length") == "15"
+    assert headers.pop("Content-Length") == "4"
+    assert changed == headers
+    assert ask(other).text == "\N{EURO SIGN} is not here"
+
+
+@pytest.mark.parametrize("status", [400, 431])
+def test_what_is_no_request_gets_an_answer_all_the_same(ask, status):
+    response = ask(not_http(status))
+    assert (response.status, response.headers["Cache-Control"]) == (status, "no-store")
 
 
 # Figures

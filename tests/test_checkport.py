@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import os
 import re
 import socket
 import struct
@@ -13,8 +14,12 @@ from contextlib import suppress
 import pytest
 from integration.client import Line, ask, eventually, request
 
-from wsgi_busyguard import Load, Monitor
-from wsgi_busyguard.checkport import MOST_PEERS, AgentPort, CheckPort, address
+from wsgi_busyguard import Load, Monitor, checkport, loop
+from wsgi_busyguard.board import Row
+from wsgi_busyguard.calls import Plain, system_calls
+from wsgi_busyguard.checkport import AgentPort, CheckPort, address
+from wsgi_busyguard.loop import MOST_PEERS, Loop
+from wsgi_busyguard.policy import Verdict
 
 # Beside what is measured, the machine may be busy with something else.
 SLACK = 0.5
@@ -41,15 +46,20 @@ def monitor(shown):
     return Monitor(shown)
 
 
+@pytest.fixture(params=[Plain, system_calls], ids=["by methods", "by the library"])
+def calls(request, monkeypatch):
+    monkeypatch.setattr(loop, "system_calls", request.param)
+
+
 @pytest.fixture
-def check(monitor):
+def check(monitor, calls):
     port = CheckPort(monitor, "127.0.0.1:0", ready="exact").start()
     yield port.address[1]
     port.stop()
 
 
 @pytest.fixture
-def agent(monitor):
+def agent(monitor, calls):
     port = AgentPort(monitor, "127.0.0.1:0").start()
     yield port.address[1]
     port.stop()
@@ -141,7 +151,7 @@ def test_the_check_port_answers_every_question(check):
     assert ask(check, "OPTIONS", "*").text == "free"
     assert ask(check, "HEAD", "/readyz").headers["content-length"] == "4"
     assert ask(check, path="/nothing").status == 404
-    assert ask(check, path="/").status == 404
+    assert ask(check, path="/").headers["content-type"] == "text/html; charset=utf-8"
     wrong = ask(check, "POST", "/readyz")
     assert (wrong.status, wrong.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
     assert ask(check, path="/readyz?ready=never").status == 400
@@ -155,6 +165,20 @@ def test_the_check_port_follows_the_policy_and_a_check_may_name_another(check, s
     assert ask(check, path="/livez").status == 200
 
 
+def test_the_check_port_tells_envoy_who_is_slow_but_still_ready(check, shown):
+    """As an app's port does with expose_load=True: here the figures can be seen anyway."""
+    name = "x-envoy-degraded"
+    shown.load = Load(3, 4, 4, 1.0, 0.1)
+    answer = ask(check, path="/readyz?ready=damped")
+    assert (answer.status, answer.text, answer.headers[name]) == (200, "busy", "true")
+    assert name in ask(check, "OPTIONS", "/?ready=always").headers
+    assert name not in ask(check, path="/readyz").headers
+    shown.load = Load(3, 4, 4, 0.9, 0.1)
+    assert name not in ask(check, path="/readyz?ready=always").headers
+    shown.load = Load(0, 4, 4)
+    assert name not in ask(check, path="/readyz").headers
+
+
 def test_a_check_of_the_check_port_may_come_through_a_proxy(check):
     assert ask(check, "OPTIONS", "/", headers={"X-Forwarded-For": "10.0.0.1"}).text == "free"
 
@@ -165,11 +189,19 @@ def test_draining_is_told_whatever_the_policy(check, monitor):
     assert json.loads(ask(check, path="/load").body)["state"] == "draining"
 
 
-def test_load_shows_every_figure(check, shown):
+def test_load_shows_every_figure_and_where_they_come_from(check, shown):
     shown.load = Load(3, 4, 4, waited=0.25, service=0.5, lag=0.125)
     answer = ask(check, path="/load")
     assert answer.headers["content-type"].startswith("application/json")
-    assert json.loads(answer.body) == {
+    shows = json.loads(answer.body)
+    assert shows.pop("at") == pytest.approx(time.time(), abs=60)
+    assert shows.pop("busy_seconds") >= 0
+    [change] = shows.pop("changes")
+    assert (change["state"], change["queued"], change["active"]) == ("busy", 3, 4)
+    assert {check["count"] for check in shows.pop("checks")} == {0}  # nobody has asked
+    [row] = shows.pop("processes")
+    assert (row["pid"], row["queued"], row["served"]) == (os.getpid(), 3, None)
+    assert shows == {
         "version": 1,
         "state": "busy",
         "ready": False,
@@ -181,6 +213,9 @@ def test_load_shows_every_figure(check, shown):
         "waited": 0.25,
         "service": 0.5,
         "lag": 0.125,
+        "reads": repr(shown),
+        "counts": None,
+        "transitions": {"busy": 1, "free": 0},
     }
 
 
@@ -240,14 +275,218 @@ def test_silent_and_half_open_clients_hold_up_nobody(check):
 
 def test_a_silent_client_is_let_go(check, monkeypatch):
     """Else each would keep a thread for ever."""
-    from wsgi_busyguard import checkport
-
     assert 1 <= checkport.SILENCE <= 10
     monkeypatch.setattr(checkport, "SILENCE", 0.2)
     port = CheckPort(Monitor(Shown()), "127.0.0.1:0").start()
     with Line(port.address[1]) as line:
         line.send(b"GET /readyz HT")
         assert said(line) == b""
+    port.stop()
+
+
+def test_a_byte_now_and_then_buys_no_time(monitor, monkeypatch):
+    monkeypatch.setattr(checkport, "SILENCE", 0.3)
+    port = CheckPort(monitor, "127.0.0.1:0").start()
+    with Line(port.address[1]) as line:
+        began = time.monotonic()
+        with suppress(ConnectionError):
+            while time.monotonic() < began + 20:
+                line.send(b"X")
+                line.socket.settimeout(0.05)
+                with suppress(TimeoutError):
+                    assert line.socket.recv(100) == b""
+                    break
+        assert time.monotonic() - began < 10
+    port.stop()
+
+
+def test_a_head_may_come_byte_by_byte(check):
+    with Line(check) as line:
+        line.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in request(path="/readyz", headers={"Accept": "application/json"}):
+            line.send(bytes([byte]))
+        assert json.loads(line.answer().body)["state"] == "free"
+
+
+def test_a_head_without_end_is_told_so(check):
+    with Line(check) as line:
+        line.send(b"GET /readyz HTTP/1.1\r\n" + b"A: b\r\n" * 2000)
+        answer = line.answer()
+        assert (answer.status, answer.text) == (431, "expected the short head of an HTTP/1 request")
+
+
+def test_what_is_no_request_is_told_so(check):
+    with Line(check) as line:
+        line.send(b"GET /readyz HTTP/2.0\r\n\r\n")
+        assert line.answer().status == 400
+
+
+def test_every_answer_ends_its_connection_and_says_how_long_it_is(check):
+    for path in ("/readyz", "/livez", "/load", "/nothing"):
+        for method in ("GET", "HEAD", "POST", "OPTIONS"):
+            with Line(check) as line:
+                line.send(request(method, path) + request(method, path))
+                answer = line.answer(method)
+                assert answer.headers["connection"] == "close"
+                assert int(answer.headers["content-length"]) > 0
+                assert line.closed()
+
+
+@pytest.mark.parametrize("size", [1, 1000, 500_000])
+def test_a_body_does_not_cost_its_sender_the_answer(check, size):
+    """A connection closed with something unread is reset, and what was sent may be lost."""
+    assert ask(check, "POST", "/readyz", body=b"b" * size).status == 405
+    with Line(check) as line:
+        line.send(request("POST", "/readyz", headers={"Transfer-Encoding": "chunked"}))
+        with suppress(ConnectionError):
+            for _ in range(size // 1000 + 1):
+                line.send(b"3e8\r\n" + b"b" * 1000 + b"\r\n")
+        assert line.answer().status == 405
+        assert line.closed()
+
+
+def test_who_may_talk_on_is_listened_to_and_nobody_else(monitor, monkeypatch):
+    monkeypatch.setattr(loop, "LINGER", 300.0)
+    port = CheckPort(monitor, "127.0.0.1:0").start()
+    with Line(port.address[1]) as line:
+        line.send(request(path="/readyz"))
+        assert line.answer().status == 200
+        eventually(lambda: not port.loop._peers)
+    with Line(port.address[1]) as line:
+        line.send(request("POST", "/readyz", headers={"Content-Length": "5"}))
+        assert line.answer().status == 405
+        assert line.closed()
+        assert port.loop._peers
+        line.send(b"bo")
+        line.send(b"dy.")
+        line.socket.shutdown(socket.SHUT_WR)
+        eventually(lambda: not port.loop._peers)
+    port.stop()
+
+
+def test_a_body_without_end_is_not_drained_for_ever(check):
+    with Line(check) as line:
+        line.send(request("POST", "/readyz", headers={"Transfer-Encoding": "chunked"}))
+        with pytest.raises(ConnectionError):
+            line.send(b"b" * 30_000_000)
+
+
+def test_peers_that_reset_the_check_port_are_nobodys_trouble(check, caplog):
+    for sent in (b"", b"GET /rea", request(path="/readyz"), request("POST", body=b"b" * 9000)):
+        for _ in range(20):
+            line = Line(check)
+            line.send(sent)
+            reset(line)
+    assert ask(check, path="/readyz").status == 200
+    assert caplog.text == ""
+
+
+def test_more_peers_than_there_is_room_for_push_the_oldest_out_of_the_check_port(check):
+    crowd = [Line(check) for _ in range(MOST_PEERS + 50)]
+    assert ask(check, path="/readyz").took < SLACK
+    assert said(crowd[0]) == b""
+    for line in crowd:
+        reset(line)
+
+
+# several processes
+
+
+class Watching(Monitor):
+    """Watches several processes."""
+
+    word = None
+    alive_now = True
+    load_of_each = Load(1, 2, 4, waited=0.5, service=0.25)
+    count = 2
+
+    def check(self, ready="damped", patience=2.0, count=True):
+        verdict = super().check(ready, patience, count)
+        return verdict if self.word is None else Verdict(self.word, False, verdict.load)
+
+    def alive(self):
+        return self.alive_now
+
+    def rows(self):
+        load = self.load_of_each
+        return [Row(100 + n, "ready", load, 0.12345, 7, 8, 9) for n in range(self.count)]
+
+
+@pytest.fixture
+def watching(shown):
+    return Watching(shown)
+
+
+@pytest.fixture
+def watched(watching):
+    port = CheckPort(watching, "127.0.0.1:0").start()
+    yield port.address[1]
+    port.stop()
+
+
+def test_load_has_a_row_for_each_process(watched):
+    rows = json.loads(ask(watched, path="/load").body)["processes"]
+    assert [row["pid"] for row in rows] == [100, 101]
+    assert rows[0] == {
+        "pid": 100,
+        "slot": 0,
+        "state": "ready",
+        "queued": 1,
+        "active": 2,
+        "capacity": 4,
+        "idle": 2,
+        "delay": 0.5,
+        "waited": 0.5,
+        "service": 0.25,
+        "lag": 0.0,
+        "beat": 0.123,
+        "admitted": 0,
+        "served": 7,
+        "refused": 8,
+        "dropped": 9,
+    }
+
+
+def test_live_is_503_when_no_process_makes_progress(watched, watching):
+    assert ask(watched, path="/livez").text == "alive"
+    watching.alive_now = False
+    answer = ask(watched, path="/livez")
+    assert (answer.status, answer.text) == (503, "stalled")
+    assert ask(watched, path="/readyz").text == "free"
+
+
+def test_a_check_can_be_told_that_nobody_is_there(watched, watching):
+    watching.word = "absent"
+    answer = ask(watched, path="/readyz")
+    assert (answer.status, answer.text) == (503, "absent")
+    assert ask(watched, "OPTIONS", "/").text == "absent"
+
+
+def test_an_answer_larger_than_any_buffer_arrives_in_whole_and_holds_up_nobody(watched, watching):
+    watching.count = 50_000  # 8 MB
+    with Line(watched) as slow:
+        slow.send(request(path="/load"))
+        first = slow.socket.recv(1000)
+        assert first.startswith(b"HTTP/1.1 200 OK")
+        watching.count = 1
+        assert ask(watched, path="/load").took < SLACK
+        data = first + said(slow)
+    head, _, body = data.partition(b"\r\n\r\n")
+    assert f"Content-Length: {len(body)}\r\n".encode() in head
+    assert len(json.loads(body)["processes"]) == 50_000
+
+
+def test_a_peer_that_never_takes_its_answer_is_let_go(watching, monkeypatch):
+    monkeypatch.setattr(loop, "LINGER", 0.2)
+    monkeypatch.setattr(checkport, "SILENCE", 60.0)
+    watching.count = 50_000
+    port = CheckPort(watching, "127.0.0.1:0").start()
+    with Line(port.address[1]) as line:
+        line.send(request(path="/load"))
+        eventually(lambda: port.loop._peers)
+        eventually(lambda: not port.loop._peers)
+        with suppress(ConnectionError):
+            assert len(said(line)) < 50_000 * 100
     port.stop()
 
 
@@ -317,6 +556,49 @@ def test_peers_that_reset_are_nobodys_trouble(agent, caplog):
     assert caplog.text == ""
 
 
+@pytest.mark.parametrize("leave", [Line.close, reset], ids=["closes", "resets"])
+def test_who_only_looks_whether_the_port_is_open_takes_no_share(monitor, leave):
+    """A TCP probe every second would halve what every balancer is told."""
+    port = AgentPort(monitor, "127.0.0.1:0")
+    lines = [Line(port.address[1]) for _ in range(10)]
+    for line in lines:
+        leave(line)
+    port.start()  # all have left before it looks
+    with Line(port.address[1]) as line:
+        line.send(b"lb\n")
+        assert said(line) == LINE
+    port.stop()
+
+
+def test_a_balancer_without_a_name_takes_a_share_beside_one_with_a_name(agent):
+    for _ in range(2):  # the first time, its name may only be late
+        with Line(agent) as line:
+            assert said(line) == LINE
+    with Line(agent) as line:
+        line.send(b"lb\n")
+        assert said(line) == b"up maxconn:2\n"
+
+
+def test_a_first_name_that_comes_late_makes_no_second_balancer(agent):
+    with Line(agent) as line:
+        assert said(line) == LINE
+    with Line(agent) as line:
+        line.send(b"lb\n")
+        assert said(line) == LINE
+
+
+def test_a_name_that_comes_late_makes_no_second_balancer_of_one_that_is_known(agent):
+    with Line(agent) as line:
+        line.send(b"lb\n")
+        assert said(line) == LINE
+    for _ in range(3):
+        with Line(agent) as line:
+            assert said(line) == LINE  # says its name too late, as on a machine that is busy
+    with Line(agent) as line:
+        line.send(b"lb\n")
+        assert said(line) == LINE
+
+
 def test_many_silent_peers_at_once_are_all_answered_and_hold_up_nobody(agent):
     silent = [Line(agent) for _ in range(MOST_PEERS - 10)]
     began = time.monotonic()
@@ -340,68 +622,76 @@ def test_more_peers_than_there_is_room_for_push_out_the_oldest(agent, caplog):
     assert caplog.text == ""
 
 
-def test_a_peer_that_made_room_for_another_is_not_attended_to(monitor, caplog):
+def test_a_peer_that_made_room_for_another_is_not_attended_to(monitor, monkeypatch):
+    monkeypatch.setattr(loop, "MOST_PEERS", 1)
     port = AgentPort(monitor, "127.0.0.1:0")
-    with socket.socket() as closed_meanwhile:
-        port._attend(port._read, closed_meanwhile)
-    port.stop()
-    assert caplog.text == ""
+    turned = Loop(port)  # by hand
+    with Line(port.address[1]) as first:
+        turned._turn()
+        first.send(b"first\n")
+        with Line(port.address[1]) as second:
+            turned._turn()  # there is news from both, and the new one comes first
+            with suppress(ConnectionResetError):
+                assert said(first) == b""
+            second.send(b"second\n")
+            turned._turn()
+            turned.stop()
+            assert said(second) == LINE
+    assert turned.failures == 0
 
 
 def test_a_peer_that_never_reads_nor_closes_is_let_go(monitor, monkeypatch):
-    from wsgi_busyguard import checkport
-
-    assert checkport.LINGER <= 5
-    monkeypatch.setattr(checkport, "LINGER", 0.05)
+    assert loop.LINGER <= 5
+    monkeypatch.setattr(loop, "LINGER", 0.05)
     port = AgentPort(monitor, "127.0.0.1:0").start()
     with Line(port.address[1]) as line:
         assert line.socket.recv(100) == LINE
-        eventually(lambda: not port._peers)
+        eventually(lambda: not port.loop._peers)
     port.stop()
 
 
 @pytest.mark.parametrize("sent", [b"lb\n", b""], ids=["named", "silent"])
 def test_an_agent_that_cannot_answer_one_peer_answers_the_next(monitor, sent, caplog):
     port = AgentPort(monitor, "127.0.0.1:0").start()
-    line_of, port._agent.line = port._agent.line, None
+    agent, port.agent = port.agent, None
     with Line(port.address[1]) as line:
         line.send(sent)
         assert said(line) == b""
-    port._agent.line = line_of
+    port.agent = agent
     with Line(port.address[1]) as line:
         line.send(b"lb\n")
         assert said(line) == LINE
     port.stop()
-    assert caplog.text.count("gave up on one peer") == 1
+    assert port.loop.failures == 1
+    assert isinstance(port.loop.failure, AttributeError)
+    assert caplog.text == "", "the lock of a handler may be held by a thread that forks"
 
 
-def test_an_agent_without_a_file_descriptor_left_does_not_spin(monitor, monkeypatch):
+def test_a_port_without_a_file_descriptor_left_does_not_spin_and_serves_who_is_there(monitor):
     port = AgentPort(monitor, "127.0.0.1:0")
     tried = []
 
-    class Exhausted:
-        def accept(self):
-            tried.append(1)
+    looping = Loop(port)
+    accept = looping._calls.accept
+
+    def exhausted(listener):
+        tried.append(1)
+        if len(tried) > 1:
             raise OSError(24, "Too many open files")
+        return accept(listener)
 
-        def __getattr__(self, name):
-            return getattr(listener, name)
-
-    listener, port._listener = port._listener, Exhausted()
-    port._selector.unregister(listener)
-    port._selector.register(port._listener, 1)
+    looping._calls.accept = exhausted
     port.start()
-    line = Line(port.address[1])
-    eventually(lambda: len(tried) >= 3)
-    before, began = len(tried), time.monotonic()
-    time.sleep(0.2)
-    assert len(tried) - before <= (time.monotonic() - began) / 0.02 + 2
-    port._listener = listener
-    port._selector.unregister(listener)
-    port._selector.register(listener, 1)
-    line.send(b"lb\n")
-    assert said(line) == LINE
-    line.close()
+    with Line(port.address[1]) as there, Line(port.address[1]) as line:
+        eventually(lambda: len(tried) >= 3)
+        before, began = len(tried), time.monotonic()
+        there.send(b"lb\n")
+        assert said(there) == LINE
+        eventually(lambda: len(tried) >= before + 5)
+        assert len(tried) - before <= (time.monotonic() - began) / loop.PAUSE + 2
+        looping._calls.accept = accept
+        line.send(b"lb\n")
+        assert said(line)
     port.stop()
 
 
@@ -423,6 +713,97 @@ def test_stop_frees_the_port_and_ends_the_threads(monitor, kind):
         again = kind(monitor, f"127.0.0.1:{port.address[1]}")
         again.stop()
     eventually(lambda: threading.active_count() <= before)
+
+
+def threads():
+    return set(os.listdir("/proc/self/task"))
+
+
+def test_both_ports_on_one_loop_take_one_thread(monitor):
+    before = threads()
+    check, agent = CheckPort(monitor, "127.0.0.1:0"), AgentPort(monitor, "127.0.0.1:0")
+    both = Loop(check, agent).start()
+    silent = [Line(port.address[1]) for port in (check, agent) for _ in range(10)]
+    assert ask(check.address[1], path="/readyz").status == 200
+    with Line(agent.address[1]) as line:
+        line.send(b"lb\n")
+        assert said(line).startswith(b"up maxconn:")
+    assert len(threads() - before) == 1
+    both.stop()
+    for line in silent:
+        line.close()
+    for port in (check, agent):
+        with pytest.raises(ConnectionRefusedError):
+            Line(port.address[1])
+    eventually(lambda: threads() <= before)
+
+
+def test_a_port_can_be_shared_with_another_process_that_says_so_too(monitor):
+    first = CheckPort(monitor, "127.0.0.1:0", share=True)
+    where = f"127.0.0.1:{first.address[1]}"
+    second = AgentPort(monitor, where, share=True)
+    with pytest.raises(OSError, match="in use"):
+        CheckPort(monitor, where)
+    first.stop()
+    second.stop()
+
+
+@pytest.mark.parametrize("kind", [CheckPort, AgentPort])
+def test_a_port_starts_once(monitor, kind):
+    port = kind(monitor, "127.0.0.1:0").start()
+    with pytest.raises(RuntimeError, match="neither started nor stopped"):
+        port.start()
+    port.stop()
+    with pytest.raises(RuntimeError, match="neither started nor stopped"):
+        port.start()
+    with pytest.raises(RuntimeError, match="is in a loop already"):
+        Loop(port)
+    gc.collect()
+
+
+def test_who_has_left_is_not_looked_out_for(monitor):
+    """A closed descriptor among those that are polled would have the thread spin."""
+    port = CheckPort(monitor, "127.0.0.1:0")
+    looping = Loop(port)  # by hand
+    for sent in (request(path="/readyz"), request("POST", body=b"b"), b"garbage\r\n\r\n"):
+        with Line(port.address[1]) as line:
+            line.send(sent[:3])
+            looping._turn()
+            line.send(sent[3:])
+            looping._turn()
+            assert line.answer().status
+        while looping._peers:
+            looping._turn()
+    assert looping._poll.poll(0) == []
+    looping.stop()
+
+
+def test_a_listener_may_stop_the_port_whose_check_it_hears_from(shown, monitor, until):
+    port = CheckPort(monitor, "127.0.0.1:0")
+    stopped = []
+    monitor.on_busy(lambda transition: (port.stop(), stopped.append(transition)))
+    monitor.interval = 60.0
+    port.start()
+    shown.load = Load(3, 4, 4)
+    with suppress(ConnectionError), Line(port.address[1]) as line:
+        line.send(request(path="/readyz"))
+        said(line)
+    until(lambda: stopped)
+    port.stop()
+    with pytest.raises(ConnectionRefusedError):
+        Line(port.address[1])
+
+
+def test_a_turn_that_fails_is_not_the_last(monitor, monkeypatch):
+    port = CheckPort(monitor, "127.0.0.1:0")
+    looping = Loop(port)
+    looping._timeout, right = None, looping._timeout
+    looping.start()
+    eventually(lambda: looping.failures >= 2)
+    assert isinstance(looping.failure, TypeError)
+    looping._timeout = right
+    assert ask(port.address[1], path="/readyz").status == 200
+    looping.stop()
 
 
 @pytest.mark.parametrize("kind", [CheckPort, AgentPort])

@@ -11,7 +11,7 @@ CHECKS = Checks(True, ("/healthz", "/readyz"), ("/livez",))
 
 @pytest.mark.parametrize("path", ["/", "*", ""], ids=["slash", "asterisk", "empty"])
 def test_options_of_the_root_is_a_ready_check(path):
-    assert CHECKS.asked("OPTIONS", path, "", ()) == Ask(READY, "OPTIONS", None)
+    assert CHECKS.asked("OPTIONS", path, "", ()) == Ask(READY, "OPTIONS", "damped")
 
 
 @pytest.mark.parametrize("method", [*METHODS, "POST", "DELETE"])
@@ -19,7 +19,7 @@ def test_options_of_the_root_is_a_ready_check(path):
     ("path", "question"), [("/healthz", READY), ("/readyz", READY), ("/livez", LIVE)]
 )
 def test_any_method_on_a_check_path_is_a_check(method, path, question):
-    assert CHECKS.asked(method, path, "", ()) == Ask(question, method, None)
+    assert CHECKS.asked(method, path, "", ()) == Ask(question, method, "damped")
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "options", "TRACE"])
@@ -48,6 +48,11 @@ def test_options_with_somebody_behind_it_is_the_apps(header):
     assert CHECKS.asked("OPTIONS", "/", "", {header: "x"}) is None
 
 
+def test_the_names_that_are_written_out_are_all_of_them():
+    for header in SOMEBODY_BEHIND:
+        assert CHECKS.asked("OPTIONS", "/", "", {header: "x"}) is None
+
+
 def test_a_check_path_stays_one_though_somebody_is_behind_it():
     headers = dict.fromkeys(SOMEBODY_BEHIND, "x")
     assert CHECKS.asked("GET", "/readyz", "", headers) == Ask(READY, "GET")
@@ -60,20 +65,27 @@ def test_without_root_options_of_the_root_is_the_apps():
 @pytest.mark.parametrize(
     ("query", "ready"),
     [
-        ("", None),
+        ("", "damped"),
         ("ready=exact", "exact"),
         ("a=b&ready=always", "always"),
         ("ready=exact&ready=damped", "damped"),
         ("ready=", ""),
         ("ready", ""),
         ("ready=%65xact", "exact"),
-        ("already=exact", None),
-        ("&&;=%", None),
+        ("already=exact", "damped"),
+        ("&&;=%", "damped"),
         ("ready=%ff", "\ufffd"),
     ],
 )
 def test_a_check_may_name_a_policy(query, ready):
     assert CHECKS.asked("OPTIONS", "/", query, ()) == Ask(READY, "OPTIONS", ready)
+
+
+def test_without_a_name_it_goes_by_the_policy_of_its_guard():
+    checks = Checks(True, ("/readyz",), ready="exact")
+    assert checks.asked("GET", "/readyz", "", ()).ready == "exact"
+    assert checks.asked("OPTIONS", "/", "a=b", ()).ready == "exact"
+    assert checks.asked("POST", "/readyz", "ready=always", ()).ready == "always"
 
 
 @given(st.text(), st.text(), st.text())

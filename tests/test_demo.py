@@ -151,8 +151,8 @@ def test_the_first_two_acts_know_nothing_of_the_guard(act: str) -> None:
 
 def test_the_third_act_shares_the_threads_and_gives_each_balancer_a_name() -> None:
     text = text_of("three")
-    assert "maxconn 2 weight 100" in text
-    assert 'agent-send "lb2 app\\n"' in text
+    assert text.count("default-server maxconn 2 ") == 2
+    assert 'agent-send "lb2\\n"' in text
     assert "server web2 127.0.0.1:8002 agent-port 9002" in text
     assert text.endswith("    server web1 127.0.0.1:8001\n    server web2 127.0.0.1:8002\n")
 
@@ -213,3 +213,33 @@ def test_importing_the_command_imports_no_extra() -> None:
     code = f"import sys, wsgi_busyguard.cli.demo\nprint(sorted({extras!r} & set(sys.modules)))"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout == "[]\n"
+
+
+def test_the_wait_for_the_outside_service_counts_from_when_the_visitor_left() -> None:
+    """Asked of the site itself, in a process of its own: it configures Django."""
+    script = """if True:
+        import io, time
+        from wsgi_busyguard.cli.demo import site
+        from wsgi_busyguard.deadlines import within
+        app = site.build(1, patience=4.0, minds_deadlines=True)  # nobody listens at port 1
+        now = 1000.0
+        time.monotonic = lambda: now
+        def slow(timeout):
+            global now
+            now += 3.0
+            return "sunny"
+        site.ask_outside = slow
+        def visit(arrived):
+            said = []
+            environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/", "SERVER_NAME": "demo",
+                       "SERVER_PORT": "80", "HTTP_X_ARRIVED": str(arrived),
+                       "wsgi.input": io.BytesIO(), "wsgi.errors": io.StringIO()}
+            app(environ, lambda status, headers, exc_info=None: said.append(status[:3])).close()
+            return said[0], site.spent_on_nobody
+        print(*visit(now), *visit(now - 2.0), *visit(now - 10.0))
+        with within(1.0):
+            now += 2.0
+            print(*visit(now), sum(site.rendered.values()))
+    """
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert said.stdout == "200 0.0 200 1.0 200 4.0\n503 4.0 3\n", said.stderr

@@ -870,8 +870,8 @@ def test_one_who_leaves_wakes_one(start, until, monkeypatch):
     woken = deque()
     original = Ticket.__init__
 
-    def counting(self, wake):
-        original(self, lambda ticket: (woken.append(ticket), wake(ticket)))
+    def counting(self, wake, *ago):
+        original(self, lambda ticket: (woken.append(ticket), wake(ticket)), *ago)
 
     monkeypatch.setattr(Ticket, "__init__", counting)
     gate = Gate(1, max_queue=99, max_wait=math.inf)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsgi_busyguard.haproxy import MOST_BALANCERS, Agent, Balancer, next_limit, share
@@ -50,6 +50,7 @@ def test_a_share_is_rounded_up_and_at_least_1(limit, balancers, each):
     assert share(limit, balancers) == each
 
 
+@settings(deadline=None)  # the machine may be busy elsewhere
 @given(st.integers(1, 10_000), st.integers(1, 100))
 def test_shares_come_to_the_limit_and_less_than_one_more_for_each_balancer(limit, balancers):
     together = share(limit, balancers) * balancers
@@ -84,6 +85,7 @@ LOADS = st.builds(
 )
 
 
+@settings(deadline=None)  # the machine may be busy elsewhere
 @given(st.integers(1, 1000), st.integers(1, 1100), LOADS)
 def test_the_limit_is_always_from_1_to_the_capacity(limit, told, load):
     limit = min(limit, load.capacity or 1)
@@ -184,6 +186,33 @@ def test_the_limit_changes_at_most_once_in_a_service_time(agent, dial):
     assert told(agent.line("lb")) == 4
 
 
+def test_a_cut_is_as_deep_as_the_queue_gets_though_no_service_time_is_over(agent, dial):
+    """Whoever asks while the others are still coming must not miss most of them."""
+    agent.line("lb")
+    dial.load = Load(2, 8, 8, service=3.0)
+    assert told(agent.line("lb")) == 6
+    dial.now += 0.1
+    dial.load = Load(5, 8, 8, service=3.0)
+    assert told(agent.line("lb")) == 3
+    dial.now += 0.1
+    dial.load = Load(1, 8, 8, service=3.0)
+    assert told(agent.line("lb")) == 3
+
+
+def test_a_limit_that_has_risen_is_cut_when_its_service_time_is_over(agent, dial):
+    agent.line("lb")
+    dial.load = Load(6, 8, 8, service=3.0)
+    assert told(agent.line("lb")) == 2
+    dial.now += 3.0
+    dial.load = Load(0, 4, 8, service=3.0)
+    assert told(agent.line("lb")) == 6
+    dial.now += 2.9
+    dial.load = Load(1, 8, 8, service=3.0)
+    assert told(agent.line("lb")) == 6
+    dial.now += 0.1
+    assert told(agent.line("lb")) == 5
+
+
 def test_a_capacity_that_shrinks_is_told_at_once(agent, dial):
     agent.line("lb")
     dial.load = Load(0, 0, 3, service=100.0)
@@ -215,6 +244,7 @@ STEPS = st.lists(
 )
 
 
+@settings(deadline=None)  # the machine may be busy elsewhere
 @given(STEPS)
 def test_the_agent_never_says_anything_else(steps):
     """Not ``drain``, ``ready``, ``maint``, ``down``, a percentage or ``maxconn:0``, ever."""
@@ -229,6 +259,7 @@ def test_the_agent_never_says_anything_else(steps):
             assert told(line) <= load.capacity
 
 
+@settings(deadline=None)  # the machine may be busy elsewhere
 @given(st.integers(1, 60), st.integers(1, 200))
 def test_balancers_that_all_ask_are_told_no_more_than_one_each_beyond_the_capacity(
     balancers, capacity

@@ -5,6 +5,7 @@ import http.client
 import io
 import json
 import logging
+import math
 import os
 import random
 import socket
@@ -20,6 +21,7 @@ import werkzeug.exceptions
 from webob import Response as WebObResponse
 
 from wsgi_busyguard import BusyGuard, Gate, Load, Monitor, State, remaining, under_pressure
+from wsgi_busyguard.adapters.detection import Server
 from wsgi_busyguard.environ import DEADLINE, MONITOR, WAITED
 
 BUSY_LOAD = Load(4, 4, 4, waited=9.0, service=9.0)
@@ -311,7 +313,7 @@ def test_the_first_requests_may_all_come_at_once(caplog, start, environ, hurry):
     assert len(caplog.records) == 1
 
 
-def test_a_guard_that_knows_has_nothing_to_warn_of(ask, monitor, caplog):
+def test_a_guard_that_knows_has_nothing_to_warn_of(ask, monitor, roomy, caplog):
     for guard in (BusyGuard(app, monitor=monitor), BusyGuard(app, slots=2)):
         ask(guard, "GET", "/x")
         ask(guard, "OPTIONS")
@@ -335,10 +337,16 @@ def test_a_guard_on_an_unknown_server_still_counts_who_is_inside(start, until, e
     assert "no queue" in repr(guard)
 
 
+@pytest.fixture
+def roomy(monkeypatch):
+    """A server that has threads enough for any gate, so there is nothing to warn of."""
+    monkeypatch.setattr("wsgi_busyguard.meeting.find", lambda environ: Server("Roomy/1", math.inf))
+
+
 # Nested guards
 
 
-def test_a_guard_within_a_gate_is_quiet_and_leaves_the_stamps(ask, caplog):
+def test_a_guard_within_a_gate_is_quiet_and_leaves_the_stamps(ask, roomy, caplog):
     seen = {}
 
     def inner_app(environ, start_response):
@@ -396,7 +404,7 @@ def test_the_gate_has_the_limits_of_the_arguments():
     assert limits == (2, 3, 4.0)
 
 
-def test_a_refusal_is_503_with_the_reason_and_runs_no_app(ask, gated, taken, caplog):
+def test_a_refusal_is_503_with_the_reason_and_runs_no_app(ask, gated, taken, roomy, caplog):
     caplog.set_level(logging.DEBUG)
     for method in ("GET", "POST", "HEAD"):
         response = ask(gated, method, "/x")
@@ -454,7 +462,7 @@ def test_the_refusal_may_be_the_frameworks_own(ask, refusal):
     assert "Retry-After" in response.headers
 
 
-def test_a_refusal_app_that_raises_is_replaced(ask, caplog):
+def test_a_refusal_app_that_raises_is_replaced(ask, roomy, caplog):
     def broken(environ, start_response):
         raise RuntimeError("no template")
 

@@ -527,6 +527,51 @@ def test_drain_can_be_called_in_a_signal_handler_in_the_middle_of_a_look(python)
     )
 
 
+def test_a_signal_handler_that_raises_never_leaves_the_lock_taken(python):
+    """As those do by which an app or a server limits the time of a request."""
+    assert (
+        python("""
+        import random, signal, threading
+        from wsgi_busyguard import Load, Monitor
+
+        class TooLong(BaseException):
+            pass
+
+        class Adapter:
+            def read(self):
+                return Load(3, 10, 10, 0.1, 0.05)
+
+        def is_free(lock):
+            def look():
+                if lock.acquire(timeout=5):
+                    lock.release()
+                    found.append(True)
+            found = []
+            other = threading.Thread(target=look)
+            other.start()
+            other.join()
+            return bool(found)
+
+        def raises(*_):
+            raise TooLong
+
+        monitor, raised = Monitor(Adapter()), 0
+        signal.signal(signal.SIGALRM, raises)
+        while raised < 400:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 8e-5))
+                for _ in range(1000):
+                    monitor.check()
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except TooLong:
+                raised += 1
+                assert is_free(monitor._lock), raised
+        print(monitor.check().word)
+        """)
+        == "busy\n"
+    )
+
+
 def test_a_look_within_a_look_returns_the_last_load_and_the_first_looks_again():
     """A generator that is collected may run an app's code anywhere, also in a look."""
     loads, seen = [IDLE, FULL, QUEUE], []

@@ -1,15 +1,24 @@
 from __future__ import annotations
 
 import queue
+import socket
 import threading
 
 import pytest
+from cheroot.wsgi import Server
 from twisted.python.threadpool import ThreadPool
+from waitress import create_server
+from waitress.trigger import trigger
+from waitress.wasyncore import close_all
 
-from wsgi_busyguard import Gate, Load
+from wsgi_busyguard import Board, Gate, Load
+from wsgi_busyguard.adapters import cheroot, waitress
+from wsgi_busyguard.adapters.acceptqueue import AcceptQueueAdapter
+from wsgi_busyguard.adapters.executor import CountingExecutor
 from wsgi_busyguard.adapters.frames import FrameAdapter
 from wsgi_busyguard.adapters.twisted import BusyThreadPool, GuardedWSGIResource, TwistedAdapter
 from wsgi_busyguard.gate import Slot, Ticket
+from wsgi_busyguard.poster import Poster
 
 from .contract import CAPACITY, DEADLINE, AdapterContract, settled
 
@@ -139,7 +148,176 @@ class LateGateStage:
         pass
 
 
-@pytest.fixture(params=[FakeStage, GateStage, BusyPoolStage, StockPoolStage, LateGateStage])
+class ExecutorStage(Hanging):
+    def __init__(self):
+        super().__init__()
+        self.adapter = self.executor = CountingExecutor(CAPACITY, max_queue=1000, max_wait=1000.0)
+        self._sent = 0
+
+    def submit(self):
+        self._sent += 1
+        self.executor.submit(self.hang)
+
+    def close(self):
+        for _ in range(self._sent):
+            self.finish()
+        self.executor.shutdown()
+
+
+class AcceptQueueStage(Hanging):
+    """A server that accepts only when it can serve, as gunicorn's sync workers do."""
+
+    def __init__(self):
+        super().__init__()
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=100)
+        self._listener.settimeout(0.01)
+        self._clients = []
+        self._lock = threading.Lock()
+        self._active = 0
+        self._stopping = False
+        self.adapter = AcceptQueueAdapter([self._listener], CAPACITY, lambda: self._active)
+        self._threads = [threading.Thread(target=self._serve) for _ in range(CAPACITY)]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self):
+        self._clients.append(socket.create_connection(self._listener.getsockname()))
+
+    def close(self):
+        self._stopping = True
+        for _ in self._clients:
+            self.finish()
+        for thread in self._threads:
+            thread.join(DEADLINE)
+        for client in self._clients:
+            client.close()
+        self._listener.close()
+
+    def _serve(self):
+        while not self._stopping:
+            try:
+                accepted, _ = self._listener.accept()
+            except TimeoutError:
+                continue
+            self._count(1)
+            self.hang()
+            self._count(-1)
+            accepted.close()
+
+    def _count(self, change):
+        with self._lock:
+            self._active += change
+
+
+class BoardStage(GateStage):
+    """A gate whose process is the only one that posts on a board."""
+
+    def __init__(self):
+        super().__init__()
+        self.adapter = Poster(Board(), self.gate)
+        self.adapter.join()
+        self.adapter.ready()
+
+
+class ServedStage(Hanging):
+    """A server with real clients, each of which hangs in the app."""
+
+    def __init__(self):
+        super().__init__()
+        self._lines = []
+        port = self.serve()
+        self._address = "127.0.0.1", port
+        self._thread = threading.Thread(target=self.run, daemon=True)
+        self._thread.start()
+
+    def app(self, environ, start_response):
+        self.hang()
+        start_response("200 OK", [("Content-Length", "0")])
+        return []
+
+    def submit(self):
+        line = socket.create_connection(self._address, DEADLINE)
+        line.sendall(b"GET /app HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        self._lines.append(line)
+
+    def close(self):
+        for _ in self._lines:
+            self.finish()
+        self.stop()
+        self._thread.join(DEADLINE)
+        assert not self._thread.is_alive()
+        for line in self._lines:
+            line.close()
+
+
+class WaitressStage(ServedStage):
+    def serve(self):
+        self._sockets = {}
+        self.server = create_server(
+            self.app, map=self._sockets, threads=CAPACITY, host="127.0.0.1", port=0
+        )
+        self.adapter = waitress.WaitressAdapter(self.server)
+        self._ends = trigger(self._sockets)
+        return self.server.effective_port
+
+    def run(self):
+        self.server.run()
+
+    def stop(self):
+        self._ends.pull_trigger(lambda: close_all(self._sockets, ignore_all=True))
+        self._thread.join(DEADLINE)
+        self.server.task_dispatcher.shutdown()
+
+
+class GuardedWaitressStage(ServedStage):
+    def serve(self):
+        self.server = waitress.guarded_server(
+            self.app, threads=CAPACITY, host="127.0.0.1", port=0, max_queue=500, max_wait=1000.0
+        )
+        self.adapter = self.server.guard.monitor.adapter
+        return self.server.effective_port
+
+    def run(self):
+        self.server.run()
+
+    def stop(self):
+        self.server.guard.drain(0.01)
+
+
+class CherootStage(ServedStage):
+    def serve(self):
+        self.server = Server(
+            ("127.0.0.1", 0), self.app, numthreads=CAPACITY, request_queue_size=128
+        )
+        self.adapter = cheroot.CherootAdapter(self.server)
+        self.server.prepare()
+        return self.server.bind_addr[1]
+
+    def run(self):
+        self.server.serve()
+
+    def stop(self):
+        self.server.stop()
+
+
+class GuardedCherootStage(CherootStage):
+    def serve(self):
+        self.server = cheroot.guarded_server(
+            self.app, ("127.0.0.1", 0), threads=CAPACITY, max_queue=500, max_wait=1000.0
+        )
+        self.adapter = self.server.guard.monitor.adapter
+        self.server.prepare()
+        return self.server.bind_addr[1]
+
+
+STAGES = [
+    *(FakeStage, GateStage, BusyPoolStage, StockPoolStage, LateGateStage),
+    *(ExecutorStage, AcceptQueueStage, BoardStage),
+    *(WaitressStage, GuardedWaitressStage, CherootStage, GuardedCherootStage),
+]
+
+
+@pytest.fixture(params=STAGES)
 def stage(request):
     stage = request.param()
     yield stage

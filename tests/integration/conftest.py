@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from .gunicorns import Gunicorn
 from .processes import Process, Site
 
 
@@ -10,7 +11,7 @@ def started():
     """Starts processes and, whatever happens, reaps them."""
     processes = []
 
-    def start(kind, *arguments, **options):
+    def start(kind, /, *arguments, **options):
         process = kind(*arguments, **options)
         processes.append(process)
         return process
@@ -30,3 +31,21 @@ def site(started):
 def process(started):
     """Starts a process from a command line."""
     return lambda *command, **options: started(Process, command, **options)
+
+
+@pytest.fixture
+def gunicorn(started):
+    """Starts a gunicorn of guarded workers with these arguments."""
+    return lambda *arguments, **options: started(Gunicorn, *arguments, **options)
+
+
+@pytest.fixture
+def conf(tmp_path):
+    """Writes a gunicorn.conf.py and returns the argument for it."""
+
+    def conf(text):
+        file = tmp_path / "gunicorn.conf.py"
+        file.write_text(text)
+        return f"-c{file}"
+
+    return conf

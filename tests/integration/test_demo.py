@@ -19,6 +19,7 @@ COMMAND = [
     "-c",
     "import sys; from wsgi_busyguard.cli import main; sys.exit(main())",
 ]
+WELL = 0.9
 EVERYBODY = 8  # the one who tells the story, the outside service, two servers, four HAProxies
 
 
@@ -80,8 +81,20 @@ def run(tmp_path):
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory):
-    """One whole run, looked at by several tests."""
-    directory = tmp_path_factory.mktemp("demo")
+    """One whole run, looked at by several tests.
+
+    Played again if the machine could not serve the visitors even before anything had happened to
+    them.
+    """
+    for _ in range(3):
+        played = play(tmp_path_factory.mktemp("demo"))
+        if min(act["goodput_before"] for act in played[1]["acts"]) > WELL:
+            break
+    return played
+
+
+def play(directory):
+    """Return where it was played, what it told and said, and what it left behind."""
     one = Run(directory, "--json", str(directory / "demo.json"))
     try:
         assert one.process.wait(timeout=200) == 0, one.said()
@@ -92,7 +105,8 @@ def quick(tmp_path_factory):
         one.end()
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.alone
+@pytest.mark.timeout(500)
 def test_a_quick_run_leaves_a_picture_and_nothing_else(quick) -> None:
     directory, told, said, left = quick
     assert sorted(file.name for file in directory.iterdir()) == [
@@ -112,17 +126,19 @@ def test_a_quick_run_leaves_a_picture_and_nothing_else(quick) -> None:
     assert told["seconds"] < 100  # 75 are promised, on two cores that do nothing else
 
 
+@pytest.mark.alone
 def test_the_figures_are_those_of_this_run(quick) -> None:
     _, told, _, _ = quick
     assert [act["name"] for act in told["acts"]] == ["one", "two", "three"]
     assert len({act["visits"] for act in told["acts"]}) == 1
     for act in told["acts"]:
         assert act["visits"] == len(act["series"]["visits"])
-        assert act["goodput_before"] > 0.9
+        assert act["goodput_before"] > WELL
         assert max(queued for _, _, queued in act["series"]["queues"]) == act["longest_queue"]
         assert {up for _, _, up, of in act["series"]["balancers"]} <= set(range(9))
 
 
+@pytest.mark.alone
 def test_each_act_is_what_its_title_says(quick) -> None:
     one, two, three = quick[1]["acts"]
     assert one["pages_for_checks"] > 0
@@ -136,6 +152,7 @@ def test_each_act_is_what_its_title_says(quick) -> None:
     assert three["times_down"] == 0
 
 
+@pytest.mark.alone
 def test_the_guard_is_well_again_soon_and_better_than_the_rest(quick) -> None:
     one, two, three = quick[1]["acts"]
     assert three["recovery"] is not None

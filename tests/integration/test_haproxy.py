@@ -6,6 +6,7 @@ import contextlib
 import csv
 import importlib.util
 import os
+import re
 import shutil
 import socket
 import time
@@ -14,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from .client import ask, eventually, many, together
-from .processes import Process
+from .processes import Process, environment
+from .test_serve import APP, COMMAND
 
 
 def find_haproxy():
@@ -25,6 +27,8 @@ def find_haproxy():
 
 
 HAPROXY = find_haproxy()
+
+LINE = re.compile(rb"up maxconn:[1-9][0-9]*\n")
 
 pytestmark = pytest.mark.skipif(
     HAPROXY is None and os.environ.get("CI") != "true",
@@ -236,3 +240,75 @@ def test_a_refused_request_moves_to_another_server(site, balancer, method):
     assert int(proxy.shown("s1")["wredis"]) >= 2
     full.tell("release")
     together(threads)
+
+
+# The same agent, wherever it runs
+
+
+PLACES = {
+    "Twisted": ["serve", "app:application", "--server=twisted", "--threads=6"],
+    "a thread in the process": ["serve", "app:application", "--threads=6"],
+    "waitress": ["serve", "app:application", "--server=waitress", "--threads=6"],
+    "gunicorn's master": ["serve", "app:application", "--server=gunicorn", "--threads=6"],
+    "the process of checks": ["agent"],
+}
+
+
+@pytest.fixture(params=PLACES.values(), ids=PLACES)
+def agent_port(request, started, tmp_path):
+    """An agent port of a server with six threads, in each place that it can be in."""
+    (tmp_path / "app.py").write_text(APP)
+    options = ["--agent=127.0.0.1:0"]
+    if request.param == ["agent"]:
+        board = f"--board={tmp_path / 'board'}"
+        serve = [*PLACES["a thread in the process"], "--listen=127.0.0.1:0", board]
+        started(Process, [*COMMAND, *serve], cwd=tmp_path, env=environment()).line("serving ")
+        options.append(board)
+    else:
+        options.append("--listen=127.0.0.1:0")
+    command = [*COMMAND, *request.param, *options]
+    process = started(Process, command, cwd=tmp_path, env=environment())
+    port = int(process.line("agent at tcp://127.0.0.1:"))
+    eventually(lambda: told(port) != b"up\n")
+    port_and_log = port, process
+    yield port_and_log
+    assert "\x1b" not in process.said, "what a peer sent is in the log"
+    assert process.popen.poll() is None
+
+
+def told(port, said=b"lb1\n"):
+    with socket.create_connection(("127.0.0.1", port), 10) as line:
+        line.sendall(said)
+        return line.makefile("rb").read()
+
+
+def test_the_agent_says_the_same_wherever_it_runs(agent_port):
+    port, _ = agent_port
+    assert [told(port), told(port, b"lb1\nmore\n")] == [b"up maxconn:6\n"] * 2
+    assert told(port, b"lb2\n") == b"up maxconn:3\n"
+    assert told(port, b"lb3\n") == b"up maxconn:2\n"
+    assert told(port, b"lb4\n") == b"up maxconn:2\n"
+    assert told(port) == b"up maxconn:2\n"
+
+
+def test_garbage_and_silence_do_no_harm_wherever_it_runs(agent_port):
+    port, process = agent_port
+    silent = [socket.create_connection(("127.0.0.1", port), 10) for _ in range(20)]
+    hung_up = [socket.create_connection(("127.0.0.1", port), 10) for _ in range(20)]
+    for line in hung_up:
+        line.close()
+    for said in (b"\x1b[31m\r\n", b"GET / HTTP/1.1\r\n\r\n", b"\x00" * 5000, b"%n%s\n" * 500):
+        with contextlib.suppress(ConnectionError):
+            assert LINE.fullmatch(told(port, said))
+    for line in silent:
+        assert LINE.fullmatch(line.makefile("rb").read())
+        line.close()
+    assert LINE.fullmatch(told(port))
+    assert "Traceback" not in process.said
+
+
+def test_real_haproxies_share_what_any_agent_says(agent_port, balancer):
+    port, _ = agent_port
+    line = r"server s1 127.0.0.1:1 agent-check agent-inter 100ms agent-port {} agent-send {}\n"
+    first, second = (balancer(line.format(port, name)) for name in ("lb1", "lb2"))
+    eventually(lambda: (first.maxconn(), second.maxconn()) == (3, 3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import json
 import re
 import socket
 import subprocess
@@ -64,7 +65,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(params=["werkzeug", "twisted"])
+@pytest.fixture(params=["werkzeug", "twisted", "waitress"])
 def serve(request, started, folder):
     """Starts ``busyguard serve`` on one server or the other."""
     return lambda *options: started(Serve, folder, f"--server={request.param}", *options)
@@ -166,6 +167,28 @@ def test_nothing_is_written_for_a_request_that_went_well(serve):
     assert served.errors == []
 
 
+REPORT = "endpoint-load-metrics"
+
+
+def test_the_load_is_in_each_answer_if_it_is_to_be(serve):
+    served = serve("--threads=3", "--expose-load")
+    assert ask(served.port, path="/").headers[REPORT].startswith("JSON {")
+    assert "capacity=3" in check(served.port).text
+    reserved = serve("--threads=3")
+    assert REPORT not in ask(reserved.port, path="/").headers
+    assert check(reserved.port).text == "free"
+
+
+def test_under_gunicorn_it_is_in_those_of_the_app(started, folder):
+    served = started(Serve, folder, "--server=gunicorn", "--threads=3", "--expose-load")
+    ask(served.port, path="/")
+    answers, threads = many(2, served.port, path="/sleep/0.5")
+    together(threads)
+    found = [json.loads(answer.headers[REPORT].partition(" ")[2]) for answer in answers]
+    assert max(one["application_utilization"] for one in found) == pytest.approx(2 / 3, abs=0.001)
+    assert check(served.port).text == "free"
+
+
 def run(folder, *arguments):
     """Run the command to its end; return its exit code and what it wrote to standard error."""
     done = subprocess.run(
@@ -220,7 +243,7 @@ def test_a_wrong_argument_is_told_in_one_line(folder, arguments, words):
     assert words in said
 
 
-@pytest.mark.parametrize("server", ["werkzeug", "twisted"])
+@pytest.mark.parametrize("server", ["werkzeug", "twisted", "waitress"])
 @pytest.mark.parametrize("option", ["--listen", "--check", "--agent"])
 def test_a_port_that_is_taken_is_told_in_one_line(folder, server, option):
     with socket.create_server(("127.0.0.1", 0)) as taken:

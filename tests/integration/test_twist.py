@@ -139,6 +139,15 @@ def test_the_patience_is_the_check_ports_too(twist):
     running.signal()
 
 
+@pytest.mark.parametrize("exposed", [True, False])
+def test_the_load_is_in_each_answer_if_it_is_to_be(twist, exposed):
+    options = ["--expose-load"] if exposed else []
+    running = twist("--wsgi=app.application", "--listen=tcp:0:interface=127.0.0.1", *options)
+    web = port_of(running, "GuardedSite")
+    assert ("endpoint-load-metrics" in ask(web, path="/").headers) == exposed
+    assert ("capacity=10" in check(web).text) == exposed
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

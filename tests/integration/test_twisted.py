@@ -43,6 +43,7 @@ def shown(name, took):
     )
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "limits",
     [{"max_queue": 1_000_000, "max_wait": 1000.0}, {"max_queue": 20}],
@@ -61,6 +62,7 @@ def test_a_check_is_answered_in_milliseconds_while_200_clients_keep_every_thread
     assert ("'503'" in tally) == (limits["max_queue"] == 20), tally
 
 
+@pytest.mark.alone
 def test_checks_are_answered_on_both_ports_while_the_app_computes(site, process):
     """The reactor fights ten threads for the interpreter, so this only bounds the worst."""
     guarded = site(threads=10)
@@ -261,6 +263,7 @@ def test_a_refused_post_of_300_kb_gets_its_answer(site):
     assert (refused.status, refused.headers[REFUSALS]) == (503, "queue-full")
     guarded.tell("release")
     together(threads)
+    guarded.at_rest()
     assert ask(guarded.port, "POST", "/length", body=b"b" * 300_000).text == "300000"
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 
 import pytest
 
 from .client import Line, ask, check, eventually, many, request, together
 from .processes import Site, environment
+from .versions import folders
 
 VERSIONS = ["24.7.0"]
 if sys.version_info < (3, 13):  # from there on the standard library has no cgi, which these import
@@ -20,39 +20,15 @@ REFUSALS = "busyguard-refused"
 
 @pytest.fixture(scope="session")
 def targets(tmp_path_factory):
-    """The folders with the old versions; installed once, and kept for the next run."""
-    base = tmp_path_factory.getbasetemp().parent
-    tag = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    folders = {version: base / f"twisted-{version}-{tag}" for version in VERSIONS}
-    installing = {}
-    for version, folder in folders.items():
-        if not folder.exists():
-            new = tmp_path_factory.mktemp("twisted")
-            command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
-            command += ["--disable-pip-version-check", "--target", new, f"Twisted=={version}"]
-            done = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-            installing[version] = new, done
-    errors = {}
-    for version, (new, process) in installing.items():
-        _, said = process.communicate(timeout=120)
-        if process.returncode:
-            errors[version] = said.decode(errors="replace").strip().splitlines()[-1:]
-        else:
-            new.rename(folders[version])
-    return folders, errors
+    return folders(tmp_path_factory, [f"Twisted=={version}" for version in VERSIONS])
 
 
 @pytest.fixture(params=VERSIONS)
 def old(request, targets, started):
     """Starts a site with an old Twisted."""
-    folders, errors = targets
     version = request.param
-    if version in errors:
-        words = f"Twisted {version} could not be installed: {errors[version]}"
-        assert os.environ.get("CI") != "true", words
-        pytest.skip(words)
     env = environment()
-    env["PYTHONPATH"] = f"{folders[version]}{os.pathsep}{env['PYTHONPATH']}"
+    env["PYTHONPATH"] = os.pathsep.join([targets[f"Twisted=={version}"], env["PYTHONPATH"]])
     return version, lambda **options: started(Site, env=env, **options)
 
 

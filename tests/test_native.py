@@ -1,0 +1,71 @@
+"""What stays as it is when gevent puts its own in the place of the standard library's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+
+import pytest
+from conftest import DEADLINE, ROOT, WARNINGS
+
+from wsgi_busyguard.native import Bell
+
+
+def test_a_ring_is_heard_once_before_the_wait_or_in_it():
+    bell = Bell()
+    assert not bell.wait(0.001)
+    bell.ring()
+    bell.ring()
+    assert bell.wait(0)
+    assert not bell.wait(0.001)
+    ringer = threading.Timer(0.05, bell.ring)
+    ringer.start()
+    assert bell.wait(DEADLINE)
+    ringer.join()
+
+
+# As in a worker of an app that is preloaded: there the threads are begun at the fork, and gevent
+# patches after it.
+BEATS = """
+import threading, time
+from wsgi_busyguard import Board, Load, Monitor
+from wsgi_busyguard.poster import Poster
+
+class Adapter:
+    def __init__(self):
+        self.hubs = []
+
+    def read(self):
+        hub = None if patched is None else patched()
+        if threading.get_ident() != main:
+            self.hubs.append(hub)
+        return Load(0, 0, 1)
+
+patched, main = None, threading.get_ident()
+own_sleep = time.sleep
+{begin}
+adapter.hubs.clear()
+from gevent import monkey
+monkey.patch_all()
+from gevent._hub_local import get_hub_if_exists as patched
+until = time.monotonic() + 20
+while len(adapter.hubs) < 4 and time.monotonic() < until:
+    own_sleep(0.01)
+print(len(adapter.hubs) >= 4, set(adapter.hubs))
+"""
+BEGIN = {
+    "poster": "adapter = Adapter(); poster = Poster(Board(), adapter); poster.join()\n"
+    "poster.start()",
+    "monitor": "adapter = Adapter(); monitor = Monitor(adapter, interval=0.1)\n"
+    "monitor.on_busy(print)",
+}
+
+
+@pytest.mark.parametrize("who", BEGIN)
+def test_a_thread_that_was_begun_before_gevent_patched_brings_up_no_hub(who):
+    code = BEATS.format(begin=BEGIN[who])
+    command = [sys.executable, *WARNINGS, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    assert done.stdout == "True {None}\n"
