@@ -8,7 +8,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from .adapters.detection import BE_THE_QUEUE, Server, find, find_early
+from .adapters.detection import BE_THE_QUEUE, Server, behind_a_guard, find, find_early
 from .adapters.room import lowered, needed, too_few
 from .environ import MONITOR
 from .gate import Gate
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import WSGIEnvironment
 
+    from .inside import Inside
     from .load import Adapter, Load
     from .policy import Limits
 
@@ -31,6 +32,7 @@ class Meeting:
     :param monitor: is given what reads the server.
     :param adapter: what is read until then: a :class:`~wsgi_busyguard.Gate`, or what has neither
         queue nor capacity.
+    :param inside: counts the calls of the guard's app.
     :param counting: has checks be counted, and returns as many things as are being answered.
     :param again: called in a child process, which may be another server, and meets it anew.
     """
@@ -39,11 +41,13 @@ class Meeting:
         self,
         monitor: Monitor,
         adapter: Adapter,
+        inside: Inside,
         counting: Callable[[], Sized],
         again: Callable[[], object],
     ) -> None:
         self._monitor = monitor
         self._adapter = adapter
+        self._inside = inside
         self._counting = counting
         self._again = again
         self._lock = threading.RLock()
@@ -64,6 +68,7 @@ class Meeting:
 
     def _look(self, environ: WSGIEnvironment) -> None:
         name = environ.get("SERVER_SOFTWARE", "unnamed")
+        self._inside.nested = behind_a_guard()
         if MONITOR in environ:  # another guard stands in front, and knows
             theirs = environ[MONITOR]
             if isinstance(theirs, Monitor) and not isinstance(self._adapter, Gate):

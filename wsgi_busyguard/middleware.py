@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from .adapters.frames import FrameAdapter
 from .checks import Checks
 from .dryrun import DryRun, Shadow, rehearsing
 from .environ import stamping
 from .gate import Gate
 from .holding import holding
+from .inside import Inside
 from .meeting import Meeting, room_to_start_with
 from .monitor import Monitor
 from .patience import reader
@@ -76,7 +76,7 @@ class BusyGuard:
     # costs as much as all else that is done for a request that is not a check.
     __slots__ = (
         *("__call__", "__weakref__"),
-        *("_answers", "_checks", "_judge", "_meeting", "_patience", "_push"),
+        *("_answers", "_checks", "_inside", "_judge", "_meeting", "_patience", "_push"),
         *("dry_run", "monitor"),
     )
 
@@ -133,6 +133,7 @@ class BusyGuard:
         timeout = CLIENT_TIMEOUT if client_timeout is None else client_timeout
         trusts = flag("trust_queue_header", trust_queue_header)
         told = reader(timeout, client_timeout_header, trusts, time.time)
+        self._inside = Inside()
         self.dry_run = DryRun() if flag("dry_run", dry_run) else None
         adapter: Adapter
         if slots is not None:
@@ -152,7 +153,7 @@ class BusyGuard:
         elif max_queue is not None or max_wait is not None:
             raise ValueError("max_queue and max_wait need slots: without them nothing queues here")
         else:
-            adapter = FrameAdapter(app)
+            adapter = self._inside
             self.monitor = monitor or self._on_board(board, adapter)
             if client_timeout is not None or told is not None:
                 app = stamping(app, self.monitor, timeout, told)
@@ -164,7 +165,7 @@ class BusyGuard:
         self._become(self._passing(app))
         if monitor is None:
             again = self._unmet
-            self._meeting = Meeting(self.monitor, adapter, self._counting, again)
+            self._meeting = Meeting(self.monitor, adapter, self._inside, self._counting, again)
             again()
         if board is not None:
             self._unheard_of()
@@ -184,7 +185,7 @@ class BusyGuard:
 
     def _passing(self, app: WSGIApplication) -> WSGIApplication:
         """Return the function that answers checks and passes on the rest."""
-        suspects, answer = self._checks.suspects, self._answer
+        suspects, answer, inside = self._checks.suspects, self._answer, self._inside
 
         def pass_on(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
             try:
@@ -195,7 +196,9 @@ class BusyGuard:
                 answered = answer(environ, path)
                 if answered is not None:
                     return answered(environ, start_response)
-            return app(environ, start_response)
+            # A call under way holds the token for as long as it takes, see Inside.
+            body, body = inside.token, app(environ, start_response)
+            return body
 
         return pass_on
 

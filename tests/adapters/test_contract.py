@@ -3,6 +3,7 @@ from __future__ import annotations
 import queue
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from cheroot.wsgi import Server
@@ -11,16 +12,16 @@ from waitress import create_server
 from waitress.trigger import trigger
 from waitress.wasyncore import close_all
 
-from wsgi_busyguard import Board, Gate, Load
+from wsgi_busyguard import Board, BusyGuard, Gate, Load
 from wsgi_busyguard.adapters import cheroot, waitress
 from wsgi_busyguard.adapters.acceptqueue import AcceptQueueAdapter
 from wsgi_busyguard.adapters.executor import CountingExecutor
-from wsgi_busyguard.adapters.frames import FrameAdapter
+from wsgi_busyguard.adapters.threadpool import ThreadPoolAdapter
 from wsgi_busyguard.adapters.twisted import BusyThreadPool, GuardedWSGIResource, TwistedAdapter
 from wsgi_busyguard.gate import Slot, Ticket
 from wsgi_busyguard.poster import Poster
 
-from .contract import CAPACITY, DEADLINE, AdapterContract, settled
+from .contract import CAPACITY, DEADLINE, AdapterContract
 
 
 class FakeStage:
@@ -162,6 +163,27 @@ class ExecutorStage(Hanging):
         for _ in range(self._sent):
             self.finish()
         self.executor.shutdown()
+
+
+class StockExecutorStage(Hanging):
+    """An executor of the standard library that runs a guarded app, as ASGI bridges do."""
+
+    def __init__(self):
+        super().__init__()
+        self._executor = ThreadPoolExecutor(CAPACITY)
+        self.adapter = ThreadPoolAdapter(self._executor)
+        self._guard = BusyGuard(lambda environ, start_response: [self.hang()])
+        self._sent = 0
+
+    def submit(self):
+        self._sent += 1
+        environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/page", "busyguard.monitor": None}
+        self._executor.submit(self._guard, environ, print)
+
+    def close(self):
+        for _ in range(self._sent):
+            self.finish()
+        self._executor.shutdown()
 
 
 class AcceptQueueStage(Hanging):
@@ -312,7 +334,7 @@ class GuardedCherootStage(CherootStage):
 
 STAGES = [
     *(FakeStage, GateStage, BusyPoolStage, StockPoolStage, LateGateStage),
-    *(ExecutorStage, AcceptQueueStage, BoardStage),
+    *(ExecutorStage, StockExecutorStage, AcceptQueueStage, BoardStage),
     *(WaitressStage, GuardedWaitressStage, CherootStage, GuardedCherootStage),
 ]
 
@@ -326,33 +348,3 @@ def stage(request):
 
 class TestEveryAdapter(AdapterContract):
     """Each of the adapters above."""
-
-
-def test_a_reader_of_frames_knows_who_is_inside_and_no_more():
-    """It reads the calls that a guard makes, and so it is a guard that it is tried with."""
-    from wsgi_busyguard import BusyGuard
-
-    jobs = Hanging()
-    inside = threading.Semaphore(0)
-
-    def app(environ, start_response):
-        inside.release()
-        jobs.hang()
-        return []
-
-    guard = BusyGuard(app)
-    adapter = guard.monitor.adapter
-    assert isinstance(adapter, FrameAdapter)
-    assert adapter.read() == Load(0, 0, None)
-    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/page", "busyguard.monitor": None}
-    threads = [threading.Thread(target=guard, args=(environ, print)) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for _ in threads:
-        assert inside.acquire(timeout=DEADLINE)
-    assert adapter.read() == Load(0, 3, None)
-    for _ in threads:
-        jobs.finish()
-    for thread in threads:
-        thread.join(DEADLINE)
-    settled(adapter, 0, 0)

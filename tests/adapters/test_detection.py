@@ -19,11 +19,11 @@ from wsgi_busyguard import BusyGuard, Gate, Load, Monitor
 from wsgi_busyguard.adapters import detection
 from wsgi_busyguard.adapters.detection import UNPATCHED, Server, find, find_early, threads
 from wsgi_busyguard.adapters.executor import CountingExecutor
-from wsgi_busyguard.adapters.frames import FrameAdapter
 from wsgi_busyguard.adapters.gevent_pywsgi import PywsgiAdapter
 from wsgi_busyguard.adapters.paste import PasteAdapter
 from wsgi_busyguard.adapters.room import lowered, needed, too_few
 from wsgi_busyguard.adapters.threadpool import ThreadPoolAdapter
+from wsgi_busyguard.inside import Inside
 from wsgi_busyguard.meeting import Same, WithoutChecks
 from wsgi_busyguard.policy import Limits
 
@@ -124,6 +124,7 @@ def test_a_thread_of_an_executor_is_told_wherever_it_comes_from():
         assert executor.submit(threads, {}).result() == 3
         server = executor.submit(find, {}).result()
         assert repr(server.adapter()) == "<ThreadPoolAdapter of mine>"
+        assert not server.counts_checks
     assert find({}) is None
 
 
@@ -179,11 +180,17 @@ class Hanging:
 
 @pytest.mark.parametrize("kind", ["executor", "paste"])
 @pytest.mark.parametrize("sent", [0, 1, 5, 6, 20])
-def test_of_n_sent_to_five_threads_five_are_active_and_the_rest_is_queued(until, kind, sent):
+def test_of_n_sent_to_five_threads_five_are_active_and_the_rest_is_queued(
+    until, kind, sent, environ
+):
     jobs = Hanging()
     if kind == "executor":
         pool = ThreadPoolExecutor(5)
-        adapter, submit, close = ThreadPoolAdapter(pool), pool.submit, pool.shutdown
+        adapter, close = ThreadPoolAdapter(pool), pool.shutdown
+        guard = BusyGuard(lambda environ, start_response: [environ["x.job"]()])
+
+        def submit(job):
+            return pool.submit(guard, environ("GET", "/x", **{"x.job": job}), print)
     else:
         pool = PasteThreadPool(5, daemon=True)
         adapter, submit, close = PasteAdapter(pool), pool.add_task, pool.shutdown
@@ -204,7 +211,7 @@ def test_the_guard_reads_what_it_finds_and_looks_no_more(ask, found, adapter, ca
     adapter.load = Load(7, 4, 4)
     looks = found(Server("Peanut", 4, lambda: adapter))
     guard = BusyGuard(app)
-    assert isinstance(guard.monitor.adapter, FrameAdapter)
+    assert isinstance(guard.monitor.adapter, Inside)
     for _ in range(3):
         assert ask(guard, "GET", "/x").text == "app"
     assert len(looks) == 1
@@ -349,7 +356,7 @@ def test_a_child_process_looks_anew(environ, found, adapter, on_board, tmp_path)
     pid = os.fork()
     if pid == 0:
         try:
-            assert isinstance(reads(), FrameAdapter)
+            assert isinstance(reads(), Inside)
             assert guard.__call__.__name__ == "first"
             visit()
             assert len(looks) == 2

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import _thread
+import functools
+import multiprocessing
 import socketserver
+import sys
 import threading
 import types
 
 import pytest
 
-from wsgi_busyguard import Load
+from wsgi_busyguard import BusyGuard, Load
 from wsgi_busyguard.adapters import granian
 from wsgi_busyguard.adapters.detection import find
-from wsgi_busyguard.adapters.granian import GranianAdapter, running
+from wsgi_busyguard.adapters.granian import GranianAdapter
 
 from .contract import CAPACITY, AdapterContract
 
@@ -188,44 +190,34 @@ def test_it_says_what_it_wanted():
         GranianAdapter(4, 0)
 
 
-# Stacks
-
-
-@pytest.fixture
-def module():
-    """Makes a module of this name with a function that calls what it is given."""
-
-    def module(name, signature):
-        made = types.ModuleType(name)
-        exec(f"def {signature}:\n    return call()", made.__dict__)
-        return made
-
-    return module
-
-
-def test_who_is_in_the_app_is_who_comes_from_granian(module, until):
-    go_on = threading.Event()
-    wsgi = module("granian.wsgi", "_runner(call)")
-    assert running() == 0
-    for _ in range(2):
-        _thread.start_new_thread(wsgi._runner, (lambda: go_on.wait(20),))
-    until(lambda: running() == 2)
-    go_on.set()
-    until(lambda: running() == 0)
+# Which worker this is
 
 
 class Main:
-    """The main process, as a worker that was forked has it on its stack."""
+    """The main process's settings, of which a worker that was forked has a copy."""
 
     metrics_port, metrics_address = 1, "127.0.0.9"
 
 
-def find_on_a_thread():
-    found = []
-    thread = threading.Thread(target=lambda: found.append(find({})))
-    thread.start()
-    thread.join(20)
-    return found[0]
+@pytest.fixture
+def worker(monkeypatch):
+    """Makes this process a worker, as granian's main process would."""
+
+    def worker(metrics, module="granian.server.mp"):
+        def _spawn_wsgi_worker(worker_id, callback, blocking_threads, http1_settings, metrics):
+            """Take what granian's own takes, and in that order."""
+
+        @functools.wraps(_spawn_wsgi_worker)
+        def wrapped(worker_id, process_name, callback_loader, env_files, *args):
+            """Take what multiprocessing gives it, as granian's own wrapper does."""
+
+        wrapped.__module__ = module
+        args = (3, "name", None, (), 8, None, (metrics, None))
+        process = types.SimpleNamespace(_target=wrapped, _args=args)
+        monkeypatch.setattr(multiprocessing, "current_process", lambda: process)
+
+    monkeypatch.setattr(granian.Beat, "start", lambda self: None)
+    return worker
 
 
 @pytest.mark.parametrize(
@@ -237,21 +229,36 @@ def find_on_a_thread():
         (1, False, "does not say where its metrics are"),
     ],
 )
-def test_it_is_told_by_the_main_thread(module, monkeypatch, metrics, forked, why):
-    monkeypatch.setattr(granian.Beat, "start", lambda self: None)
-    spawn = "_spawn_wsgi_worker(worker_id, blocking_threads, metrics, call)"
-    worker = module("granian.server.mp", spawn)._spawn_wsgi_worker
-    serve = module("granian.server.common", "serve(self, call)").serve
-
-    def run():
-        return worker(3, 8, (metrics, None), find_on_a_thread)
-
-    server = serve(Main, run) if forked else run()
+def test_it_is_told_by_what_the_process_was_given(worker, monkeypatch, metrics, forked, why):
+    common = types.ModuleType("granian.server.common")
+    common.AbstractServer = Main
+    monkeypatch.setitem(sys.modules, "granian.server.common", common)
+    worker(metrics)
+    main = Main() if forked else None
+    server = find({})
+    del main
     assert (server.name, server.threads) == ("granian", 8)
-    assert server.counts_checks
     if why is None:
+        assert not server.counts_checks
         assert repr(server.adapter()) == "<GranianAdapter of 8 threads, worker 3 at 127.0.0.9:1>"
     else:
         assert server.adapter is None
         assert why in server.why
-    assert find_on_a_thread() is None
+
+
+def test_a_process_of_somebody_else_is_no_granian(worker):
+    assert find({}) is None
+    worker(1, module="hypercorn.run")
+    assert find({}) is None
+
+
+def test_who_is_in_the_app_is_who_is_inside_a_guard(metrics, environ, start, until):
+    go_on = threading.Event()
+    adapter = GranianAdapter(4, port=metrics.port)
+    guard = BusyGuard(lambda environ, start_response: [go_on.wait(20)])
+    for _ in range(2):
+        start(guard, environ("GET", "/x"), print)
+    until(lambda: adapter.read() == Load(0, 2, 4))
+    go_on.set()
+    until(lambda: adapter.read() == Load(0, 0, 4))
+    adapter.stop()

@@ -8,9 +8,10 @@ import struct
 import termios
 from typing import TYPE_CHECKING, Any
 
+from ..inside import inside
 from ..load import Load
 from .acceptqueue import waiting
-from .prefork import descriptors, inside, look_at, speaks
+from .prefork import descriptors, look_at, speaks
 
 if TYPE_CHECKING:
     from ..board import Board

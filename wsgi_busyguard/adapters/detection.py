@@ -1,12 +1,15 @@
 """Finds out in which server an app is called, and how that server is read.
 
 No server is imported: what is looked at is the environ, the thread, the frames of the call and
-``sys.modules``. Our own adapter is imported when its server is known to be there.
+``sys.modules``. Our own adapter is imported when its server is known to be there. The frames of
+other threads are not looked at: see :mod:`wsgi_busyguard.inside`.
 """
 
 from __future__ import annotations
 
+import gc
 import importlib
+import inspect
 import logging
 import math
 import socket
@@ -102,13 +105,20 @@ def _reads(module: str, name: str, *args: Any) -> Callable[[], Adapter]:
 
 
 def _frames() -> Iterator[FrameType]:
-    return _outward(sys._getframe(1))
-
-
-def _outward(frame: FrameType | None) -> Iterator[FrameType]:
+    """Yield the frames of this thread, from the caller's outward."""
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         yield frame
         frame = frame.f_back
+
+
+def behind_a_guard() -> bool:
+    """Return whether this thread is in a call of another guard's app, out in the middleware."""
+    return any(
+        frame.f_code.co_name == "pass_on"
+        and frame.f_globals.get("__name__") == "wsgi_busyguard.middleware"
+        for frame in _frames()
+    )
 
 
 def _caller(module: str, *functions: str) -> Any:
@@ -139,7 +149,7 @@ def _gunicorn(environ: Environ) -> Server | None:
     if hasattr(worker, "get_thread_pool"):
         return Server("gunicorn gthread", worker.cfg.threads, reads)
     if hasattr(worker, "run_for_one"):
-        return Server("gunicorn sync", 1, reads)
+        return Server("gunicorn sync", 1, reads, counts_checks=False)
     return Server("gunicorn", worker.cfg.worker_connections, way=GREENLETS)
 
 
@@ -221,30 +231,34 @@ def _bjoern(environ: Environ) -> Server | None:
         if frame.f_code.co_name == "server_run" and frame.f_globals.get("__name__") == "bjoern":
             reads = _reads(".bjoern", "BjoernAdapter", frame.f_locals.get("sock"))
             # It goes from body to body as each client takes them, so any number may be under way.
-            return Server("bjoern", math.inf, reads, blocks=IN_THE_LOOP.format("bjoern"))
+            blocks = IN_THE_LOOP.format("bjoern")
+            return Server("bjoern", math.inf, reads, counts_checks=False, blocks=blocks)
     return None
 
 
 def _granian(environ: Environ) -> Server | None:
-    """Look at the main thread, which waits in the function that runs the worker."""
-    frames = list(_outward(sys._current_frames().get(threading.main_thread().ident or 0)))
-    workers = [frame.f_locals for frame in frames if _is_granians(frame, "_spawn_wsgi_worker")]
-    if not workers:
+    """Look at what granian has given to the process that it has made a worker."""
+    current = getattr(sys.modules.get("multiprocessing"), "current_process", None)
+    process: Any = None if current is None else current()
+    runs: Any = getattr(process, "_target", None)
+    if getattr(runs, "__name__", "") != "_spawn_wsgi_worker":
         return None
-    number, threads = workers[0]["worker_id"], workers[0]["blocking_threads"]
-    if workers[0]["metrics"][0] != 1:
+    if not str(getattr(runs, "__module__", "")).startswith("granian.server."):
+        return None
+    # The function is wrapped in one that takes other things first; at the end they agree.
+    names = reversed(inspect.signature(runs).parameters)
+    given = dict(zip(names, reversed(process._args), strict=False))
+    number, threads = process._args[0], given["blocking_threads"]
+    if given["metrics"][0] != 1:
         return Server("granian", threads, why=METRICS)
-    # Further out, in a worker that was forked, are the settings of the main process.
-    mains = [frame.f_locals["self"] for frame in frames if _is_granians(frame, "serve")]
-    if not mains:
+    # A worker that was forked has a copy of the main process's settings.
+    kind = getattr(sys.modules.get("granian.server.common"), "AbstractServer", None)
+    main: Any = next((thing for thing in gc.get_objects() if kind in type(thing).__mro__), None)
+    if main is None:
         return Server("granian", threads, why=SPAWNED)
-    told = mains[0].metrics_port, mains[0].metrics_address
-    return Server("granian", threads, _reads(".granian", "GranianAdapter", threads, number, *told))
-
-
-def _is_granians(frame: FrameType, name: str) -> bool:
-    where = str(frame.f_globals.get("__name__"))
-    return frame.f_code.co_name == name and where.startswith("granian.server.")
+    told = main.metrics_port, main.metrics_address
+    reads = _reads(".granian", "GranianAdapter", threads, number, *told)
+    return Server("granian", threads, reads, counts_checks=False)
 
 
 def _executor(environ: Environ) -> Server | None:
@@ -261,7 +275,8 @@ def _of_executor(executor: Any) -> Server:
     if callable(getattr(executor, "read", None)):  # ours, which counts by itself
         return Server(type(executor).__name__, executor._max_workers, lambda: executor)
     reads = _reads(".threadpool", "ThreadPoolAdapter", executor)
-    return Server(type(executor).__name__, executor._max_workers, reads)
+    name, threads = type(executor).__name__, executor._max_workers
+    return Server(name, threads, reads, counts_checks=False)
 
 
 def _socketserver(environ: Environ) -> Server | None:

@@ -1,23 +1,22 @@
 """granian: reads the queue of one worker, which its main process tells on the metrics port.
 
-The queue is in Rust and cannot be seen from Python. Who is in the app can, on the stacks.
+The queue is in Rust and cannot be seen from Python. Who is in the app is counted by the guards.
 """
 
 from __future__ import annotations
 
 import http.client
 import re
-import sys
 import time
 from typing import TYPE_CHECKING
 
+from ..inside import inside
 from ..load import Load
 from ..policy import whole
 from .threads import Beat
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import FrameType
 
 # A worker tells its figures once a second at most, --metrics-scrape-interval 1, and the beat asks
 # four times a second. Its age is told in whole seconds, of which one may stand there twice: so what
@@ -38,8 +37,8 @@ class GranianAdapter:
     :param worker: the number of the worker; the first is 1.
     :param port: where granian tells its metrics, ``--metrics-port``.
     :param host: ``--metrics-address``.
-    :param active: returns how many requests are in the app now; by default, how many stacks begin
-        in granian.
+    :param active: returns how many requests are in the app now; by default, how many calls are
+        inside guards. A thread that iterates a body after its call counts as free.
 
     ``queued`` is exact, but of up to 1.25 s ago, with ``--metrics --metrics-scrape-interval 1``; it
     is 0 while a thread is free, for nobody waits then. The load is unknown while nothing new has
@@ -53,12 +52,12 @@ class GranianAdapter:
         port: int = 9090,
         host: str = "127.0.0.1",
         *,
-        active: Callable[[], int] | None = None,
+        active: Callable[[], int] = inside,
     ) -> None:
         self._capacity = int(whole("capacity", capacity, least=1))
         self._worker = int(whole("worker", worker, least=1))
         self._host, self._port = host, port
-        self._active = running if active is None else active
+        self._active = active
         self._figures = re.compile(
             rb'^granian_(worker_lifetime|blocking_queue)\{worker="%d"\} (\d+)' % worker, re.M
         )
@@ -103,15 +102,3 @@ class GranianAdapter:
     def __repr__(self) -> str:
         where = f"{self._host}:{self._port}"
         return f"<GranianAdapter of {self._capacity} threads, worker {self._worker} at {where}>"
-
-
-def running() -> int:
-    """Return how many threads granian has in the app, or in a body of it."""
-    return sum(map(_begins_in_granian, sys._current_frames().values()))
-
-
-def _begins_in_granian(frame: FrameType) -> bool:
-    """Return whether the outermost call of a stack is granian's own: Rust began it."""
-    while frame.f_back is not None:
-        frame = frame.f_back
-    return frame.f_globals.get("__name__") == "granian.wsgi"

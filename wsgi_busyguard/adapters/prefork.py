@@ -17,10 +17,9 @@ from ..middleware import BusyGuard
 from ..monitor import Monitor
 from ..posting import Member
 from .acceptqueue import waiting
-from .frames import CALLERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
     from types import FrameType
 
     from _typeshed.wsgi import WSGIApplication
@@ -91,31 +90,14 @@ def descriptors() -> list[int]:
         return []
 
 
-def inside() -> int:
-    """Return how many threads of this process a guard's calls are in, those of checks included.
-
-    Bodies that are iterated after the call are not seen.
-    """
-    return sum(map(_in_a_guard, sys._current_frames().values()))
-
-
-def _in_a_guard(frame: FrameType | None) -> bool:
-    return any(
-        inner.f_code.co_name in CALLERS
-        and str(inner.f_globals.get("__name__")).startswith("wsgi_busyguard.")
-        for inner in _outward(frame)
-    )
-
-
 def asking() -> bool:
     """Return whether this very thread answers a check, which is a request like any other here."""
-    return any(frame.f_code is CHECKING for frame in _outward(sys._getframe()))
-
-
-def _outward(frame: FrameType | None) -> Iterator[FrameType]:
+    frame: FrameType | None = sys._getframe()
     while frame is not None:
-        yield frame
+        if frame.f_code is CHECKING:
+            return True
         frame = frame.f_back
+    return False
 
 
 def others(active: int) -> int:

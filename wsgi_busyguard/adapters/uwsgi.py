@@ -9,9 +9,10 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
+from ..inside import inside
 from ..load import Load
 from ..policy import whole
-from .prefork import Guarded, Listeners, Share, inside, others
+from .prefork import Guarded, Listeners, Share, others
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,15 +50,14 @@ class UwsgiAdapter:
     def read(self) -> Load | None:
         """Return the figures of this instant; ``None`` if no listener's queue can be read."""
         queued = self._listeners.waiting()
-        return (
-            None if queued is None else Load(queued, others(self._active(queued)), self._capacity)
-        )
+        return None if queued is None else Load(queued, self._active(queued), self._capacity)
 
     def _active(self, queued: int) -> int:
         if threads() == 1:
-            return working(self._uwsgi.workers())
+            return others(working(self._uwsgi.workers()))
         # Whoever finds a thread free does not wait.
-        return self._capacity if queued and self._uwsgi.numproc > 1 else inside()
+        full = queued and self._uwsgi.numproc > 1
+        return others(self._capacity) if full else inside()
 
     def share(self, board: Board) -> Share:
         """Return what reads this worker's part of it, for a board on which every worker posts."""
@@ -81,13 +81,13 @@ class WorkerAdapter:
     def read(self) -> Load | None:
         """Return the figures of this instant; ``None`` if no listener's queue can be read."""
         queued = self._listeners.waiting()
-        return None if queued is None else Load(queued, others(self._active()), threads())
+        return None if queued is None else Load(queued, self._active(), threads())
 
     def _active(self) -> int:
         if threads() > 1:
             return inside()
         here = self._uwsgi.worker_id()
-        return working(worker for worker in self._uwsgi.workers() if worker["id"] == here)
+        return others(working(worker for worker in self._uwsgi.workers() if worker["id"] == here))
 
     def __repr__(self) -> str:
         return f"<WorkerAdapter at {self._listeners!r}>"

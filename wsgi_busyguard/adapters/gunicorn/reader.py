@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
+from ...inside import inside
 from ...load import Load
 from ..prefork import speaks
 from .host import in_the_kernel
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from ...board import Board
 
 
@@ -58,12 +56,11 @@ class GunicornAdapter:
         idle = len(worker._keep if kept is None else kept)
         silent = len(getattr(worker, "pending_conns", ()))
         queued = worker.tpool._work_queue.qsize()
-        inside = worker.nr_conns - idle - silent - queued
-        return Load(queued + self._in_the_kernel(), min(max(0, inside), threads), threads)
+        serving = worker.nr_conns - idle - silent - queued
+        return Load(queued + self._in_the_kernel(), min(max(0, serving), threads), threads)
 
     def _sync(self) -> Load:
-        inside = any(map(_serves, sys._current_frames().values()))
-        return Load(self._in_the_kernel(), int(inside), 1)
+        return Load(self._in_the_kernel(), min(inside(), 1), 1)
 
     def _in_the_kernel(self) -> int:
         worker, board = self._worker, self._board
@@ -73,12 +70,3 @@ class GunicornAdapter:
 
     def __repr__(self) -> str:
         return f"<GunicornAdapter of {self._worker}>"
-
-
-def _serves(frame: FrameType | None) -> bool:
-    """Return whether a thread is in the sync worker's ``handle``."""
-    while frame is not None:
-        if frame.f_code.co_name == "handle" and "listener" in frame.f_locals:
-            return True
-        frame = frame.f_back
-    return False
