@@ -26,7 +26,8 @@ class Inside:
     drift. Here each call holds one reference to a token while it is under way, and whoever looks
     counts the references::
 
-        body, body = inside.token, app(environ, start_response)
+        token, body = inside.token, app(environ, start_response)
+        del token
 
     The token lies on the interpreter's own stack meanwhile: there is no variable that a debugger
     could hold on to, an exception lets go of it on its way out, and a greenlet takes it along.

@@ -197,7 +197,8 @@ class BusyGuard:
                 if answered is not None:
                     return answered(environ, start_response)
             # A call under way holds the token for as long as it takes, see Inside.
-            body, body = inside.token, app(environ, start_response)
+            token, body = inside.token, app(environ, start_response)
+            del token
             return body
 
         return pass_on
