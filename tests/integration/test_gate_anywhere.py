@@ -189,8 +189,8 @@ def test_without_slots_the_servers_own_queue_is_found_and_read(anywhere, name):
     assert server.load["reads"].startswith(reads)
     assert server.load["capacity"] == threads
     _, sent = many(threads + 6, server.port, path="/sleep/1")
-    seen = eventually(lambda: (now := server.load)["queued"] == 6 and now)
-    assert (seen["active"], seen["state"]) == (threads, "busy")
+    full = (6, threads, "busy")
+    eventually(lambda: tuple(map(server.load.get, ("queued", "active", "state"))) == full)
     together(sent)
     eventually(lambda: (server.load["queued"], server.load["active"]) == (0, 0))
     assert server.load["state"] == "free"
