@@ -18,6 +18,7 @@ from wsgiref.util import setup_testing_defaults
 from wsgiref.validate import validator
 
 import pytest
+from hypothesis import HealthCheck, settings
 from werkzeug.middleware.lint import LintMiddleware
 
 from wsgi_busyguard import Load
@@ -32,6 +33,11 @@ ROOT = pathlib.Path(__file__).parents[1]
 # program that they start and tell to end by it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The machine may be busy elsewhere, and a first text of Hypothesis takes seconds on a new one.
+patient = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("patient", settings.default, **patient)
+settings.load_profile("patient")
 
 # All are errors but the two that are not ours: WebOb's import of cgi, and a fork in a process that
 # has threads, which is what these tests are about.

@@ -1213,4 +1213,4 @@ class BoardMachine(RuleBasedStateMachine):
 
 
 TestAnyOrder = BoardMachine.TestCase
-TestAnyOrder.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+TestAnyOrder.settings = settings(max_examples=100, stateful_step_count=30)

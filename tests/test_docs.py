@@ -51,6 +51,8 @@ STRICT = (
     *("-W", "error"),
     *("-W", "ignore:'cgi' is deprecated:DeprecationWarning"),
     *("-W", "ignore:twisted.web.resource._Unsafe:DeprecationWarning"),
+    *("-W", "ignore:pkg_resources is deprecated:UserWarning"),  # Paste imports it
+    *("-W", "ignore:Deprecated call to `pkg_resources:DeprecationWarning"),
     *("-W", "ignore::ResourceWarning"),
 )
 

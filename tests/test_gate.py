@@ -712,7 +712,7 @@ class GateMachine(RuleBasedStateMachine):
             assert states[-1] is State.BUSY
 
 
-GateMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+GateMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
 test_the_gate_does_what_the_model_does = GateMachine.TestCase
 
 

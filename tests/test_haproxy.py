@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wsgi_busyguard.haproxy import MOST_BALANCERS, Agent, Balancer, next_limit, share
@@ -50,7 +50,6 @@ def test_a_share_is_rounded_up_and_at_least_1(limit, balancers, each):
     assert share(limit, balancers) == each
 
 
-@settings(deadline=None)  # the machine may be busy elsewhere
 @given(st.integers(1, 10_000), st.integers(1, 100))
 def test_shares_come_to_the_limit_and_less_than_one_more_for_each_balancer(limit, balancers):
     together = share(limit, balancers) * balancers
@@ -85,7 +84,6 @@ LOADS = st.builds(
 )
 
 
-@settings(deadline=None)  # the machine may be busy elsewhere
 @given(st.integers(1, 1000), st.integers(1, 1100), LOADS)
 def test_the_limit_is_always_from_1_to_the_capacity(limit, told, load):
     limit = min(limit, load.capacity or 1)
@@ -244,7 +242,6 @@ STEPS = st.lists(
 )
 
 
-@settings(deadline=None)  # the machine may be busy elsewhere
 @given(STEPS)
 def test_the_agent_never_says_anything_else(steps):
     """Not ``drain``, ``ready``, ``maint``, ``down``, a percentage or ``maxconn:0``, ever."""
@@ -259,7 +256,6 @@ def test_the_agent_never_says_anything_else(steps):
             assert told(line) <= load.capacity
 
 
-@settings(deadline=None)  # the machine may be busy elsewhere
 @given(st.integers(1, 60), st.integers(1, 200))
 def test_balancers_that_all_ask_are_told_no_more_than_one_each_beyond_the_capacity(
     balancers, capacity

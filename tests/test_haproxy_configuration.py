@@ -9,7 +9,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wsgi_busyguard import cli
@@ -305,7 +305,6 @@ def test_comments_and_quotes_are_no_lines():
     assert mistakes(text) == []
 
 
-@settings(deadline=None)  # the machine may be busy elsewhere
 @given(st.text())
 def test_any_text_can_be_judged(text):
     assert isinstance(mistakes(text), list)
@@ -316,7 +315,6 @@ WORDS = st.lists(
 )
 
 
-@settings(deadline=None)  # the machine may be busy elsewhere
 @given(st.lists(WORDS))
 def test_any_lines_can_be_judged(words):
     text = "\n".join(" ".join(line) for line in words)

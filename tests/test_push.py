@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wsgi_busyguard import Monitor
@@ -141,7 +141,6 @@ def test_what_names_no_target_is_said_at_once(text):
         targets([text])
 
 
-@settings(deadline=None)  # the machine may be busy elsewhere
 @given(st.text())
 def test_no_text_gets_a_second_command_into_the_first(text):
     try:

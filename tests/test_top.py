@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 from scenes import Scene, change, row
@@ -251,7 +251,6 @@ junk = st.recursive(
 
 
 @given(junk, st.sampled_from([*SHOWN, *(f"processes {key}" for key in GOOD["processes"][0])]))
-@settings(deadline=None)
 def test_whatever_a_host_says_can_be_drawn_or_is_refused(told, where):
     """Else it would end the view of all the others."""
     part, _, key = where.partition(" ")

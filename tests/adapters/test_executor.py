@@ -679,7 +679,7 @@ class ExecutorMachine(RuleBasedStateMachine):
 
 
 TestExecutorAgainstTheModel = ExecutorMachine.TestCase
-TestExecutorAgainstTheModel.settings = settings(max_examples=200, deadline=None)
+TestExecutorAgainstTheModel.settings = settings(max_examples=200)
 
 
 # Arguments
