@@ -19,6 +19,10 @@ from .processes import ROOT, Process, environment
 CONFIGURATIONS = ROOT / "docs" / "balancers"
 COMMAND = [sys.executable, "-c", "from wsgi_busyguard.cli import main; raise SystemExit(main())"]
 
+# What servers are given where a test asks who is lost, and not who is refused: after a pause of the
+# machine all those come at once who should have come meanwhile.
+ROOMY = ("--threads=4", "--max-queue=100", "--max-wait=5", "--client-timeout=25")
+
 # Says who it is, and notes in a file, which outlives it, what has begun to run.
 APP = """
 import os, time

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import pytest
 
-from .balanced import Caddy, Posts, Server, load_average, tally
+from .balanced import ROOMY, Caddy, Posts, Server, load_average, tally
 from .client import ask, eventually, many, together
 from .haproxies import Visitors
 
 SERVERS = ("--threads=4", "--max-queue=4", "--max-wait=0.5", "--client-timeout=5")
+
+roomy = pytest.mark.parametrize("options", [ROOMY], ids=["roomy"])
 
 # The docs' servers have eight threads, these have four.
 FOUR = {"unhealthy_request_count 8": "unhealthy_request_count 4"}
 
 
 @pytest.fixture
-def pair(started, tmp_path):
+def options():
+    return SERVERS
+
+
+@pytest.fixture
+def pair(started, tmp_path, options):
     """Two guarded servers."""
-    servers = [started(Server, tmp_path, name, *SERVERS) for name in "ab"]
+    servers = [started(Server, tmp_path, name, *options) for name in "ab"]
     return [server.wait() for server in servers]
 
 
@@ -111,6 +118,7 @@ def test_overload_stands_in_caddy_and_not_in_the_servers(caddy, pair):
     assert worst < 2
 
 
+@roomy
 @pytest.mark.parametrize("visitors_of", [Visitors, Posts], ids=["GET", "POST"])
 def test_a_graceful_stop_loses_nothing(caddy, pair, visitors_of):
     front = caddy()
@@ -123,6 +131,7 @@ def test_a_graceful_stop_loses_nothing(caddy, pair, visitors_of):
     assert tally(visitors.answers) == {200: len(visitors.answers)}
 
 
+@roomy
 @pytest.mark.parametrize("visitors_of", [Visitors, Posts], ids=["GET", "POST"])
 def test_a_sigkill_loses_at_most_posts_in_flight_and_runs_none_of_them_twice(
     caddy, pair, visitors_of

@@ -13,6 +13,7 @@ import pytest
 from .balanced import (
     APP,
     CONFIGURATIONS,
+    ROOMY,
     Posts,
     Server,
     changing,
@@ -264,10 +265,10 @@ def test_who_is_degraded_gets_what_the_others_cannot_take(envoy, servers, fill):
 def test_a_sigkill_loses_at_most_posts_in_flight_and_runs_none_of_them_twice(
     envoy, servers, method
 ):
-    pair = servers()
+    pair = servers(*ROOMY)
     front = envoy(pair)
     visitors_of = Posts if method == "POST" else Visitors
-    with visitors_of([front.port], 40, "sleep/0.1") as visitors:
+    with visitors_of([front.port], 20, "sleep/0.1") as visitors:
         visitors.came(20)
         pair[0].reap()
         visitors.came(60)
@@ -282,7 +283,7 @@ def test_a_sigkill_loses_at_most_posts_in_flight_and_runs_none_of_them_twice(
 
 @pytest.mark.parametrize("visitors_of", [Visitors, Posts], ids=["GET", "POST"])
 def test_a_graceful_stop_loses_nothing(envoy, servers, visitors_of):
-    pair = servers()
+    pair = servers(*ROOMY)
     front = envoy(pair)
     with visitors_of([front.port], 40, "sleep/0.05") as visitors:
         visitors.came(20)

@@ -6,11 +6,13 @@ import time
 
 import pytest
 
-from .balanced import Nginx, Posts, Server, load_average, tally
+from .balanced import ROOMY, Nginx, Posts, Server, load_average, tally
 from .client import Answer, ask, eventually, many, together
 from .haproxies import Visitors
 
 SERVERS = ("--threads=4", "--max-queue=4", "--max-wait=0.5", "--client-timeout=5")
+
+roomy = pytest.mark.parametrize("options", [ROOMY], ids=["roomy"])
 
 
 @pytest.fixture(params=["twisted", "werkzeug"])
@@ -19,9 +21,14 @@ def kind(request):
 
 
 @pytest.fixture
-def pair(started, tmp_path, kind):
+def options():
+    return SERVERS
+
+
+@pytest.fixture
+def pair(started, tmp_path, kind, options):
     """Two guarded servers."""
-    servers = [started(Server, tmp_path, name, *SERVERS, kind=kind) for name in "ab"]
+    servers = [started(Server, tmp_path, name, *options, kind=kind) for name in "ab"]
     return [server.wait() for server in servers]
 
 
@@ -136,6 +143,7 @@ def test_overload_is_answered_at_once_and_what_is_served_is_served_in_time(nginx
     assert took[int(len(took) * 0.99)] < 1.5
 
 
+@roomy
 @pytest.mark.parametrize("visitors_of", [Visitors, Posts], ids=["GET", "POST"])
 def test_a_graceful_stop_loses_nothing(nginx, pair, visitors_of):
     front = nginx()
@@ -151,6 +159,7 @@ def test_a_graceful_stop_loses_nothing(nginx, pair, visitors_of):
     assert visitors.lost() == []
 
 
+@roomy
 @pytest.mark.parametrize("visitors_of", [Visitors, Posts], ids=["GET", "POST"])
 def test_a_sigkill_loses_at_most_what_was_in_flight_and_runs_no_post_twice(
     nginx, pair, visitors_of

@@ -9,6 +9,7 @@ import pytest
 
 from .balanced import (
     CONFIGURATIONS,
+    ROOMY,
     Daemon,
     Posts,
     Server,
@@ -197,7 +198,7 @@ def test_a_check_port_that_is_named_is_asked(traefik, servers, fill):
 def test_a_sigkill_loses_at_most_posts_in_flight_and_runs_none_of_them_twice(
     traefik, servers, method
 ):
-    pair = servers()
+    pair = servers(*ROOMY)
     front = traefik(pair)
     visitors_of = Posts if method == "POST" else Visitors
     with visitors_of([front.port], 25, "sleep/0.1") as visitors:
@@ -218,7 +219,7 @@ def test_a_sigkill_loses_at_most_posts_in_flight_and_runs_none_of_them_twice(
 def test_a_graceful_stop_loses_nothing_but_refuses_posts_until_the_next_check(
     traefik, servers, method
 ):
-    pair = servers()
+    pair = servers(*ROOMY)
     front = traefik(pair)
     visitors_of = Posts if method == "POST" else Visitors
     with visitors_of([front.port], 25, "sleep/0.1") as visitors:
