@@ -26,6 +26,9 @@ from .processes import ROOT, Process
 
 SERVERS = ("--threads=4", "--max-queue=4", "--max-wait=0.5", "--client-timeout=5")
 
+# The same, for whom a queue stays full while the test looks.
+PATIENT = ("--threads=4", "--max-queue=4", "--max-wait=5", "--client-timeout=25")
+
 REPORTING = f"""{APP}
 from wsgi_busyguard import BusyGuard
 application = BusyGuard(application, expose_load=True)
@@ -155,7 +158,7 @@ def fill():
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_what_one_server_refuses_another_serves(envoy, servers, fill, method):
-    pair = servers()
+    pair = servers(*PATIENT)
     front = envoy(pair)
     fill(pair[0], 1.5)
     body = b"hello" if method == "POST" else b""
@@ -177,7 +180,7 @@ def test_a_503_of_the_app_is_passed_on_and_not_asked_for_again(envoy, servers):
 
 
 def test_what_both_refuse_is_refused_after_one_retry(envoy, servers, fill):
-    pair = servers()
+    pair = servers(*PATIENT)
     front = envoy(pair)
     for server in pair:
         fill(server, 1.5)
@@ -191,7 +194,7 @@ def test_what_both_refuse_is_refused_after_one_retry(envoy, servers, fill):
 
 def test_a_refused_body_that_is_not_kept_is_a_503_and_no_half_a_body(envoy, servers, fill):
     """Envoy keeps a body of up to 1 MiB."""
-    pair = servers()
+    pair = servers(*PATIENT)
     front = envoy(pair)
     for server in pair:
         fill(server, 1.5)

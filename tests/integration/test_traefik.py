@@ -23,6 +23,9 @@ from .haproxies import Visitors
 
 SERVERS = ("--threads=4", "--max-queue=4", "--max-wait=0.5", "--client-timeout=5")
 
+# The same, for whom a queue stays full while the test looks.
+PATIENT = ("--threads=4", "--max-queue=4", "--max-wait=5", "--client-timeout=25")
+
 # Who is watched in a test changes within a moment.
 SOON = {"interval: 2s": "interval: 100ms", "unhealthyInterval: 500ms": "unhealthyInterval: 100ms"}
 
@@ -104,7 +107,7 @@ def answered(front, method, count=20):
 
 
 def test_what_one_server_refuses_another_serves(traefik, servers, fill):
-    pair = servers()
+    pair = servers(*PATIENT)
     front = traefik(pair)
     fill(pair[0], 1.5)
     answers = answered(front, "GET")
@@ -115,7 +118,7 @@ def test_what_one_server_refuses_another_serves(traefik, servers, fill):
 
 def test_a_refused_post_is_the_clients(traefik, servers, fill):
     """Traefik can tell by the status alone, and that may be the app's own."""
-    pair = servers()
+    pair = servers(*PATIENT)
     front = traefik(pair)
     fill(pair[0], 1.5)
     answers = answered(front, "POST")
@@ -131,7 +134,7 @@ def test_a_refused_post_is_served_by_another_where_the_apps_own_may_be_repeated(
     repeating = "attempts: 2\n        retryNonIdempotentMethod: true\n"
     others = "      middlewares: [undelivered]\n"
     changed = {"attempts: 2 ": f"{repeating} ", others: others.replace("[", "[refused, ")}
-    pair = servers()
+    pair = servers(*PATIENT)
     front = traefik(pair, changed)
     assert ask(front.port, "POST", "/own503", body=b"hi").status == 503
     assert len(pair[0].ran("POST") + pair[1].ran("POST")) == 2
@@ -150,7 +153,7 @@ def test_the_apps_own_503_to_a_get_is_asked_for_again_and_to_a_post_it_is_not(tr
 
 
 def test_what_both_refuse_is_refused_after_one_retry(traefik, servers, fill):
-    pair = servers()
+    pair = servers(*PATIENT)
     front = traefik(pair)
     for server in pair:
         fill(server, 1.5)
