@@ -95,7 +95,7 @@ def test_the_check_takes_out_who_drains_and_takes_back_who_is_there_again(
 
 @pytest.mark.alone
 def test_a_sigkill_loses_at_most_what_was_in_flight(front, pair):
-    with Visitors([front.port], 20, "sleep/0.1") as visitors:
+    with Visitors([front.port], 40, "sleep/0.1") as visitors:
         visitors.came(20)
         pair[0].reap()
         visitors.came(60)

@@ -271,7 +271,7 @@ def test_a_sigkill_loses_at_most_posts_in_flight_and_runs_none_of_them_twice(
     pair = servers(*ROOMY)
     front = envoy(pair)
     visitors_of = Posts if method == "POST" else Visitors
-    with visitors_of([front.port], 20, "sleep/0.1") as visitors:
+    with visitors_of([front.port], 40, "sleep/0.1") as visitors:
         visitors.came(20)
         pair[0].reap()
         visitors.came(60)
