@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from .balanced import ROOMY, Caddy, Posts, Server, load_average, tally
+from .balanced import PATIENT, ROOMY, Caddy, Posts, Server, load_average, tally
 from .client import ask, eventually, many, together
 from .haproxies import Visitors
 
 SERVERS = ("--threads=4", "--max-queue=4", "--max-wait=0.5", "--client-timeout=5")
 
+patient = pytest.mark.parametrize("options", [PATIENT], ids=["patient"])
 roomy = pytest.mark.parametrize("options", [ROOMY], ids=["roomy"])
 
 # The docs' servers have eight threads, these have four.
@@ -47,6 +48,7 @@ def full():
     together(threads)
 
 
+@patient
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_what_one_server_refuses_another_serves(caddy, pair, full, method):
     front = caddy()

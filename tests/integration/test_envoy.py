@@ -13,6 +13,7 @@ import pytest
 from .balanced import (
     APP,
     CONFIGURATIONS,
+    PATIENT,
     ROOMY,
     Posts,
     Server,
@@ -25,9 +26,6 @@ from .haproxies import Visitors
 from .processes import ROOT, Process
 
 SERVERS = ("--threads=4", "--max-queue=4", "--max-wait=0.5", "--client-timeout=5")
-
-# The same, for whom a queue stays full while the test looks.
-PATIENT = ("--threads=4", "--max-queue=4", "--max-wait=5", "--client-timeout=25")
 
 REPORTING = f"""{APP}
 from wsgi_busyguard import BusyGuard

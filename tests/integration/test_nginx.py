@@ -6,12 +6,13 @@ import time
 
 import pytest
 
-from .balanced import ROOMY, Nginx, Posts, Server, load_average, tally
+from .balanced import PATIENT, ROOMY, Nginx, Posts, Server, load_average, tally
 from .client import Answer, ask, eventually, many, together
 from .haproxies import Visitors
 
 SERVERS = ("--threads=4", "--max-queue=4", "--max-wait=0.5", "--client-timeout=5")
 
+patient = pytest.mark.parametrize("options", [PATIENT], ids=["patient"])
 roomy = pytest.mark.parametrize("options", [ROOMY], ids=["roomy"])
 
 
@@ -53,6 +54,7 @@ def full():
     together(threads)
 
 
+@patient
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_what_one_server_refuses_another_serves(nginx, pair, full, method):
     front = nginx()
@@ -63,6 +65,7 @@ def test_what_one_server_refuses_another_serves(nginx, pair, full, method):
     assert pair[0].ran(f"{method} /x") == []
 
 
+@patient
 def test_what_both_refuse_is_refused_after_one_retry(nginx, pair, full):
     front = nginx()
     for server in pair:

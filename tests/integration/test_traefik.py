@@ -9,6 +9,7 @@ import pytest
 
 from .balanced import (
     CONFIGURATIONS,
+    PATIENT,
     ROOMY,
     Daemon,
     Posts,
@@ -22,9 +23,6 @@ from .client import ask, eventually, many, together
 from .haproxies import Visitors
 
 SERVERS = ("--threads=4", "--max-queue=4", "--max-wait=0.5", "--client-timeout=5")
-
-# The same, for whom a queue stays full while the test looks.
-PATIENT = ("--threads=4", "--max-queue=4", "--max-wait=5", "--client-timeout=25")
 
 # Who is watched in a test changes within a moment.
 SOON = {"interval: 2s": "interval: 100ms", "unhealthyInterval: 500ms": "unhealthyInterval: 100ms"}
