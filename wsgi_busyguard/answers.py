@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import random
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from webob import Request, Response
 from webob.acceptparse import create_accept_header
 
 from .checks import LIVE, METHODS, Ask
+from .logs import logger
 from .policy import DRAINING, PATIENCE, READY_POLICIES, Reason, flag, whole
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
     from .load import Load
-
-logger = logging.getLogger("wsgi_busyguard")
 
 TEXT = "text/plain"
 HEALTH_JSON = "application/health+json"

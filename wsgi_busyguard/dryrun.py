@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import logging
 import threading
 import time
 from collections import Counter
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from .deadlines import streamed
 from .environ import stamp
 from .gate import Gate, Slot, Ticket
+from .logs import logger
 from .policy import DRAINING, Reason, Verdict
 
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from .counts import Counts
     from .load import Load
     from .patience import Client
-
-logger = logging.getLogger("wsgi_busyguard")
 
 # Seconds between two lines in the log, however much would have been refused.
 EVERY = 60.0

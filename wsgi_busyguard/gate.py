@@ -5,7 +5,6 @@ Nothing here knows a server, a request or HTTP.
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import threading
@@ -18,12 +17,11 @@ from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeVar
 
 from .counts import BOUNDS, BUCKETS, REASONS, SECOND, Counts
 from .load import SMOOTHING, Load, service_time
+from .logs import logger
 from .policy import Limits, Reason, limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-logger = logging.getLogger("wsgi_busyguard")
 
 
 P = ParamSpec("P")

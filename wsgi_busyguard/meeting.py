@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import weakref
@@ -12,6 +11,7 @@ from .adapters.detection import BE_THE_QUEUE, Server, behind_a_guard, find, find
 from .adapters.room import lowered, needed, too_few
 from .environ import MONITOR
 from .gate import Gate
+from .logs import logger
 from .monitor import Monitor
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from .inside import Inside
     from .load import Adapter, Load
     from .policy import Limits
-
-logger = logging.getLogger("wsgi_busyguard")
 
 
 class Meeting:
@@ -55,16 +53,18 @@ class Meeting:
         _meetings.add(self)
 
     def meet(self, environ: WSGIEnvironment) -> None:
-        """Do it, unless it is done. Of several first calls at once one does and others wait."""
+        """Do it, unless it is done. Of several first calls at once one does and others wait.
+
+        Raises what goes wrong, once: then nothing more is known of the server.
+        """
         if self._met:
             return
         with self._lock:
             if not self._met:
                 try:
                     self._look(environ)
-                except Exception:  # guarding must never be the outage
-                    logger.exception("could not find out which server this is")
-                self._met = True
+                finally:
+                    self._met = True  # or given up: it would fail at each further call
 
     def _look(self, environ: WSGIEnvironment) -> None:
         name = environ.get("SERVER_SOFTWARE", "unnamed")

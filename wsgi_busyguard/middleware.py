@@ -11,6 +11,7 @@ from .environ import stamping
 from .gate import Gate
 from .holding import holding
 from .inside import Inside
+from .logs import logger
 from .meeting import Meeting, room_to_start_with
 from .monitor import Monitor
 from .patience import reader
@@ -19,7 +20,7 @@ from .posting import Forking
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Sized
+    from collections.abc import Callable, Iterable, Sized
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -214,16 +215,28 @@ class BusyGuard:
             adapter.subscribe(monitor.refresh)
         return monitor
 
-    def _unmet(self) -> None:
-        """Have the next call find out which server this is."""
-        passing, meet = self.__call__, self._meeting.meet
+    def _at_next_call(self, work: Callable[[WSGIEnvironment], object], failed: str) -> None:
+        """Have the next call do some work of the guard's own before it is passed on.
+
+        :param failed: what to log if it cannot be done.
+        """
+        passing = self.__call__
 
         def first(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-            meet(environ)
-            self._become(passing)
+            try:
+                work(environ)
+            except Exception:  # guarding must never be the outage
+                logger.exception(failed)
+            finally:
+                # Whatever is raised, an app's time limit say, no call after this one may fail so.
+                self._become(passing)
             return passing(environ, start_response)
 
         self._become(first)
+
+    def _unmet(self) -> None:
+        """Have the next call find out which server this is."""
+        self._at_next_call(self._meeting.meet, "could not find out which server this is")
 
     def _begin_to_push(self, push: Iterable[str] | str) -> None:
         """Have the next call begin to push: it comes to a process that serves."""
@@ -232,26 +245,16 @@ class BusyGuard:
         if self.dry_run is not None:
             raise ValueError("give push or dry_run, not both: a dry run tells balancers nothing")
         self._push = Push(self.monitor, push)
-        passing = self.__call__
-
-        def first(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-            self._push.start()
-            self._become(passing)
-            return passing(environ, start_response)
-
-        self._become(first)
+        self._at_next_call(lambda _: self._push.start(), "could not begin to push")
 
     def _unheard_of(self) -> None:
         """Have the next call tell the board that this process serves."""
-        passing = self.__call__
 
-        def first(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        def call(_: WSGIEnvironment) -> None:
             poster: Any = self.monitor.adapter
             poster.call()
-            self._become(passing)
-            return passing(environ, start_response)
 
-        self._become(first)
+        self._at_next_call(call, "could not tell the board that this process serves")
 
     def _answer(self, environ: WSGIEnvironment, path: str) -> WSGIApplication | None:
         """Return the answer if the request is a check."""
@@ -271,16 +274,17 @@ class BusyGuard:
 
     def _counting(self) -> Sized:
         """Count the checks from now on that are being answered; return one thing for each."""
-        asking: list[None] = []
+        asking: set[object] = set()
 
         judge = self._judge
 
         def counted(ready: str, patience: float) -> tuple[str, bool, Load]:
-            asking.append(None)
+            check = object()
             try:
+                asking.add(check)
                 return judge(ready, patience)
             finally:
-                asking.pop()
+                asking.discard(check)  # also if a signal handler raised before it was in there
 
         self._judge = counted
         return asking

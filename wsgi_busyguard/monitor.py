@@ -6,7 +6,6 @@ and who hears of it.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -21,6 +20,7 @@ from .counts import FREE as IS_FREE
 from .history import RECENT, Change, Changes
 from .journal import Journal, Line
 from .load import BUSY, FREE, UNKNOWN, Adapter, Load, State, Transition, judge
+from .logs import logger
 from .native import Bell, elsewhere
 from .policy import (
     DAMPED,
@@ -31,13 +31,12 @@ from .policy import (
     known_policy,
     seconds,
 )
+from .turn import Turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     Listener = Callable[[Transition], object]
-
-logger = logging.getLogger("wsgi_busyguard")
 
 
 class Shared(Protocol):
@@ -140,7 +139,7 @@ class Monitor:
         self._since = clock()
         self._listeners: dict[State, list[Listener]] = {BUSY: [], FREE: []}
         self._news: deque[Callable[[], object]] = deque()  # to be told, in order
-        self._voice = threading.Lock()  # held by whoever tells them
+        self._voice = Turn()  # of whoever tells them
         self._failing = False  # the adapter, since its last good reading
         self._undelivered = False  # by ``deliver``, since it last took something
         self._ticking = False
@@ -212,11 +211,7 @@ class Monitor:
         asked = self._asked.get(ready)
         if asked is None:
             asked = self._asked[known_policy(ready)]  # says what it expected
-        lock = self._lock
-        try:
-            # What "with" does, in half the time. Inside of the "try", for a signal handler may
-            # raise as soon as the lock is taken.
-            lock.acquire()
+        with self._lock:
             load = self._look()
             state, was_ready = self._state, self._was_ready.get(patience, True)
             if state is FREE:
@@ -230,8 +225,6 @@ class Monitor:
                 word, well, place = DRAINING, False, GOING
             if count:
                 asked[place] += 1
-        finally:
-            lock.release()
         if self._news and not self._looking:
             self._tell()
         return word, well, load
@@ -357,18 +350,16 @@ class Monitor:
                 logger.exception("could not pass on a change of state; tried again at every look")
 
     def _tell_all(self) -> None:
-        """Tell the news, oldest first, unless somebody is at it.
+        """Tell the news, oldest first, unless somebody is at it."""
+        self._voice.take(lambda: self._news, self._tell_in_order)
 
-        Whoever is at it looks again afterwards, so nothing stays untold: not what another thread
-        adds, and not what a listener causes by calling back.
-        """
-        voice = self._voice  # a listener may fork, and the child has a new one
-        while self._news and voice.acquire(blocking=False):
+    def _tell_in_order(self) -> None:
+        while self._news:
+            tell = self._news.popleft()
             try:
-                while self._news:
-                    self._news.popleft()()
-            finally:
-                voice.release()
+                tell()
+            except Exception:  # it would reach a check, a request, or whoever left a slot
+                logger.exception("%r raised", tell)
 
     def _announce(self, change: Transition) -> None:
         for listener in tuple(self._listeners[change.state]):
@@ -404,7 +395,7 @@ class Monitor:
     def _after_fork(self) -> None:
         """Go on in a child process, where only the thread that forked is left."""
         self._lock = threading.RLock()  # another thread may have held these
-        self._voice = threading.Lock()
+        self._voice = Turn()
         self._looking = False
         for counts in self._asked.values():
             counts[:] = [0] * len(counts)

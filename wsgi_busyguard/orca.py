@@ -7,10 +7,11 @@ matter of time.
 from __future__ import annotations
 
 import json
-import logging
 import math
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .logs import logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from .monitor import Monitor
 
     Headers = list[tuple[str, str]]
-
-logger = logging.getLogger("wsgi_busyguard")
 
 HEADER = "endpoint-load-metrics"
 FORMAT = "HTTP_ENDPOINT_LOAD_METRICS_FORMAT"

@@ -5,7 +5,6 @@ Nothing that is called here, and nothing that goes wrong, reaches a request.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import weakref
@@ -15,8 +14,10 @@ from typing import TYPE_CHECKING
 from .board import Board, BoardFull
 from .counts import LENGTH, NAMED, Counts, asked, counts_of, no_checks
 from .load import UNKNOWN, Adapter, Load
+from .logs import logger
 from .native import Bell
 from .table import BORN, FLAGS, OWNER, Full, born
+from .turn import Turn
 from .words import (
     BEAT,
     BEAT_EVERY,
@@ -35,8 +36,6 @@ from .words import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-
-logger = logging.getLogger("wsgi_busyguard")
 
 # What an adapter that does not count itself may have counted, by the place in a list of counts.
 COUNTED = {"served": 1, "refused": 2, "dropped": NAMED - 1}
@@ -88,7 +87,7 @@ class Poster:
         self._row = None
         self._pid = 0
         self._counted: deque[tuple[int, int]] = deque()
-        self._counting = threading.Lock()
+        self._counting = Turn()
         self._uncounted = False  # since what was counted was last stored
         self._own = [0] * LENGTH
         self._from = [0] * (LENGTH + CHECKED)  # what to add to what is counted here
@@ -257,17 +256,14 @@ class Poster:
     def post_counts(self) -> None:
         """Post what has been counted so far."""
         self._uncounted = True
-        # One at a time does it for all. Whoever is at it looks again afterwards, and a finalizer
-        # that comes in between waits for nobody.
-        while self._uncounted and self._counting.acquire(blocking=False):
-            try:
-                self._uncounted = False
-                row = self._mine()
-                if row is not None:
-                    for n, count in enumerate(self._tally()):
-                        self._words[self._table.at(COUNTS + n, row)] = self._from[n] + count
-            finally:
-                self._counting.release()
+        self._counting.take(lambda: self._uncounted, self._post_counts)
+
+    def _post_counts(self) -> None:
+        self._uncounted = False
+        row = self._mine()
+        if row is not None:
+            for n, count in enumerate(self._tally()):
+                self._words[self._table.at(COUNTS + n, row)] = self._from[n] + count
 
     def _tally(self) -> list[int]:
         """Return what has been counted in this process."""

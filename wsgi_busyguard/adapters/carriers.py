@@ -5,7 +5,6 @@ The inside of :class:`~wsgi_busyguard.adapters.executor.CountingExecutor`.
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 from collections import deque
@@ -14,12 +13,11 @@ from concurrent.futures.thread import BrokenThreadPool
 from typing import TYPE_CHECKING, Any
 
 from ..gate import Gate, Refused, Slot, Ticket
+from ..logs import Logger, logger
 from ..policy import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-logger = logging.getLogger("wsgi_busyguard")
 
 # Seconds between two looks at the ages of those who wait, at the most and at the least.
 TICK, SHORTEST_TICK = 0.25, 0.01
@@ -147,9 +145,7 @@ class Carriers:
         try:
             initializer(*initargs)
         except BaseException:
-            logging.getLogger("concurrent.futures").critical(
-                "Exception in initializer:", exc_info=True
-            )
+            Logger("concurrent.futures").critical("Exception in initializer:", exc_info=True)
             self._broken = True
 
     def current(self) -> Slot | None:

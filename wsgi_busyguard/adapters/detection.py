@@ -10,12 +10,13 @@ from __future__ import annotations
 import gc
 import importlib
 import inspect
-import logging
 import math
 import socket
 import sys
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..logs import logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from ..load import Adapter
 
     Environ = Mapping[str, Any]
-
-logger = logging.getLogger("wsgi_busyguard")
 
 ONE_EACH = "starts a {} for each connection, so nothing queues in it"
 ONE_AT_A_TIME = "runs one request at a time, and the others wait in the kernel"

@@ -7,7 +7,6 @@ is the server's part: subclass both classes.
 from __future__ import annotations
 
 import inspect
-import logging
 import os
 import threading
 import time
@@ -20,6 +19,7 @@ from ..deadlines import timed
 from ..environ import stamp, stamping
 from ..gate import Gate, Slot, Ticket
 from ..haproxy import Push
+from ..logs import logger
 from ..monitor import Monitor
 from ..orca import Reporter
 from ..patience import reader
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from ..board import Board
     from ..load import Adapter
     from ..monitor import Listener
-
-logger = logging.getLogger("wsgi_busyguard")
 
 # Seconds that stuck requests get when the process is told to stop: what Kubernetes gives a pod.
 GRACE = 30.0

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import queue
 import threading
 from typing import TYPE_CHECKING
 
+from ..logs import logger
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-logger = logging.getLogger("wsgi_busyguard")
 
 # As often as Twisted's beat; an age limit of a second is then at most a quarter too late.
 INTERVAL = 0.25

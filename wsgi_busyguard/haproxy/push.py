@@ -6,7 +6,6 @@ of an agent takes its place. So both follow the same rule, and what is pushed is
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -14,6 +13,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..load import BUSY, Load
+from ..logs import logger
 from ..policy import seconds
 from .agent import Limit, share
 from .runtime import say, targets, words
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from ..load import State, Transition
     from .runtime import Where
-
-logger = logging.getLogger("wsgi_busyguard")
 
 # Seconds after which what was said is said again, for HAProxy may have been restarted. A reload
 # costs it the numbers; the agent, which asks more often, sets them before that.

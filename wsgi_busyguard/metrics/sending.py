@@ -5,21 +5,19 @@ Knows when to send and from which process. How it is said, and to whom, is each 
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
 from ..listening import address
+from ..logs import logger
 from ..native import Bell
 from ..policy import DAMPED, PATIENCE, seconds
 from .figures import look
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-logger = logging.getLogger("wsgi_busyguard")
 
 # What Graphite keeps at its finest by default, and when statsd flushes.
 EVERY = 10.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import selectors
 import socket
 import threading
@@ -11,12 +10,11 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from ...logs import logger
 from ..wire import drained
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-logger = logging.getLogger("wsgi_busyguard")
 
 # What gunicorn grants (its close_graceful) to a peer who is still sending when he is answered.
 LINGER = 2.0

@@ -6,7 +6,6 @@ Neither may block, so whatever is said here is said by other threads.
 
 from __future__ import annotations
 
-import logging
 import socket
 import threading
 import time
@@ -14,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...head import Head, read_head
+from ...logs import logger
 from ...policy import Reason
 from ..front import Front, Visit
 from ..wire import MOST, gone, peeked, said, sent
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
     from ...checks import Ask
-
-logger = logging.getLogger("wsgi_busyguard")
 
 
 class CherootFront(Front):

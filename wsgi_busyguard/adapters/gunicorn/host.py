@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ...board import Board
 from ...checkport import AgentPort, CheckPort, introduce
 from ...listening import listening
+from ...logs import unraised
 from ...loop import Loop
 from ...watcher import Watcher
 from ..acceptqueue import waiting
@@ -151,7 +152,7 @@ def open_host(log: Any) -> Host:
         except OSError as error:
             sys.exit(f"busyguard: cannot listen for checks: {error.strerror or error}")
         for what, where in host.where.items():
-            log.info("busyguard: %s://%s:%d", what, *where)
+            unraised(log.info, "busyguard: %s://%s:%d", what, *where)
         _host = host
     return _host
 
@@ -166,7 +167,7 @@ def the_host(cfg: Any, log: Any) -> tuple[Host, Options]:
     except ValueError as error:  # at a reload; at the start it would have ended
         if host.mistake != str(error):  # said once, not for each worker
             host.mistake = str(error)
-            log.error("busyguard: %s; going on with what was said before", error)
+            unraised(log.error, "busyguard: %s; going on with what was said before", error)
     return host, host.options
 
 

@@ -8,7 +8,6 @@ Names of gunicorn's used here beside the stable ones: see :data:`KNOWN`.
 from __future__ import annotations
 
 import inspect
-import logging
 import math
 import sys
 import threading
@@ -25,6 +24,7 @@ from ...deadlines import timed
 from ...environ import stamp
 from ...head import proxied, read_head
 from ...holding import holding
+from ...logs import logger, unraised
 from ..executor import CountingExecutor, ForNobody, QueueFull, QueueTimeout
 from ..lastcall import LINGER
 from ..wire import gone, said
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from .options import Options
 
 R = TypeVar("R")
-
-logger = logging.getLogger("wsgi_busyguard")
 
 # The methods that are overridden, and the parameters with which they are known. All gunicorns from
 # 20.1 to 27.0 have them so; where one does not, the guard does not stand in front.
@@ -137,7 +135,8 @@ class GuardedThreads(Guarded, ThreadWorker):
         super().check_config(cfg, log)
         missing = moved(ThreadWorker)
         if missing:
-            log.warning(
+            unraised(
+                log.warning,
                 "busyguard: in gunicorn %s %s is not as known; checks on the app's port wait for a"
                 " thread and nothing is refused before one, while the check port works as ever",
                 __version__,
@@ -173,7 +172,7 @@ class GuardedThreads(Guarded, ThreadWorker):
         try:
             bound = queue_bound(options, self.cfg.threads, self.cfg.worker_connections)
         except ValueError as error:  # changed at a reload
-            self.log.error("busyguard: %s", error)
+            unraised(self.log.error, "busyguard: %s", error)
             bound = queue_bound(options._replace(max_queue=None), self.cfg.threads, sys.maxsize)
         self._pool = ConnectionPool(
             self.cfg.threads,

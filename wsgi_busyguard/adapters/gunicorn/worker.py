@@ -6,7 +6,6 @@ load_wsgi, handle_exit, and the hooks.
 
 from __future__ import annotations
 
-import logging
 import math
 import sys
 import threading
@@ -16,6 +15,7 @@ from ...board import BoardFull
 from ...counts import counts_of
 from ...gate import Gate
 from ...haproxy import Push
+from ...logs import logger, unraised
 from ...middleware import BusyGuard
 from ...monitor import Monitor
 from ...poster import Poster
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from ...counts import Counts
     from ...load import Adapter, Load
     from .options import Options
-
-logger = logging.getLogger("wsgi_busyguard")
 
 
 class HostLoad:
@@ -121,7 +119,8 @@ class Guarded:
             sys.exit(f"busyguard: {error}")
         for name in cls.without:
             if getattr(options, name) is not None:
-                log.warning("BUSYGUARD_%s has no effect with %s", name.upper(), cls.__name__)
+                told = "BUSYGUARD_%s has no effect with %s", name.upper(), cls.__name__
+                unraised(log.warning, *told)
 
     @classmethod
     def judge(cls, cfg: Any, options: Options) -> None:

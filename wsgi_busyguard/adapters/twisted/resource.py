@@ -5,7 +5,6 @@ Everything in ``render()`` runs in the reactor thread, before a pool thread is a
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from ...deadlines import timed
 from ...environ import stamp
 from ...gate import Gate, Slot, Ticket
 from ...haproxy import Push
+from ...logs import logger
 from ...monitor import Monitor
 from ...orca import Reporter
 from ...policy import (
@@ -46,8 +46,6 @@ if TYPE_CHECKING:
 
     from ...board import Board
     from ...monitor import Listener
-
-logger = logging.getLogger("wsgi_busyguard")
 
 
 @implementer(IResource)

@@ -15,6 +15,7 @@ from waitress.task import ThreadedTaskDispatcher
 from waitress.trigger import trigger
 from waitress.wasyncore import close_all, dispatcher
 
+from ...logs import logger
 from ...policy import Reason
 from ..front import Front, Visit
 from ..lastcall import pending
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
     from ...checks import Ask
-
-logger = logging.getLogger("wsgi_busyguard")
 
 # What is waited for, at the very end, are threads that are stuck.
 PATIENCE = 0.5

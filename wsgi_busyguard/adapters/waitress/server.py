@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import math
 import select
 from contextlib import suppress
@@ -13,6 +12,7 @@ from waitress import create_server
 from waitress.channel import HTTPChannel
 from waitress.task import ThreadedTaskDispatcher
 
+from ...logs import logger
 from ...policy import limits, seconds, whole
 from ..front import GRACE, split
 from ..signals import draining_at_signals
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-
-logger = logging.getLogger("wsgi_busyguard")
 
 # Connections beyond those inside and in the queue. At connection_limit waitress stops accepting,
 # and then a check waits in the kernel; its own triggers and listeners count, too.

@@ -1,0 +1,86 @@
+"""The log, for whoever must not fail because of it: a request, a check, a signal, a fork.
+
+Python hands on what a filter raises, and what a handler raises outside of its ``emit()``, to
+whoever writes the record. A filter that wants to know the current request raises at every record
+that is written outside of one, as most of the guard's are. So nothing in this package writes to a
+log but by what is here.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def unraised(write: Callable[..., object], *arguments: Any, **named: Any) -> None:
+    """Call ``write``, a method of some logger; say on stderr what it raises, and return.
+
+    What is no :exc:`Exception` passes: whoever ends a process or a greenlet means it.
+    """
+    try:
+        write(*arguments, **named)
+    except Exception as error:
+        with suppress(Exception):  # no stderr, or one that is a log itself
+            # As the handlers of the standard library tell of what they catch, and if they may.
+            if logging.raiseExceptions:
+                sys.stderr.write(_lost(error, arguments))
+
+
+class Logger:
+    """A logger whose methods raise nothing, whatever its filters and handlers do.
+
+    What is written tells of the line that wrote it, as with a logger of the standard library's.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(name)
+
+    def log(self, level: int, message: str, *arguments: object, **named: Any) -> None:
+        """Write a record of this level."""
+        unraised(self._logger.log, level, message, *arguments, stacklevel=3, **named)
+
+    def debug(self, message: str, *arguments: object, **named: Any) -> None:
+        """Write what only helps who looks for a mistake."""
+        unraised(self._logger.debug, message, *arguments, stacklevel=3, **named)
+
+    def info(self, message: str, *arguments: object, **named: Any) -> None:
+        """Write what is as it should be."""
+        unraised(self._logger.info, message, *arguments, stacklevel=3, **named)
+
+    def warning(self, message: str, *arguments: object, **named: Any) -> None:
+        """Write what somebody should see to."""
+        unraised(self._logger.warning, message, *arguments, stacklevel=3, **named)
+
+    def error(self, message: str, *arguments: object, **named: Any) -> None:
+        """Write what went wrong."""
+        unraised(self._logger.error, message, *arguments, stacklevel=3, **named)
+
+    def exception(self, message: str, *arguments: object, **named: Any) -> None:
+        """Write what went wrong, with the traceback of the exception that is being handled."""
+        unraised(self._logger.exception, message, *arguments, stacklevel=3, **named)
+
+    def critical(self, message: str, *arguments: object, **named: Any) -> None:
+        """Write what cannot be put right."""
+        unraised(self._logger.critical, message, *arguments, stacklevel=3, **named)
+
+
+logger = Logger("wsgi_busyguard")
+
+# What is called between whoever writes and the filter or handler that raises.
+INSIDE = (__name__, "logging")
+
+
+def _lost(error: Exception, arguments: tuple[Any, ...]) -> str:
+    """Return the line that tells what was raised, and what it kept from being written."""
+    message, *values = arguments if isinstance(arguments[0], str) else arguments[1:]
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    codes = [frame.f_code for frame in frames if frame.f_globals.get("__name__") not in INSIDE]
+    where = f" in {codes[0].co_filename}, {codes[0].co_name}()" if codes else ""
+    text = message % tuple(values)
+    return f"busyguard: a filter or handler raised {error!r}{where}; not logged: {text}\n"
