@@ -292,7 +292,9 @@ def test_a_finalizer_that_leaves_in_the_middle_of_anything_is_counted_once():
 def test_a_slot_is_small():
     """A gevent worker has a thousand."""
     assert Slot.__slots__
-    assert not hasattr(Slot(), "__dict__")
+    slot = Gate(1).enter()
+    assert not hasattr(slot, "__dict__")
+    assert not hasattr(slot.tally, "__dict__")
 
 
 def test_who_is_refused_for_a_reason_of_the_callers_counts_as_well():

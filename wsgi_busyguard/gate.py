@@ -13,12 +13,14 @@ import weakref
 from bisect import bisect_left
 from collections import deque
 from threading import TIMEOUT_MAX
-from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Concatenate, NoReturn, ParamSpec, TypeVar
 
-from .counts import BOUNDS, BUCKETS, REASONS, SECOND, Counts
+from .counts import BOUNDS, REASONS, SECOND, Counts
 from .load import SMOOTHING, Load, service_time
 from .logs import logger
 from .policy import Limits, Reason, limits
+from .slots import Slot as Slot
+from .slots import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,38 +41,6 @@ class Refused(Exception):
     def __init__(self, reason: Reason) -> None:
         super().__init__(reason.value)
         self.reason = reason
-
-
-class Slot:
-    """A place in the application.
-
-    :ivar since: monotonic seconds at which it was taken; ``None`` while it is free.
-    :ivar waited: seconds that its holder waited for it.
-
-    It also counts its holders. A slot has one at a time, so that needs no lock.
-    """
-
-    __slots__ = ("forfeited", "quick", "since", "slow", "took", "waited", "waits", "waits_took")
-
-    def __init__(self) -> None:
-        self.since: float | None = None
-        self.waited = 0.0
-        self.quick = 0  # those who held it for no longer than the first bound: most of them
-        self.slow = [0] * BUCKETS  # the others
-        self.took = 0.0  # seconds, all of them together
-        self.forfeited = 0  # those who left it without having run
-        self.waits = [0] * BUCKETS  # of those who waited
-        self.waits_took = 0.0
-
-    def count_wait(self, waited: float) -> None:
-        """Count that a holder has waited for it. Before ``since`` is set."""
-        self.waits[bisect_left(BOUNDS, waited)] += 1
-        self.waits_took += waited
-
-    def count(self, took: float) -> None:
-        """Count a holder who has run for so long."""
-        self.took += took
-        self.slow[bisect_left(BOUNDS, took)] += 1
 
 
 class Ticket:
@@ -118,6 +88,10 @@ class Gate:
     interrupt any line here, one that holds the lock among them. So the lock can be taken again by
     the thread that has it, ``_held`` tells that from a free one, and everybody looks once more for
     what an interruption left undone after letting go.
+
+    *Why no slot is lost.* See :mod:`wsgi_busyguard.slots`: of those that are taken the gate knows
+    only weakly, so one that nobody refers to any more, because an exception came out of nowhere,
+    is replaced.
     """
 
     def __init__(
@@ -134,6 +108,7 @@ class Gate:
         self._clock = clock
         self._watchers: list[Callable[[], object]] = []
         self._service: float | None = None
+        self._here = weakref.ref(self)
         self._reset()
         _gates.add(self)
 
@@ -141,8 +116,11 @@ class Gate:
         """Start with every slot free and nobody waiting."""
         self._lock = threading.RLock()
         self._held = False  # seen true only by what interrupts the thread that holds the lock
-        self._slots = [Slot() for _ in range(self.limits.slots)]
-        self._free = deque(self._slots)
+        # First, so that the slots from before, which are dropped here, are not missed.
+        self._slots: dict[Tally, weakref.ref[Slot]] = {}
+        self._free: deque[Slot] = deque()
+        for _ in range(self.limits.slots):
+            self._add(Tally())
         self._pop, self._push = self._free.pop, self._free.append  # to look them up takes long
         self._counting = tuple(self._slots)  # also those that are given up later
         self._refused = dict.fromkeys(REASONS, 0)
@@ -152,6 +130,12 @@ class Gate:
         self._waiting: deque[Ticket] = deque()
         self._crowded = False  # somebody waited, or saw it full, since a slot was last left over
         self._hungry_since: float | None = None  # the first of those who gave up since one moved
+
+    def _add(self, tally: Tally) -> None:
+        """Have one more free slot, which goes on with this tally."""
+        slot = Slot(tally, self._here)
+        self._slots[tally] = weakref.ref(slot)
+        self._free.append(slot)
 
     def enter(self, ago: float = 0.0) -> Slot:
         """Take a slot, waiting for it if need be, and return it.
@@ -164,15 +148,16 @@ class Gate:
             and not self.draining
             and (not ago or ago <= self.limits.max_wait)  # to read a limit takes long
         ):
+            now = self._clock()  # before, for nothing may be called with a slot at hand
             try:
                 slot = self._pop()
             except IndexError:
                 pass
             else:
-                if ago:
-                    slot.count_wait(ago)
-                slot.since = self._clock()
+                slot.since = now
                 slot.waited = ago
+                if ago:
+                    slot.tally.count_wait(ago)
                 return slot
         return self._wait(ago)
 
@@ -182,17 +167,20 @@ class Gate:
         if since is None:
             return
         slot.since = None
-        # Two threads may do this at once and one sample be lost; a mean can bear that. Written out
-        # (it is smoothed()) because the call would be a tenth of what a request costs here.
-        took, mean = self._clock() - since, self._service
-        self._service = took if mean is None else mean + (took - mean) * SMOOTHING
-        # Slot.count(), written out for the same reason, and the most frequent bucket by itself.
-        slot.took += took
-        if took <= QUICK:
-            slot.quick += 1
-        else:
-            slot.slow[bisect_left(BOUNDS, took)] += 1
-        self._push(slot)
+        try:
+            # Two threads may do this at once and one sample be lost; a mean can bear that. Written
+            # out (it is smoothed()) because the call would be a tenth of what a request costs here.
+            took, mean = self._clock() - since, self._service
+            self._service = took if mean is None else mean + (took - mean) * SMOOTHING
+            # Tally.count(), written out for the same reason, the most frequent bucket by itself.
+            tally = slot.tally
+            tally.took += took
+            if took <= QUICK:
+                tally.quick += 1
+            else:
+                tally.slow[bisect_left(BOUNDS, took)] += 1
+        finally:  # a signal handler may raise in each call; after the clock's, say
+            self._push(slot)
         if self._waiting or self._crowded:
             self._hand_over()
 
@@ -206,8 +194,22 @@ class Gate:
         if since is None:
             return
         slot.since = None
-        slot.count(self._clock() - since)
-        self._free.append(slot)
+        try:
+            slot.tally.count(self._clock() - since)
+        finally:
+            self._free.append(slot)
+        self._hand_over(tell=False)
+
+    def lost(self, slot: Slot) -> None:
+        """Put another slot in the place of one that was not left and to which nobody refers.
+
+        From its finalizer; nobody is told, as in :meth:`abandon`.
+        """
+        if slot.tally not in self._slots:  # given up, or from before a fork
+            return
+        if slot.since is not None:
+            slot.tally.count(self._clock() - slot.since)
+        self._add(slot.tally)
         self._hand_over(tell=False)
 
     def forfeit(self, slot: Slot, reason: Reason | None = None) -> None:
@@ -218,9 +220,11 @@ class Gate:
         if slot.since is None:
             return
         slot.since = None
-        slot.forfeited += 1
-        self._locked(self._count_lost, reason)
-        self._free.append(slot)
+        slot.tally.forfeited += 1
+        try:
+            self._locked(self._count_lost, reason)
+        finally:
+            self._free.append(slot)
         self._hand_over()
 
     def refuse(self, reason: Reason) -> NoReturn:
@@ -248,8 +252,7 @@ class Gate:
             self._locked(self._count_lost, refused)
             self._hand_over()
             return refused
-        outcome, woken = self._locked(self._queue_up, ticket)
-        _wake(woken)
+        outcome = self._waking(self._queue_up, ticket)
         if outcome is None:
             self._changed()
         self._hand_over()
@@ -266,7 +269,7 @@ class Gate:
 
     def expire(self) -> None:
         """Refuse those who have waited too long. For a loop to call a few times a second."""
-        _wake(self._locked(self._hand_out))
+        self._waking(self._hand_out)
         self._hand_over()
 
     def drain(self) -> None:
@@ -283,7 +286,8 @@ class Gate:
         """
         with self._lock:
             while len(self._slots) > limits.slots and self._free:
-                self._slots.remove(self._free.pop())
+                slot = self._free.pop()
+                del self._slots[slot.tally]  # before it goes, or it would be missed
             queue = min(limits.max_queue, self.limits.max_queue)
             self.limits = self.limits._replace(slots=len(self._slots), max_queue=queue)
 
@@ -309,15 +313,15 @@ class Gate:
     def counts(self) -> Counts:
         """Return what has been counted in this process; none of it ever goes down."""
         with self._lock:
-            slots = self._counting
-            waits = [sum(column) for column in zip(*(slot.waits for slot in slots), strict=True)]
-            waits_took = sum(slot.waits_took for slot in slots)
-            service = [sum(column) for column in zip(*(slot.slow for slot in slots), strict=True)]
-            service[0] += sum(slot.quick for slot in slots)
-            served, took = sum(service), sum(slot.took for slot in slots)
+            all_ = self._counting
+            waits = [sum(column) for column in zip(*(tally.waits for tally in all_), strict=True)]
+            waits_took = sum(tally.waits_took for tally in all_)
+            service = [sum(column) for column in zip(*(tally.slow for tally in all_), strict=True)]
+            service[0] += sum(tally.quick for tally in all_)
+            served, took = sum(service), sum(tally.took for tally in all_)
             # Slots are read one after the other while others come and go. Who is just leaving may
             # not be seen at all, so both are told too low then, never too high: the last look.
-            inside = sum(slot.forfeited + (slot.since is not None) for slot in slots)
+            inside = sum(tally.forfeited for tally in all_) + len(self._taken())
             self._admitted = max(self._admitted, served + inside)
             self._unwaited = max(self._unwaited, self._admitted - sum(waits[1:]))
             waits[0] = self._unwaited
@@ -368,9 +372,7 @@ class Gate:
             with self._lock:
                 if self._held:  # in a finalizer: the thread it interrupts comes here by itself
                     return
-                woken, relaxed = self._locked(self._serve, tell)
-            _wake(woken)
-            if relaxed:
+            if self._waking(self._serve, tell):
                 self._changed()
 
     def _locked(self, step: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -381,11 +383,28 @@ class Gate:
             finally:
                 self._held = False
 
-    def _queue_up(self, ticket: Ticket) -> tuple[Slot | Reason | None, list[Ticket]]:
-        """Put a ticket into the queue and serve that. Requires self._lock."""
+    def _waking(
+        self, step: Callable[Concatenate[list[Ticket], P], R], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Take a step that adds to a list whoever got an outcome by it, and wake those.
+
+        A list, and not a result, so that they are woken even if an exception comes out of nowhere.
+        """
+        woken: list[Ticket] = []
+        try:
+            return self._locked(step, woken, *args, **kwargs)
+        finally:
+            try:
+                _wake(woken)
+            finally:
+                if woken:  # a call can be interrupted before it does anything
+                    _wake(woken)
+
+    def _queue_up(self, woken: list[Ticket], ticket: Ticket) -> Slot | Reason | None:
+        """Put a ticket into the queue and serve that. For :meth:`_waking`."""
         ticket.arrived = self._clock() - ticket.ago
         self._waiting.append(ticket)
-        woken = self._hand_out()
+        self._hand_out(woken)
         if ticket.outcome is not None:
             woken.pop()  # itself, the last to be served
         elif len(self._waiting) > self.limits.max_queue:
@@ -394,7 +413,7 @@ class Gate:
             self._count_lost(Reason.QUEUE_FULL)
         else:
             self._crowded = True
-        return ticket.outcome, woken
+        return ticket.outcome
 
     def _count_lost(self, reason: Reason | None) -> None:
         """Count one who did not run. Requires self._lock, and that it shows that it is held."""
@@ -415,17 +434,14 @@ class Gate:
         self._count_lost(reason)
         return True
 
-    def _serve(self, tell: bool) -> tuple[list[Ticket], bool]:
-        """Serve the queue; also return whether to tell that a slot is left over.
-
-        Requires self._lock.
-        """
-        woken = self._hand_out()
+    def _serve(self, woken: list[Ticket], tell: bool) -> bool:
+        """Serve the queue; return whether to tell of a slot left over. For :meth:`_waking`."""
+        self._hand_out(woken)
         relaxed = tell and self._crowded and not self._waiting and bool(self._free)
         if relaxed:
             self._crowded = False
             self._hungry_since = None
-        return woken, relaxed
+        return relaxed
 
     def _figures(self) -> Load:
         """Return the load of a crowded gate. Requires self._lock."""
@@ -439,15 +455,17 @@ class Gate:
         service = service_time(self._service, self._ages(now))
         return Load(queued - moving, slots - free + moving, slots, now - since, service)
 
-    def _hand_out(self) -> list[Ticket]:
-        """Serve the queue from its head; return the tickets to wake. Requires self._lock."""
+    def _hand_out(self, woken: list[Ticket]) -> None:
+        """Serve the queue from its head. For :meth:`_waking`."""
         now = self._clock()
-        woken: list[Ticket] = []
         while self._waiting:
             ticket = self._waiting[0]
             waited = now - ticket.arrived
-            if waited > self.limits.max_wait:
+            if ticket.outcome is not None:  # by one who was interrupted just then, and woke it
+                pass
+            elif waited > self.limits.max_wait:
                 ticket.outcome = Reason.QUEUE_AGE
+                woken.append(ticket)
                 self._gave_up(ticket)
                 self._count_lost(Reason.QUEUE_AGE)
             else:
@@ -455,14 +473,13 @@ class Gate:
                     slot = self._free.pop()
                 except IndexError:
                     break
-                slot.count_wait(waited)
+                slot.tally.count_wait(waited)
                 slot.since = now
                 slot.waited = waited
                 ticket.outcome = slot
+                woken.append(ticket)
                 self._hungry_since = None
             self._waiting.popleft()
-            woken.append(ticket)
-        return woken
 
     def _gave_up(self, ticket: Ticket) -> None:
         """Remember since when nobody has got in. Requires self._lock."""
@@ -470,8 +487,13 @@ class Gate:
             self._hungry_since = ticket.arrived
 
     def _ages(self, now: float) -> list[float]:
-        taken = [slot.since for slot in self._slots]
-        return [now - since for since in taken if since is not None]
+        return [now - since for since in self._taken()]
+
+    def _taken(self) -> list[float]:
+        """Return since when each slot is taken that is."""
+        slots = [known() for known in self._slots.values()]
+        sinces = [slot.since for slot in slots if slot is not None]
+        return [since for since in sinces if since is not None]
 
     def _changed(self) -> None:
         for changed in self._watchers:
@@ -482,11 +504,17 @@ class Gate:
 
 
 def _wake(tickets: list[Ticket]) -> None:
-    for ticket in tickets:
-        try:
-            ticket.wake(ticket)
-        except Exception:
-            logger.exception("could not wake a waiting request by %r", ticket.wake)
+    try:
+        while tickets:
+            ticket = tickets[0]
+            del tickets[0]  # no call, in which something might be raised, comes before its own
+            try:
+                ticket.wake(ticket)
+            except Exception:
+                logger.exception("could not wake a waiting request by %r", ticket.wake)
+    finally:
+        if tickets:  # what was raised is not theirs
+            _wake(tickets)
 
 
 _gates: weakref.WeakSet[Gate] = weakref.WeakSet()
@@ -499,8 +527,10 @@ def _after_fork_in_child() -> None:
     that nothing happens when it leaves them.
     """
     for gate in list(_gates):
-        for slot in gate._slots:
-            slot.since = None
+        for known in gate._slots.values():
+            slot = known()
+            if slot is not None:
+                slot.since = None
         gate._reset()
 
 

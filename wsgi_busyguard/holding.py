@@ -57,23 +57,27 @@ def holding(
                 slot = enter_told(client)
         except Refused as refusal:
             return refused(refusal.reason)(environ, start_response)
-        environ[WAITED] = waited = slot.waited
-        environ[MONITOR] = monitor
-        environ[DEADLINE] = until = slot.since - waited + patience  # type: ignore[operator]
+        since = slot.since
         try:
+            environ[WAITED] = waited = slot.waited
+            environ[MONITOR] = monitor
+            environ[DEADLINE] = until = since - waited + patience  # type: ignore[operator]
             body = app(environ, start_response)
             kind = type(body)
             if kind is GeneratorType:  # no length, and no file
                 return Held(body, slot, gate, until)
             if kind is not list and kind is not tuple:
                 return _until_closed(body, slot, gate, environ.get("wsgi.file_wrapper"), until)
-        except BaseException:
+            # The app has done all its work and has nothing to close. Servers measure such bodies
+            # for a Content-Length, so they get the very same object.
             leave(slot)
+            return body
+        except BaseException:
+            # A time limit of the app's may come late, when the slot is left and somebody else has
+            # it by now. Each holder has its own "since".
+            if slot.since is since:
+                leave(slot)
             raise
-        # The app has done all its work and has nothing to close. Servers measure such bodies for
-        # a Content-Length, so they get the very same object.
-        leave(slot)
-        return body
 
     return hold
 
@@ -107,8 +111,8 @@ class Held(Timed):
     def __init__(self, body: Any, slot: Slot, gate: Gate, until: float) -> None:
         self.until = until
         self._body = body
-        self._slot: Slot | None = slot
         self._gate = gate
+        self._slot: Slot | None = slot
 
     def __iter__(self) -> Iterator[bytes]:
         # Written out, so that the slot is held as long as somebody iterates, even one who keeps
@@ -134,7 +138,10 @@ class Held(Timed):
             self._gate.leave(slot)
 
     def __del__(self) -> None:
-        slot = self._slot
+        try:
+            slot = self._slot
+        except AttributeError:  # a signal handler raised before it had one
+            return
         if slot is not None:
             self._slot = None
             self._gate.abandon(slot)

@@ -166,14 +166,16 @@ class _Memory:
         """
         import fcntl
 
-        if not self._depth:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
-        self._depth += 1
+        before = self._depth
         try:
+            # Inside of the "try", for a signal handler may raise as soon as the lock is taken; and
+            # also in the middle of another one's, who may just be waiting for it.
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
+            self._depth = before + 1
             yield
         finally:
-            self._depth -= 1
-            if not self._depth:
+            self._depth = before
+            if not before:
                 fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
 
     def __del__(self) -> None:

@@ -115,8 +115,9 @@ class Carriers:
     def woken(self, job: Ticket) -> None:
         """Go on with a job that has waited and has its outcome."""
         assert isinstance(job, Job)
+        outcome = job.outcome  # before a carrier takes it
         self._settle(job)
-        if not isinstance(job.outcome, Slot):
+        if not isinstance(outcome, Slot):
             job.give_up(QueueTimeout(Reason.QUEUE_AGE))
         self.tell()
 
@@ -230,24 +231,29 @@ class Carriers:
         """Run a job that has a slot, leave the slot, and give the future its result."""
         if job is None:
             return
-        slot, work, job.work = job.outcome, job.work, None
+        slot, job.outcome = job.outcome, None  # for a future may be kept, but no slot by it
+        work, job.work = job.work, None
         assert isinstance(slot, Slot)
         if not job.set_running_or_notify_cancel() or work is None:
             self._leave(slot, ran=False)
             return
-        self.tell()
-        result = error = None
-        self._here.slot = slot
+        since, result, error = slot.since, None, None
         try:
+            self._here.slot = slot
+            self.tell()
             if self._broken:
                 raise BrokenThreadPool(BROKEN)
             fn, args, kwargs = work
             result = fn(*args, **kwargs)
         except BaseException as raised:
             error = raised
-        self._here.slot = work = fn = args = kwargs = None
-        try:
+        try:  # in which a time limit of the job's own may be raised, for all that it is too late
+            self._here.slot = work = fn = args = kwargs = None
             self._leave(slot, ran=not isinstance(error, ForNobody))
+        except BaseException:
+            if slot.since is since:  # not left as yet, and not another's by now
+                self._gate.leave(slot)
+            raise
         finally:
             if error is None:
                 job.set_result(result)

@@ -129,7 +129,11 @@ class Push:
         with self._starting:
             begin, self._started = not self._started, True
         if begin:
-            self._begin()
+            try:
+                self._begin()
+            except BaseException:  # no thread can be started, say: then it has not begun
+                self.stop()
+                raise
         return self
 
     def stop(self) -> None:
