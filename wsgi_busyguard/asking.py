@@ -67,7 +67,8 @@ def ask(target: str, timeout: float = TIMEOUT) -> Said:
     if status == 503:  # also a balancer's own, that no server is there, and a custom refusal
         return Said(NOT_NOW, line)
     if status != 200:
-        return Said(NO_ANSWER, f"no answer to a check from {url.geturl()}: {status} {line}".rstrip())
+        words = f"no answer to a check from {url.geturl()}: {status} {line}"
+        return Said(NO_ANSWER, words.rstrip())
     if not _is_a_guards(content_type, text):  # the path is wrong, or no guard is there
         what = f"200 {content_type}".rstrip()
         return Said(NO_ANSWER, f"{url.geturl()} answers, but not as a guard does: {what}")
@@ -94,7 +95,9 @@ def split(target: str) -> SplitResult:
 
 
 def fetched(url: SplitResult, timeout: float) -> tuple[int, str, bytes]:
-    """Return the status, the content type and the body. Redirects are answers: a balancer follows none.
+    """Return the status, the content type and the body.
+
+    Redirects are answers: a balancer follows none.
 
     :param timeout: seconds to connect, and seconds for the whole answer: one that comes in drops
         would keep whoever asks waiting for ever.
@@ -140,7 +143,7 @@ def _within(connection: socket.socket, seconds: float) -> Iterator[None]:
 
 
 def _is_a_guards(content_type: str, text: list[str]) -> bool:
-    """Return whether this is a guard's answer to a check: one line of text that begins with a state.
+    """Return whether this is a guard's answer to a check: a line of text, the first word a state.
 
     Behind the state there may be figures (``expose_load=True``). A refusal says ``busy``, too.
     """
