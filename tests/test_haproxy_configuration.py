@@ -360,7 +360,7 @@ def test_each_server_may_have_ports_of_its_own(capsys):
         ),
         (["--server=a=h:1,chek=8081"], "expected check=PORT or agent=PORT after a=h:1, not 'chek="),
         (["--server=a=h:1,check=x"], "a port from 1 to 65535, not x"),
-        (["--server=a=h:1,agent="], "a port from 1 to 65535, not "),
+        (["--server=a=h:1,agent="], "a port from 1 to 65535, not"),
         (["--server=a=10.0.0.1"], "expected HOST:PORT"),
         (["--server=a=h:1", "--threads=0"], "threads must be at least 1"),
         (["--server=a=h:1", "--agent-port=70000"], "a port from 1 to 65535, not 70000"),
