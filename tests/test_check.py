@@ -8,8 +8,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from wsgi_busyguard import Load, Monitor
-from wsgi_busyguard.asking import ask, default_target, split
+from wsgi_busyguard import BusyGuard, Load, Monitor
+from wsgi_busyguard.asking import ask as ask_state
+from wsgi_busyguard.asking import default_target, split
 from wsgi_busyguard.checkport import CheckPort
 from wsgi_busyguard.cli import main
 
@@ -142,24 +143,24 @@ def test_the_figures_of_many_processes_are_not_too_long(other):
     rows = [{"pid": pid, "state": "free", "queued": 0, "active": 0} for pid in range(2000)]
     load = {"state": "free", "ready": True, "queued": 0, "processes": rows}
     port = other(200, json.dumps(load).encode()).split(":")[-1].split("/")[0]
-    assert ask(port) == (0, "free queued=0")
+    assert ask_state(port) == (0, "free queued=0")
 
 
 @pytest.mark.parametrize("status", [301, 404, 500])
 def test_what_is_no_answer_to_a_check_is_none(other, status):
     """A site without a guard has a 404 here, and one that redirects to HTTPS sends elsewhere."""
-    said = ask(other(status, b"<!doctype html>", Location="http://127.0.0.1:1/"))
+    said = ask_state(other(status, b"<!doctype html>", Location="http://127.0.0.1:1/"))
     assert said.code == 2
     assert said.text.startswith("no answer to a check from http://127.0.0.1:")
 
 
 def test_a_proxy_that_has_no_server_is_not_now(other):
-    assert ask(other(503, b"<h1>no server is available</h1>")).code == 1
+    assert ask_state(other(503, b"<h1>no server is available</h1>")).code == 1
 
 
 def test_what_is_no_load_is_no_answer(other):
     url = other(200, b"hello").replace("/readyz", "/load")
-    assert ask(url) == (2, "no answer to a check: this is no check port's /load")
+    assert ask_state(url) == (2, "no answer to a check: this is no check port's /load")
 
 
 def test_what_is_no_http_is_no_answer():
@@ -174,7 +175,7 @@ def test_what_is_no_http_is_no_answer():
 
         thread = threading.Thread(target=talk, daemon=True)
         thread.start()
-        assert ask(f"http://127.0.0.1:{listening.getsockname()[1]}/").code == 2
+        assert ask_state(f"http://127.0.0.1:{listening.getsockname()[1]}/").code == 2
         thread.join(10)
 
 
@@ -207,3 +208,46 @@ def test_the_default_is_where_the_check_port_is():
 def test_time_must_pass(capsys):
     assert main(["check", "8081", "--timeout", "0"]) == 2
     assert "timeout must be more than 0 seconds, not 0.0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (b"<!doctype html><title>Shop</title>", "text/html; charset=utf-8"),
+        (b"free", "text/html"),
+        (b"", "text/plain"),
+        (b"ok", "text/plain"),
+        (b"free shipping", "text/plain; charset=utf-8"),
+        (b"free\nbeer", "text/plain; charset=utf-8"),
+        (b'{"status": "ok"}', "application/json"),
+    ],
+)
+def test_what_is_no_guards_answer_is_none(body, content_type, other, capsys):
+    """A wrong path must not be green for ever."""
+    url = other(200, body, **{"Content-Type": content_type})
+    assert main(["check", url]) == 2
+    error = f"{url} answers, but not as a guard does: 200 {content_type}\n"
+    assert capsys.readouterr().err == error
+
+
+@pytest.mark.parametrize("options", [{}, {"expose_load": True}])
+@pytest.mark.parametrize("path", ["/readyz", "/livez"])
+def test_a_guards_answer_is_known_with_and_without_figures(options, path, other, ask, adapter):
+    answer = ask(BusyGuard(print, monitor=Monitor(adapter), **options), path=path)
+    url = other(answer.status, answer.body, **{"Content-Type": answer.headers["Content-Type"]})
+    assert main(["check", url]) == 0
+
+
+def test_the_root_of_a_check_port_is_asked_as_balancers_ask_it(address, monitor, capsys):
+    assert main(["check", f"http://{address}/"]) == 0
+    monitor.drain()
+    assert main(["check", f"http://{address}/"]) == 1
+    assert capsys.readouterr().out == "free\ndraining\n"
+
+
+def test_docker_reserves_2(address, monitor, other, capsys):
+    assert main(["check", "--docker", f"http://{address}/readyz"]) == 0
+    assert main(["check", "--docker", "http://127.0.0.1:1/readyz"]) == 1
+    assert main(["check", "--docker", other(200, b"<p>", **{"Content-Type": "text/html"})]) == 1
+    monitor.drain()
+    assert main(["check", "--docker", f"http://{address}/readyz"]) == 1

@@ -26,6 +26,9 @@ SLACK = 0.5
 
 LINE = b"up maxconn:4\n"
 
+HTML = "text/html; charset=utf-8"
+BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+
 
 class Shown:
     """An adapter that shows what it is told to show."""
@@ -151,7 +154,8 @@ def test_the_check_port_answers_every_question(check):
     assert ask(check, "OPTIONS", "*").text == "free"
     assert ask(check, "HEAD", "/readyz").headers["content-length"] == "4"
     assert ask(check, path="/nothing").status == 404
-    assert ask(check, path="/").headers["content-type"] == "text/html; charset=utf-8"
+    assert ask(check, path="/").text == "free"
+    assert ask(check, path="/", headers=BROWSER).headers["content-type"] == HTML
     wrong = ask(check, "POST", "/readyz")
     assert (wrong.status, wrong.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
     assert ask(check, path="/readyz?ready=never").status == 400
@@ -181,6 +185,27 @@ def test_the_check_port_tells_envoy_who_is_slow_but_still_ready(check, shown):
 
 def test_a_check_of_the_check_port_may_come_through_a_proxy(check):
     assert ask(check, "OPTIONS", "/", headers={"X-Forwarded-For": "10.0.0.1"}).text == "free"
+
+
+@pytest.mark.parametrize("headers", [{}, {"Accept": "*/*"}], ids=["no Accept", "any"])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_the_root_is_a_ready_check_for_what_is_no_browser(method, headers, check, shown, monitor):
+    """Many balancers ask for / by default; a page that is always 200 would be no check."""
+    assert ask(check, method, "/", headers=headers).status == 200
+    shown.load = Load(3, 4, 4)
+    assert ask(check, method, "/", headers=headers).status == 503
+    assert ask(check, method, "/?ready=always", headers=headers).status == 200
+    monitor.drain()
+    answer = ask(check, method, "/", headers=headers)
+    assert (answer.status, answer.headers["content-type"]) == (503, "text/plain; charset=utf-8")
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_browser_gets_the_page_whatever_the_state(method, check, monitor):
+    """It would not run the script of an error page the same way, nor reload it."""
+    monitor.drain()
+    answer = ask(check, method, "/", headers=BROWSER)
+    assert (answer.status, answer.headers["content-type"]) == (200, HTML)
 
 
 def test_draining_is_told_whatever_the_policy(check, monitor):

@@ -341,11 +341,26 @@ def test_the_command_prints_the_configuration(capsys):
     assert run(capsys, *arguments, *more, "--minimal") == (0, text, "")
 
 
+def test_each_server_may_have_ports_of_its_own(capsys):
+    servers = ["--server=a=h:1,check=2,agent=3", "--server=b=h:4,agent=6", "--server=c=h:7"]
+    code, out, _ = run(capsys, *servers, "--check-port=9")
+    assert code == 0
+    assert "server a h:1 port 2 agent-port 3\n" in out
+    assert "server b h:4 port 9 agent-port 6\n" in out
+    assert "server c h:7 port 9 agent-port 8082\n" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ([], "expected a server"),
-        (["--server=web1"], "expected --server NAME=HOST:PORT, not 'web1'"),
+        (
+            ["--server=web1"],
+            "expected --server NAME=HOST:PORT[,check=PORT][,agent=PORT], not 'web1'",
+        ),
+        (["--server=a=h:1,chek=8081"], "expected check=PORT or agent=PORT after a=h:1, not 'chek="),
+        (["--server=a=h:1,check=x"], "a port from 1 to 65535, not x"),
+        (["--server=a=h:1,agent="], "a port from 1 to 65535, not"),
         (["--server=a=10.0.0.1"], "expected HOST:PORT"),
         (["--server=a=h:1", "--threads=0"], "threads must be at least 1"),
         (["--server=a=h:1", "--agent-port=70000"], "a port from 1 to 65535, not 70000"),

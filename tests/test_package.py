@@ -4,9 +4,11 @@ import ast
 import importlib
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import types
 import zipfile
 
@@ -135,6 +137,23 @@ def wheel(clone, tmp_path_factory):
     run(sys.executable, "-m", "build", "--wheel", "--outdir", dist, clone)
     [wheel] = dist.glob("*.whl")
     return wheel
+
+
+@pytest.mark.slow
+def test_the_source_distribution_has_docs_tests_and_benchmarks(clone, tmp_path):
+    run(sys.executable, "-m", "build", "--sdist", "--outdir", tmp_path, clone)
+    [sdist] = tmp_path.glob("*.tar.gz")
+    with tarfile.open(sdist) as packed:
+        names = {name.partition("/")[2] for name in packed.getnames()}
+    tracked = set(run("git", "ls-files", cwd=clone).split())
+    assert tracked - names == {".gitignore"}
+
+
+def test_the_readme_shows_no_picture_by_a_relative_path():
+    """What shows the long description of a package has no folder to find it in."""
+    readme = (ROOT / "README.rst").read_text()
+    pictures = re.findall(r"(?:image|figure):: (\S+)", readme)
+    assert [where for where in pictures if not where.startswith("https://")] == []
 
 
 @pytest.fixture(scope="module")

@@ -105,13 +105,13 @@ UNSERVED = Counts(10, 0, (0, 0, 0), 0)
         pytest.param(
             {"word": "busy", "load": JAMMED},
             (),
-            "7 requests wait for a thread; the oldest has waited 9.0 s.",
+            "7 requests wait for a thread; nobody has got one for 9.0 s.",
             id="queue",
         ),
         pytest.param(
             {"word": "busy", "load": Load(1, 10, 10, waited=0.3)},
             (),
-            "1 request waits for a thread; it has waited 300 ms.",
+            "1 request waits for a thread; nobody has got one for 300 ms.",
             id="one waits",
         ),
         pytest.param(
@@ -589,6 +589,9 @@ def test_an_open_page_is_told_the_parts_that_the_page_has():
 # On the check port
 
 
+BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+
+
 @pytest.fixture
 def port():
     monitor = Monitor(Gate(4))
@@ -598,12 +601,12 @@ def port():
 
 
 def test_the_page_is_at_the_root_of_the_check_port(port):
-    answer = ask(port)
+    answer = ask(port, headers=BROWSER)
     assert answer.status == 200
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
     assert answer.headers["cache-control"] == "no-store"
     assert "0 of 4 in the app" in Words(answer.text).text
-    head = ask(port, "HEAD")
+    head = ask(port, "HEAD", headers=BROWSER)
     assert head.status == 200
     assert abs(int(head.headers["content-length"]) - len(answer.body)) < 3000
     assert ask(port, "POST", body=b"x").status == 405
@@ -612,7 +615,7 @@ def test_the_page_is_at_the_root_of_the_check_port(port):
 
 
 def test_the_policy_allows_what_is_in_the_page_and_nothing_else(port):
-    answer = ask(port)
+    answer = ask(port, headers=BROWSER)
     policy = dict(
         each.strip().split(" ", 1) for each in answer.headers["content-security-policy"].split(";")
     )

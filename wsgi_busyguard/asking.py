@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 #: Exit codes.
 FREE, NOT_NOW, NO_ANSWER = 0, 1, 2
 
+#: The words of a guard's answer to a check.
+STATES = frozenset({"free", "busy", "draining", "absent", "alive", "stalled"})
+
 #: Where the check port is taken to be, unless the environment variable of that name says.
 CHECK_PORT, CHECK_VARIABLE = "127.0.0.1:8081", "BUSYGUARD_CHECK"
 
@@ -54,18 +57,22 @@ def ask(target: str, timeout: float = TIMEOUT) -> Said:
     """
     url = split(target)
     try:
-        status, body = fetched(url, timeout)
+        status, content_type, body = fetched(url, timeout)
     except (OSError, http.client.HTTPException) as error:
         return Said(NO_ANSWER, f"no answer from {url.geturl()}: {_reason(error)}")
     if url.path == "/load" and status == 200:
         return _figures(body)
     text = body.decode("utf-8", "replace").strip().splitlines()
-    word = text[0][:200] if text else ""
-    if status == 200:
-        return Said(FREE, word)
-    if status == 503:
-        return Said(NOT_NOW, word)
-    return Said(NO_ANSWER, f"no answer to a check from {url.geturl()}: {status} {word}".rstrip())
+    line = text[0][:200] if text else ""
+    if status == 503:  # also a balancer's own, that no server is there, and a custom refusal
+        return Said(NOT_NOW, line)
+    if status != 200:
+        words = f"no answer to a check from {url.geturl()}: {status} {line}"
+        return Said(NO_ANSWER, words.rstrip())
+    if not _is_a_guards(content_type, text):  # the path is wrong, or no guard is there
+        what = f"200 {content_type}".rstrip()
+        return Said(NO_ANSWER, f"{url.geturl()} answers, but not as a guard does: {what}")
+    return Said(FREE, line)
 
 
 def split(target: str) -> SplitResult:
@@ -87,8 +94,10 @@ def split(target: str) -> SplitResult:
     return url if url.path else url._replace(path="/readyz")
 
 
-def fetched(url: SplitResult, timeout: float) -> tuple[int, bytes]:
-    """Return the status and the body. Redirects are answers: a balancer follows none.
+def fetched(url: SplitResult, timeout: float) -> tuple[int, str, bytes]:
+    """Return the status, the content type and the body.
+
+    Redirects are answers: a balancer follows none.
 
     :param timeout: seconds to connect, and seconds for the whole answer: one that comes in drops
         would keep whoever asks waiting for ever.
@@ -103,7 +112,7 @@ def fetched(url: SplitResult, timeout: float) -> tuple[int, bytes]:
         with _within(connection.sock, timeout):
             connection.request("GET", path, headers=headers)
             answer = connection.getresponse()
-            return answer.status, answer.read(LONGEST)
+            return answer.status, answer.getheader("Content-Type", ""), answer.read(LONGEST)
     finally:
         connection.close()
 
@@ -131,6 +140,17 @@ def _within(connection: socket.socket, seconds: float) -> Iterator[None]:
         timer.cancel()
     if late.is_set():
         raise TimeoutError
+
+
+def _is_a_guards(content_type: str, text: list[str]) -> bool:
+    """Return whether this is a guard's answer to a check: a line of text, the first word a state.
+
+    Behind the state there may be figures (``expose_load=True``). A refusal says ``busy``, too.
+    """
+    if content_type.partition(";")[0].strip().lower() != "text/plain" or len(text) != 1:
+        return False
+    state, *figures = text[0].split()
+    return state in STATES and all("=" in figure for figure in figures)
 
 
 def _figures(body: bytes) -> Said:

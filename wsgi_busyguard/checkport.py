@@ -208,16 +208,18 @@ class CheckApp:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer; a WSGI call."""
         method, path = environ["REQUEST_METHOD"], environ.get("PATH_INFO", "")
+        accept = environ.get("HTTP_ACCEPT")
         asked_path = "/" if method == "OPTIONS" else path
+        if path == "/" and method in ("GET", "HEAD") and not _is_browser(accept):
+            asked_path = "/readyz"  # many balancers ask for / unless they are told otherwise
         # Whoever reaches this port asks for the state, also if it came through a proxy.
         ask = self._checks.asked(method, asked_path, environ.get("QUERY_STRING", ""), ())
         if ask is not None:
-            accept = environ.get("HTTP_ACCEPT")
             answer = self._answers.to(ask, accept, self._monitor.check, self._patience, self._alive)
         elif path == "/load":
             answer = json_answer(self.shown())
         elif path == "/metrics":
-            answer = self._metrics(environ.get("HTTP_ACCEPT"))
+            answer = self._metrics(accept)
         elif path == "/":
             answer = self._paged(method)
         else:
@@ -246,6 +248,11 @@ class CheckApp:
 
     def _metrics(self, accept: str | None) -> Answer:
         return self._missing if self._exposed is None else metrics_answer(*self._exposed(accept))
+
+
+def _is_browser(accept: str | None) -> bool:
+    """Return whether a request names HTML: browsers do, balancers, probes and curl do not."""
+    return accept is not None and "text/html" in accept
 
 
 def _watches(query: str) -> bool:

@@ -38,7 +38,7 @@ class Load(NamedTuple):
     :param active: requests in the application.
     :param capacity: requests that may be in the application at once, whether their threads have
         been started or not; ``None`` where nobody knows.
-    :param waited: seconds for which the oldest queued request has waited. It goes on counting
+    :param waited: seconds for which nobody in the queue has got a slot. It goes on counting
         when that one gives up, until one gets a slot: a queue that only drains by despair has
         not moved.
     :param service: seconds that a request takes, those that still run counted at their age;

@@ -202,7 +202,14 @@ def _memory(path: str | os.PathLike[str] | None, rows: int, columns: int) -> _Me
         memory = _memories.get((found.st_dev, found.st_ino))
         if memory is not None:
             return memory
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
+    except FileNotFoundError:
+        folder = os.path.dirname(os.path.abspath(os.fspath(path)))
+        raise FileNotFoundError(
+            f"the folder {os.fsdecode(folder)!r} for the board is missing: make it first,"
+            " or name another"
+        ) from None
     memory = _Memory(descriptor)
     with memory.locked():
         if os.fstat(descriptor).st_size:

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -33,10 +34,9 @@ def twist(process, tmp_path):
     (tmp_path / "app.py").write_text(APP)
 
     def start(*options):
-        command = [sys.executable, "-m", "twisted", "busyguard", *options]
-        env = environment()
-        env["PYTHONPATH"] = f"{tmp_path}:{env['PYTHONPATH']}"
-        return process(*command, cwd=tmp_path, env=env)
+        # The script, as people call it: with "python -m" the folder is searched anyway.
+        command = [Path(sys.executable).with_name("twist"), "busyguard", *options]
+        return process(*command, cwd=tmp_path)
 
     return start
 

@@ -303,6 +303,40 @@ def test_threads_too_few_for_the_slots_are_a_warning(monkeypatch, arguments, num
         assert [one[0] for one in complaints(deploy=True)] == ([number] if number else [])
 
 
+@pytest.mark.parametrize("kind", ["GuardedThreads", "GuardedSync", "GuardedGevent"])
+@pytest.mark.parametrize("option", ["-k ", "--worker-class=", "--worker-class "])
+def test_a_guarded_worker_class_is_the_queue_itself(monkeypatch, option, kind):
+    worker = f"wsgi_busyguard.adapters.gunicorn.{kind}"
+    monkeypatch.setenv("GUNICORN_CMD_ARGS", f"--threads 8 {option}{worker}")
+    with override_settings(BUSYGUARD={"SLOTS": 8}):
+        [(number, told, hint)] = complaints(deploy=True)
+    assert number == "W002"
+    assert told == f"BUSYGUARD has SLOTS, and {worker} is a guard in front of its threads already"
+    assert hint.startswith("leave SLOTS out;")
+
+
+def test_slots_behind_sync_workers_are_no_matter_of_threads(monkeypatch):
+    monkeypatch.setenv("GUNICORN_CMD_ARGS", "-w 4 -k sync")
+    with override_settings(BUSYGUARD={"SLOTS": 8}):
+        [(number, _, hint)] = complaints(deploy=True)
+    assert number == "W002"
+    assert hint.startswith("leave SLOTS out and start gunicorn with -k wsgi_busyguard.")
+
+
+@pytest.mark.parametrize("arguments", ["-k sync --threads 42", "-k gthread --threads 42"])
+def test_with_threads_enough_the_class_does_not_matter(monkeypatch, arguments):
+    monkeypatch.setenv("GUNICORN_CMD_ARGS", arguments)  # with threads, sync means gthread
+    with override_settings(BUSYGUARD={"SLOTS": 8}):
+        assert complaints(deploy=True) == []
+
+
+@pytest.mark.parametrize("arguments", ["--threads many", "-k 'no end", "--threads"])
+def test_arguments_that_gunicorn_itself_would_not_take_are_not_read(monkeypatch, arguments):
+    monkeypatch.setenv("GUNICORN_CMD_ARGS", arguments)
+    with override_settings(BUSYGUARD={"SLOTS": 8}):
+        assert [one[0] for one in complaints(deploy=True)] == ["I001"]
+
+
 def test_the_balancers_address_is_not_needed_in_allowed_hosts():
     with override_settings(ALLOWED_HOSTS=["shop.example", "10.0.0.5", "[::1]"], BUSYGUARD={}):
         [(number, _, hint)] = complaints(deploy=True)

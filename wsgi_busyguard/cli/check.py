@@ -5,7 +5,15 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from ..asking import CHECK_PORT, CHECK_VARIABLE, NO_ANSWER, TIMEOUT, ask, default_target
+from ..asking import (
+    CHECK_PORT,
+    CHECK_VARIABLE,
+    NO_ANSWER,
+    NOT_NOW,
+    TIMEOUT,
+    ask,
+    default_target,
+)
 from ..policy import seconds
 from .serve import said_in_one_line
 
@@ -29,6 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     wait = "seconds to wait for the answer (%(default)s)"
     parser.add_argument("--timeout", type=float, default=TIMEOUT, metavar="S", help=wait)
+    docker = "exit with 1 where it would be 2, which Docker's HEALTHCHECK reserves"
+    parser.add_argument("--docker", action="store_true", help=docker)
     parser.add_argument("--quiet", action="store_true", help="say nothing; the exit code does")
 
 
@@ -39,4 +49,4 @@ def run(arguments: argparse.Namespace) -> int:
         said = ask(arguments.url, arguments.timeout)
     if not arguments.quiet:
         print(said.text, file=sys.stderr if said.code == NO_ANSWER else sys.stdout)
-    return said.code
+    return min(said.code, NOT_NOW) if arguments.docker else said.code

@@ -24,17 +24,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--server",
         action="append",
         default=[],
-        metavar="NAME=HOST:PORT",
-        help="a server; once for each",
+        metavar="NAME=HOST:PORT[,check=PORT][,agent=PORT]",
+        help="a server, with ports of its own for checks and agent if they differ; once for each",
     )
     add(
         "--agent-port",
         type=int,
         default=8082,
         metavar="PORT",
-        help="where the servers answer agent-check (%(default)s)",
+        help="where servers answer agent-check, if nothing else is said (%(default)s)",
     )
-    add("--check-port", type=int, metavar="PORT", help="of the checks, if not the app's own")
+    add("--check-port", type=int, metavar="PORT", help="likewise of checks; the app's own port")
     add(
         "--threads",
         type=int,
@@ -75,14 +75,30 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _server(text: str, arguments: argparse.Namespace) -> Server:
-    name, _, where = text.partition("=")
+    first, *own = text.split(",")
+    name, _, where = first.partition("=")
     if not where:
-        raise ValueError(f"expected --server NAME=HOST:PORT, not {text!r}")
+        raise ValueError(
+            f"expected --server NAME=HOST:PORT[,check=PORT][,agent=PORT], not {text!r}"
+        )
     address(where)
-    for port in (arguments.agent_port, arguments.check_port):
-        if port is not None and not 1 <= port <= 65535:
-            raise ValueError(f"expected a port from 1 to 65535, not {port}")
-    return Server(name, where, arguments.agent_port, arguments.check_port)
+    ports = {"agent": arguments.agent_port, "check": arguments.check_port}
+    for item in own:
+        kind, _, port = item.partition("=")
+        if kind not in ports:
+            raise ValueError(f"expected check=PORT or agent=PORT after {first}, not {item!r}")
+        ports[kind] = port
+    return Server(name, where, _port(ports["agent"]), _port(ports["check"]))
+
+
+def _port(port: str | int | None) -> int | None:
+    try:
+        number = None if port is None else int(port)
+    except ValueError:
+        number = 0
+    if number is not None and not 1 <= number <= 65535:
+        raise ValueError(f"expected a port from 1 to 65535, not {port}")
+    return number
 
 
 def _check(file: str) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +53,8 @@ class Options(usage.Options):
         """Find the app and judge the rest, while a mistake can still be told in one line."""
         if self["wsgi"] is None:
             raise usage.UsageError("say which app to serve: --wsgi=mysite.wsgi.application")
+        if os.getcwd() not in sys.path:  # as busyguard serve does; twist itself does not
+            sys.path.insert(0, os.getcwd())
         try:
             self["app"] = reflect.namedAny(self["wsgi"])
         except Exception as error:

@@ -109,6 +109,7 @@ def _global(setting: Setting) -> list[str]:
         "global",
         _line("log stdout format raw local0 info", "or: log /dev/log local0"),
         _line(f"stats socket {setting.stats}", "for operators, and for a push"),
+        "    # Without the folder of that socket HAProxy does not start: mkdir -p it first.",
         _line("spread-checks 10", "so that checks do not come in step"),
         *(f"    {line}" for line in setting.more),
     ]

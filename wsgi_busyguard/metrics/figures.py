@@ -267,7 +267,7 @@ FIGURES = (
         *((), _plain("capacity")),
     ),
     Figure(
-        *("waited", GAUGE, TIME, "How long the oldest queued request has waited."),
+        *("waited", GAUGE, TIME, "For how long no queued request has got a thread."),
         *((), _plain("waited")),
     ),
     Figure(

@@ -70,7 +70,7 @@ def _processes(shown: Shown) -> str:
     if hidden > 0:
         rows = sorted(rows, key=lambda row: (-row["queued"], -row["active"]))[:MOST_ROWS]
     heads = (
-        *("process", "state", "queued", "in the app", "waited", "a request takes"),
+        *("process", "state", "queued", "in the app", "no thread for", "a request takes"),
         *("served", "refused", "left", "progress"),
     )
     body = [

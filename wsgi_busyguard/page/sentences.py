@@ -139,9 +139,10 @@ def _slow(shown: Mapping[str, Any], looks: Sequence[Look]) -> str | None:
 def _queue(shown: Mapping[str, Any], looks: Sequence[Look]) -> str | None:
     if shown["state"] != BUSY or not shown["queued"]:
         return None
-    verb, what = ("waits", "it has") if shown["queued"] == 1 else ("wait", "the oldest has")
-    waited = f"; {what} waited {span(shown['waited'])}" if shown.get("waited") else ""
-    return f"{many(shown['queued'], 'request')} {verb} for a thread{waited}."
+    # Not one request's wait: those who wait may have given up and been replaced meanwhile.
+    since = f"; nobody has got one for {span(shown['waited'])}" if shown.get("waited") else ""
+    verb = "waits" if shown["queued"] == 1 else "wait"
+    return f"{many(shown['queued'], 'request')} {verb} for a thread{since}."
 
 
 def _full(shown: Mapping[str, Any], _: Sequence[Look]) -> str | None:

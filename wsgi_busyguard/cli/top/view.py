@@ -299,7 +299,7 @@ PROCESSES = (
         lambda row: row["active"],
     ),
     Column(
-        *("waited", 0, lambda row: span(row["waited"]) if row["queued"] else ""),
+        *("no thread", 0, lambda row: span(row["waited"]) if row["queued"] else ""),
         lambda row: row["waited"] if row["queued"] else 0.0,
     ),
     Column(

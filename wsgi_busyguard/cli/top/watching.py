@@ -76,7 +76,7 @@ class Host:
         """Look once."""
         number = self.seen.number + 1
         try:
-            status, body = fetched(self._url, self._timeout)
+            status, _, body = fetched(self._url, self._timeout)
             if status != 200:
                 raise ValueError(f"expected 200, not {status}")
             shown = understood(json.loads(body))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import ipaddress
 import math
 import os
-import re
+import shlex
 from typing import Any
 
 from django.conf import settings
@@ -53,15 +54,31 @@ def enough_threads(**_: Any) -> list[CheckMessage]:
     """Return how many threads the server needs, unless it is known to have them."""
     if right() or not said().get("SLOTS"):
         return []
+    worker, threads = _gunicorn()
+    if worker.startswith("wsgi_busyguard."):
+        words = f"BUSYGUARD has SLOTS, and {worker} is a guard in front of its threads already"
+        hint = "leave SLOTS out; its limits are BUSYGUARD_MAX_QUEUE and such in the environment"
+        return [checks.Warning(words, hint=hint, id=f"{TAG}.W002")]
     keywords = options()
     names = ("slots", "max_queue", "max_wait", "client_timeout")
     bound = limits(**{name: keywords[name] for name in names if name in keywords})
-    threads, least = _threads(), needed(bound)
+    least = needed(bound)
+    if worker == "sync" and threads in (None, 1):
+        words = "BUSYGUARD has SLOTS, and gunicorn's sync workers run one request at a time"
+        hint = (
+            "leave SLOTS out and start gunicorn with -k"
+            f" wsgi_busyguard.adapters.gunicorn.GuardedSync; or give it --threads {least}"
+        )
+        return [checks.Warning(words, hint=hint, id=f"{TAG}.W002")]
     if math.isinf(least) or (threads is not None and threads >= least):
         return []
     words = f"BUSYGUARD has SLOTS={bound.slots} and room for {bound.max_queue} that wait"
     hint = f"start the server with at least {least} threads, or lower SLOTS or MAX_QUEUE"
     if threads is None:
+        hint += (
+            "; leave SLOTS out where a guard stands in front of the threads (gunicorn's guarded"
+            " workers, Twisted, waitress, cheroot)"
+        )
         return [Info(words, hint=hint, id=f"{TAG}.I001")]
     told = f"{words}, and GUNICORN_CMD_ARGS has --threads {threads}"
     return [checks.Warning(told, hint=hint, id=f"{TAG}.W001")]
@@ -100,10 +117,16 @@ def register() -> None:
         checks.register(hint, TAG, deploy=True)
 
 
-def _threads() -> int | None:
-    """Return how many threads gunicorn is told to have, where that is told in the environment."""
-    told = re.search(r"--threads[ =]+([0-9]+)", os.environ.get("GUNICORN_CMD_ARGS", ""))
-    return int(told[1]) if told else None
+def _gunicorn() -> tuple[str, int | None]:
+    """Return gunicorn's worker class and its threads, where the environment tells of them."""
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    parser.add_argument("-k", "--worker-class", default="")
+    parser.add_argument("--threads", type=int)
+    try:
+        told, _ = parser.parse_known_args(shlex.split(os.environ.get("GUNICORN_CMD_ARGS", "")))
+    except (argparse.ArgumentError, ValueError, SystemExit):  # gunicorn says it in better words
+        return "", None
+    return told.worker_class, told.threads
 
 
 def _is_address(host: str) -> bool:
