@@ -23,7 +23,7 @@ from .answers import (
     too_many,
 )
 from .checks import Checks
-from .haproxy import MOST_BALANCERS, Agent
+from .haproxy import MOST_BALANCERS, Agent, Newcomers
 from .head import Head, read_head
 from .listening import address as address
 from .listening import bound as bound
@@ -266,7 +266,7 @@ class AgentPort(Port):
     def __init__(self, monitor: Watched, listen: str, *, share: bool = False) -> None:
         self.agent = Agent(monitor)
         self._named: dict[str, str] = {}  # who has lately said its name from there
-        self._nameless: set[str] = set()  # where somebody asked without
+        self._newcomers = Newcomers()  # who is without a name goes by its address
         super().__init__(listen, NAME_WITHIN, share)
 
     def heard(self, peer: Peer, late: bool) -> bytes | None:
@@ -280,7 +280,9 @@ class AgentPort(Port):
         if name != self._named.get(peer.host) and len(self._named) >= MOST_BALANCERS:
             self._named.clear()
         self._named[peer.host] = name
-        return self.agent.line(name)
+        if self._newcomers.asked_before(peer.host, name) or self.agent.knows(name):
+            self.agent.note(name, peer.host)
+        return self.agent.told(name)
 
     def answered(self, peer: Peer) -> None:
         """Count a balancer without a name.
@@ -292,10 +294,8 @@ class AgentPort(Port):
         host = peer.host
         if peer.ended or _name(peer.said) or self.agent.knows(self._named.get(host)):
             return
-        if host in self._nameless:
-            self.agent.note(host)
-        elif len(self._nameless) < MOST_BALANCERS:
-            self._nameless.add(host)
+        if self._newcomers.asked_before(host, host):
+            self.agent.note(host, host)
 
 
 def introduce(ports: Iterable[Port]) -> None:
@@ -308,5 +308,5 @@ def introduce(ports: Iterable[Port]) -> None:
 
 
 def _name(said: bytes) -> str:
-    first = said.splitlines()[0] if said else b""
-    return first[:LONGEST_NAME].decode("ascii", "replace").strip()
+    first = said[:LONGEST_NAME].splitlines()
+    return first[0].decode("ascii", "replace").strip() if first else ""

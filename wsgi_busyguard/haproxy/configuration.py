@@ -133,6 +133,7 @@ def _defaults() -> list[str]:
         _line("retries 1", "never more: N retries are N + 1 times the load"),
         _line("option redispatch 1", "and the retry goes to another server"),
         _line("retry-on 503 conn-failure", "a refusal promises that the app has not run"),
+        _line("option http-buffer-request", "else only a POST that comes in one piece is retried"),
         "    # Drop the 503 there if your app sends its own after it has changed something.",
         '    http-error status 503 content-type text/plain string "busy, try again\\n"'
         " hdr Retry-After 1 hdr Cache-Control no-store",
