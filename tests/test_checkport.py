@@ -232,6 +232,27 @@ def test_http_1_0_without_host_is_answered(check):
         assert line.closed()
 
 
+@pytest.mark.parametrize(
+    "target", ["/readyz", "/%72eadyz", "http://h/readyz", "HTTP://h:1/r%65adyz?ready=exact"]
+)
+@pytest.mark.parametrize("host", [b"", b"Host: a\r\n"], ids=["without a Host", "with a Host"])
+def test_a_check_is_one_with_any_target_and_without_a_host(check, target, host):
+    """HAProxy's checks of HTTP/1.1 have no Host unless they are told to (issue 12)."""
+    with Line(check) as line:
+        line.send(f"GET {target} HTTP/1.1\r\n".encode() + host + b"\r\n")
+        answer = line.answer()
+    assert (answer.status, answer.text) == (200, "free")
+
+
+def test_a_head_may_have_eight_kilobytes_and_no_more(check):
+    """Also one that comes in one piece: of 64 kB of short headers each cost 1 us."""
+    for size, status in ((8190, 200), (8300, 431)):
+        head = b"GET /readyz HTTP/1.1\r\nCookie: " + b"c" * (size - 37) + b"\r\n\r\n"
+        with Line(check) as line:
+            line.send(head)
+            assert line.answer().status == status
+
+
 GARBAGE = [
     b"\x00\xff\x16\x03\x01\r\n\r\n",
     b"GET\r\n\r\n",

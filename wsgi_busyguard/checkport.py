@@ -22,7 +22,7 @@ from .answers import (
     stream_head,
     too_many,
 )
-from .checks import Checks
+from .checks import LONGEST_QUERY, Checks
 from .haproxy import MOST_BALANCERS, Agent, Newcomers
 from .head import Head, read_head
 from .listening import address as address
@@ -115,11 +115,11 @@ class CheckPort(Port):
     def heard(self, peer: Peer, late: bool) -> bytes | None:
         """Return the answer to a request, once its head is complete."""
         try:
-            head = read_head(peer.said)
+            head = read_head(peer.said[:LONGEST_HEAD])
         except ValueError:
             return self._no_request
         if head is None:
-            return None if len(peer.said) <= LONGEST_HEAD else self._endless
+            return None if len(peer.said) < LONGEST_HEAD else self._endless
         # Only where nothing more can come is it safe to close at once.
         length = int(head.headers.get("CONTENT_LENGTH") or 0)
         chunked = "HTTP_TRANSFER_ENCODING" in head.headers
@@ -249,7 +249,7 @@ class CheckApp:
 
 
 def _watches(query: str) -> bool:
-    return "watch" in (part.partition("=")[0] for part in query.split("&"))
+    return "watch" in (part.partition("=")[0] for part in query[:LONGEST_QUERY].split("&"))
 
 
 class AgentPort(Port):
