@@ -642,7 +642,7 @@ class Wide:
 
 
 def test_made_up_names_take_no_share_from_a_balancer(wide_agent):
-    """Each of seventy that is said once would have lowered maxconn to 1 for everybody (issue 12)."""
+    """Seventy that are said once would lower maxconn to 1 for everybody (issue 12)."""
     assert [wide_agent("lb1"), wide_agent("lb1")] == [8, 8]
     for number in range(70):
         wide_agent(f"name {number}", "127.0.0.2")

@@ -125,17 +125,20 @@ def split_target(method: bytes, target: bytes) -> tuple[str, str]:
 
     :raises ValueError: if it is neither a path nor absolute.
     """
-    if target == b"*" and method == b"OPTIONS":
-        return "*", ""
-    origin = _ORIGIN.match(target)
-    if origin is not None:
-        target = target[origin.end() :]
-        if not target.startswith(b"/"):
-            target = b"/" + target
-    if not target.startswith(b"/") or b"#" in target:
-        raise ValueError(f"expected a path or an http:// address, not {_shown(target)}")
+    if not target.startswith(b"/"):  # which nearly all do
+        if target == b"*" and method == b"OPTIONS":
+            return "*", ""
+        origin = _ORIGIN.match(target)
+        if origin is None:
+            raise ValueError(f"expected a path or an http:// address, not {_shown(target)}")
+        rest = target[origin.end() :]
+        target = rest if rest.startswith(b"/") else b"/" + rest
+    if b"#" in target:
+        raise ValueError(f"expected a target without a fragment, not {_shown(target)}")
     path, _, query = target.partition(b"?")
-    return unquote_to_bytes(path).decode("latin-1"), query.decode("latin-1")
+    if b"%" in path:
+        path = unquote_to_bytes(path)
+    return path.decode("latin-1"), query.decode("latin-1")
 
 
 def _headers(lines: list[bytes]) -> dict[str, str]:
