@@ -145,7 +145,11 @@ def _frontend(setting: Setting) -> list[str]:
         "frontend web",
         f"    bind {setting.bind}",
         _line("http-request set-header X-Request-Start t=%[date(0,us)]", "the wait here counts"),
-        _line("http-request return status 404 if { path /livez /readyz /healthz }", "ours alone"),
+        "    # The checks are ours alone, however a client spells them: servers decode the path,",
+        "    # and some drop slashes and dots. What cannot be decoded, or has no path, is a 400.",
+        "    http-request deny deny_status 400 unless { path,url_dec -m found } or { url * }",
+        "    http-request return status 404"
+        " if { path,url_dec -m reg (^|/[.][.]?)/+(livez|readyz|healthz)$ }",
         "    # All down means that the checks are wrong, not the servers: then do without them.",
         "    use_backend app_open if { nbsrv(app) lt 1 }",
         "    default_backend app",
