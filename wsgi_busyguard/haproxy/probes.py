@@ -50,8 +50,8 @@ def check_mistakes(backend: Backend) -> Iterator[Finding]:
         if probe.version == "HTTP/1.1" and not probe.has_host:
             yield Finding(
                 line.number,
-                "option httpchk with HTTP/1.1 and no Host: some servers answer 400 (Apache, uvicorn),"
-                " and are out; write http-check send hdr Host app, or leave the version out",
+                "option httpchk with HTTP/1.1 and no Host: Apache and uvicorn answer 400,"
+                " and are out; write http-check send hdr Host app, or leave HTTP/1.1 out",
             )
         yield from _expects(section)
     stopping = section.last("http-check disable-on-404")
