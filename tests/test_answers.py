@@ -10,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from wsgi_busyguard import Load
+from wsgi_busyguard import answers as module
 from wsgi_busyguard.answers import JITTER, Answers, figures, not_found, not_http
 from wsgi_busyguard.checks import LIVE, METHODS, READY, Ask
 from wsgi_busyguard.load import UNKNOWN
@@ -414,3 +415,10 @@ def test_an_accept_header_longer_than_any_honest_one_is_not_parsed(told):
     accept = JSON + "," * (1000 - len(JSON))
     assert told(FREE, accept=accept).headers["Content-Type"] == JSON
     assert told(FREE, accept=accept + ",").text == "free"
+
+
+def test_an_accept_header_that_is_too_long_is_not_kept():
+    """Those of the last 64 who asked are, and a server may take 262 kB of headers."""
+    before = module._negotiated.cache_info().currsize
+    assert module.preferred("a" * 1001) == "text/plain"
+    assert module._negotiated.cache_info().currsize == before

@@ -257,6 +257,27 @@ def test_http_1_0_without_host_is_answered(check):
         assert line.closed()
 
 
+@pytest.mark.parametrize(
+    "target", ["/readyz", "/%72eadyz", "http://h/readyz", "HTTP://h:1/r%65adyz?ready=exact"]
+)
+@pytest.mark.parametrize("host", [b"", b"Host: a\r\n"], ids=["without a Host", "with a Host"])
+def test_a_check_is_one_with_any_target_and_without_a_host(check, target, host):
+    """HAProxy's checks of HTTP/1.1 have no Host unless they are told to (issue 12)."""
+    with Line(check) as line:
+        line.send(f"GET {target} HTTP/1.1\r\n".encode() + host + b"\r\n")
+        answer = line.answer()
+    assert (answer.status, answer.text) == (200, "free")
+
+
+def test_a_head_may_have_eight_kilobytes_and_no_more(check):
+    """Also one that comes in one piece: of 64 kB of short headers each cost 1 us."""
+    for size, status in ((8190, 200), (8300, 431)):
+        head = b"GET /readyz HTTP/1.1\r\nCookie: " + b"c" * (size - 37) + b"\r\n\r\n"
+        with Line(check) as line:
+            line.send(head)
+            assert line.answer().status == status
+
+
 GARBAGE = [
     b"\x00\xff\x16\x03\x01\r\n\r\n",
     b"GET\r\n\r\n",
@@ -613,15 +634,69 @@ def test_a_first_name_that_comes_late_makes_no_second_balancer(agent):
 
 
 def test_a_name_that_comes_late_makes_no_second_balancer_of_one_that_is_known(agent):
-    with Line(agent) as line:
-        line.send(b"lb\n")
-        assert said(line) == LINE
+    for _ in range(2):  # from then on it is
+        with Line(agent) as line:
+            line.send(b"lb\n")
+            assert said(line) == LINE
     for _ in range(3):
         with Line(agent) as line:
             assert said(line) == LINE  # says its name too late, as on a machine that is busy
     with Line(agent) as line:
         line.send(b"lb\n")
         assert said(line) == LINE
+
+
+@pytest.fixture
+def wide_agent():
+    """The agent port of a server of eight threads, that is asked from several addresses."""
+    port = AgentPort(Monitor(Wide()), "0.0.0.0:0").start()
+
+    def line_for(name, host="127.0.0.1"):
+        with socket.create_connection(port.address, 5, (host, 0)) as peer:
+            peer.sendall(f"{name}\n".encode())
+            return int(peer.makefile().readline().removeprefix("up maxconn:"))
+
+    line_for.agent = port.agent
+    yield line_for
+    port.stop()
+
+
+class Wide:
+    def read(self):
+        return Load(0, 0, 8)
+
+
+def test_made_up_names_take_no_share_from_a_balancer(wide_agent):
+    """Seventy that are said once would lower maxconn to 1 for everybody (issue 12)."""
+    assert [wide_agent("lb1"), wide_agent("lb1")] == [8, 8]
+    for number in range(70):
+        wide_agent(f"name {number}", "127.0.0.2")
+    assert wide_agent("lb1") == 8
+    assert [balancer["name"] for balancer in wide_agent.agent.balancers()] == ["lb1"]
+
+
+def test_of_names_that_ask_twice_four_of_an_address_count(wide_agent):
+    assert [wide_agent("lb1"), wide_agent("lb1")] == [8, 8]
+    for number in range(70):
+        for _ in range(2):
+            wide_agent(f"name {number}", "127.0.0.2")
+    assert wide_agent("lb1") == 2  # 8 for five, rounded up
+    assert len(wide_agent.agent.balancers()) == 5
+
+
+def test_a_balancer_of_another_address_is_counted_beside_made_up_names(wide_agent):
+    for number in range(70):
+        for _ in range(2):
+            wide_agent(f"name {number}", "127.0.0.2")
+    assert [wide_agent("lb1"), wide_agent("lb1")] == [2, 2]
+    assert "lb1" in [balancer["name"] for balancer in wide_agent.agent.balancers()]
+
+
+def test_four_balancers_behind_one_address_share_from_their_second_question_on(wide_agent):
+    names = [f"lb{number}" for number in range(4)]
+    assert [wide_agent(name) for name in names] == [8, 8, 8, 8]
+    assert [wide_agent(name) for name in names] == [8, 4, 3, 2]
+    assert [wide_agent(name) for name in names] == [2, 2, 2, 2]
 
 
 def test_many_silent_peers_at_once_are_all_answered_and_hold_up_nobody(agent):

@@ -17,7 +17,8 @@ from wsgi_busyguard.cli.demo.balancers import find_haproxy, version
 from wsgi_busyguard.cli.demo.configurations import Address
 from wsgi_busyguard.cli.demo.configurations import configuration as of_the_demo
 from wsgi_busyguard.haproxy import Server, Setting, configuration
-from wsgi_busyguard.haproxy.mistakes import mistakes, sections
+from wsgi_busyguard.haproxy.mistakes import backends, mistakes
+from wsgi_busyguard.haproxy.sections import sections
 
 ROOT = Path(__file__).parents[1]
 TWO = [Server("web1", "10.0.0.11:8080", 8082), Server("web2", "10.0.0.12:8080", 8082)]
@@ -99,7 +100,14 @@ def test_lines_say_why_they_are_there(minimal):
     text = configuration(TWO, minimal=minimal).splitlines()
     settings = [line for line in text if line.startswith("    ") and "#" not in line]
     plain = ("log ", "option ht", "option dont", "timeout ", "bind ", "default_b", "server ")
-    commented = ("http-error", "use_backend", "default-server agent", "balance leastconn")
+    commented = (
+        "http-request deny",
+        "http-request return",
+        "http-error",
+        "use_backend",
+        "default-server agent",
+        "balance leastconn",
+    )
     assert [s for s in settings if not s.strip().startswith((*plain, *commented))] == []
 
 
@@ -154,6 +162,7 @@ defaults
     timeout client 30s
     timeout server 30s
     timeout queue 1s
+    option http-buffer-request
     option forwardfor
 backend app
     balance leastconn
@@ -248,7 +257,209 @@ MISTAKES = {
     ),
     "TCP": ("    option httpchk\n", "", "check without option httpchk in app"),
     "forwardfor": ("    option forwardfor\n", "", "no option forwardfor for app"),
+    "forwardfor in a front that leads elsewhere": (
+        "    option forwardfor\n",
+        "frontend f\n    mode http\n    option forwardfor\n    default_backend other\n",
+        "no option forwardfor for app",
+    ),
+    "forwardfor in one of two fronts": (
+        "    option forwardfor\n",
+        "frontend f\n    mode http\n    option forwardfor\n    default_backend app\n"
+        "frontend g\n    mode http\n    use_backend %[req.hdr(to)]\n",
+        "no option forwardfor for app",
+    ),
+    "another header is set": (
+        "    option forwardfor\n",
+        "    http-request set-header X-Client %[src]\n",
+        "no option forwardfor for app",
+    ),
+    "no buffer": (
+        "    option http-buffer-request\n",
+        "    retries 1\n    option redispatch 1\n    retry-on 503\n",
+        "retry-on 503 without option http-buffer-request",
+    ),
+    "redispatch of every second retry": (
+        "option forwardfor",
+        "option forwardfor\n    retries 1\n    retry-on 503\n    option redispatch 2",
+        "option redispatch 2 with retries 1",
+    ),
+    "redispatch of none": (
+        "option forwardfor",
+        "option forwardfor\n    retries 1\n    retry-on 503\n    option redispatch 0",
+        "option redispatch 0 with retries 1",
+    ),
+    "a template": (
+        "server web1 10.0.0.11:8080 check maxconn 10",
+        "server-template web1 5 app.internal:8080 check",
+        "no maxconn for web1",
+    ),
+    "a template of a range": (
+        "server web1 10.0.0.11:8080 check maxconn 10",
+        "server-template web1 1-5 app.internal:8080 check maxconn 10 observe layer7",
+        "observe layer7 for web1",
+    ),
+    "said by default-server": (
+        "option httpchk",
+        "option httpchk\n    server web1 a:1 check maxconn 1\n    default-server observe layer7\n"
+        "    server other a:1 check maxconn 1 no-observe\n"
+        "    server web1 a:1 check maxconn 1\n    default-server observe layer4",
+        "observe layer7 for web1",
+    ),
+    "a TCP check after it": (
+        "option httpchk",
+        "option httpchk\n    option tcp-check",
+        "option tcp-check in app, which takes the place of option httpchk: it only connects",
+    ),
+    "another kind of check after it": (
+        "option httpchk",
+        "option httpchk\n    option redis-check",
+        "option redis-check in app, which takes the place of option httpchk: it does not ask",
+    ),
+    "httpchk turned off": (
+        "option httpchk",
+        "option httpchk\n    no option httpchk",
+        "check without option httpchk in app",
+    ),
+    "expects 503": (
+        "option httpchk",
+        "option httpchk\n    http-check expect status 503",
+        "http-check expect status 503 takes out who is well",
+    ),
+    "expects not 200": (
+        "option httpchk",
+        "option httpchk\n    http-check expect ! status 200-299",
+        "http-check expect ! status 200-299 takes out who is well",
+    ),
+    "expects anything": (
+        "option httpchk",
+        "option httpchk\n    http-check expect comment all rstatus [2345]..",
+        "takes 503 for well",
+    ),
+    "expects a word": (
+        "option httpchk",
+        "option httpchk\n    http-check expect string free",
+        "http-check expect string free does not look at the status",
+    ),
+    "HTTP/1.1 without a Host": (
+        "option httpchk",
+        "option httpchk GET /readyz HTTP/1.1",
+        "option httpchk with HTTP/1.1 and no Host",
+    ),
+    "HTTP/1.1 without a Host, sent": (
+        "option httpchk",
+        "option httpchk\n    http-check send meth GET uri /readyz ver HTTP/1.1 hdr User-Agent x",
+        "option httpchk with HTTP/1.1 and no Host",
+    ),
+    "the figures of a check port": (
+        "option httpchk",
+        "option httpchk GET /load\n    default-server port 8081",
+        "the check GET /load at a check port is always 200",
+    ),
+    "nothing at a check port": (
+        "option httpchk",
+        "option httpchk GET /status\n    http-check connect port 8081",
+        "the check GET /status at a check port is 404",
+    ),
+    "live at a check port": (
+        "option httpchk",
+        "option httpchk GET /livez\n    default-server port 8081",
+        "the check asks /livez",
+    ),
+    "the app's own port": (
+        "option httpchk",
+        "option httpchk GET /\n    default-server port 8080",
+        "the check GET / goes through the app",
+    ),
 }
+
+FRONT = """\
+frontend f
+    mode http
+    bind :80
+    {}
+    default_backend app
+"""
+
+RIGHT = {
+    "forwardfor in the front": (
+        "    option forwardfor\nbackend app",
+        FRONT.format("option forwardfor") + "backend app\n    mode http",
+    ),
+    "set-header in the front": (
+        "    option forwardfor\nbackend app",
+        FRONT.format("http-request set-header X-Forwarded-For %[src]") + "backend app",
+    ),
+    "set-header in the backend": (
+        "    option forwardfor\nbackend app",
+        "backend app\n    http-request set-header x-real-ip %[src]",
+    ),
+    "forwarded": ("option forwardfor", "option forwarded"),
+    "forwardfor in two fronts, one of which may lead anywhere": (
+        "    option forwardfor\nbackend app",
+        FRONT.format("option forwardfor")
+        + "frontend g\n    option forwarded\n    use_backend %[req.hdr(to)]\nbackend app",
+    ),
+    "buffered in the front": (
+        "    option http-buffer-request\n    option forwardfor\nbackend app",
+        FRONT.format("option http-buffer-request\n    option forwardfor")
+        + "backend app\n    retry-on 503\n    retries 1\n    option redispatch 1",
+    ),
+    "the last retry elsewhere": (
+        "option forwardfor",
+        "option forwardfor\n    retries 1\n    retry-on 503\n    option redispatch -1",
+    ),
+    "a backup without maxconn": (
+        "maxconn 10\n    server web2",
+        "maxconn 10\n    server sorry 10.0.0.9:80 backup\n    server web2",
+    ),
+    "variables": (
+        "maxconn 10\n    server web2",
+        'maxconn "${X}" weight "${W}" agent-check agent-port 1 agent-send "${N}"\n'
+        '    retry-on 503\n    retries "${R}"\n    option redispatch 1\n    server web2',
+    ),
+    "another kind of check before it": ("option httpchk", "option tcp-check\n    option httpchk"),
+    "expects 200": ("option httpchk", "option httpchk\n    http-check expect status 200"),
+    "expects 2xx": (
+        "option httpchk",
+        "option httpchk\n    http-check expect min-recv 1 status 200-299,304",
+    ),
+    "expects no 5xx": ("option httpchk", "option httpchk\n    http-check expect ! rstatus ^5"),
+    "expects a variable": (
+        "option httpchk",
+        'option httpchk\n    http-check expect status "${S}"',
+    ),
+    "a Host in the version": (
+        "option httpchk",
+        r"option httpchk GET /readyz HTTP/1.1\r\nHost:\ app",
+    ),
+    "a Host": (
+        "option httpchk",
+        "option httpchk GET /readyz HTTP/1.1\n    http-check send hdr Host app",
+    ),
+    "HTTP/1.0": ("option httpchk", "option httpchk GET /readyz HTTP/1.0"),
+    "a check port": ("option httpchk", "option httpchk GET /readyz\n    default-server port 8081"),
+    "the page of a check port": (
+        "option httpchk",
+        "option httpchk GET /\n    default-server port 8081",
+    ),
+    "any path of a check port": (
+        "option httpchk",
+        "option httpchk OPTIONS /anything\n    default-server port 8081",
+    ),
+}
+
+
+@pytest.mark.parametrize(("old", "new"), RIGHT.values(), ids=RIGHT)
+def test_what_is_right_is_no_mistake(old, new):
+    assert PLAIN.count(old) == 1
+    assert mistakes(PLAIN.replace(old, new)) == []
+
+
+def test_the_way_to_other_things_is_not_judged():
+    """A database, or a server behind TLS that is not ended here."""
+    text = PLAIN + "backend database\n    mode tcp\n    server db 10.0.0.20:5432\n"
+    assert mistakes(text) == []
+    assert len(backends(text)) == 1
 
 
 def test_a_configuration_without_mistakes_has_none():
@@ -263,7 +474,12 @@ def test_each_known_mistake_is_named_once_at_a_line_that_shows_it(old, new, word
     assert found[0].words.startswith(words) or words in found[0].words
     line = PLAIN.replace(old, new).splitlines()[found[0].line - 1].split()
     subject = found[0].words.split()[0]
-    assert line[0] == "backend" or line[0] in found[0].words or subject in line or "web1" in line
+    assert (
+        line[0] in ("backend", "http-check")
+        or line[0] in found[0].words
+        or subject in line
+        or "web1" in line
+    )
 
 
 @pytest.mark.parametrize(("old", "new", "words"), MISTAKES.values(), ids=MISTAKES)
@@ -365,6 +581,7 @@ def test_each_server_may_have_ports_of_its_own(capsys):
         (["--server=a=h:1", "--threads=0"], "threads must be at least 1"),
         (["--server=a=h:1", "--agent-port=70000"], "a port from 1 to 65535, not 70000"),
         (["--server=a=h:1", "--check-config=x"], "not both"),
+        (["--check-config=/dev/null"], "no backend in /dev/null: expected a server in mode http"),
         (["--check-config=/none/such"], "cannot read /none/such: No such file or directory"),
     ],
 )
@@ -380,9 +597,11 @@ def test_the_command_names_mistakes_with_file_and_line(capsys, tmp_path, monkeyp
     file.write_text(PLAIN.replace(" maxconn 10", "", 1))
     code, out, _ = run(capsys, f"--check-config={file}")
     assert code == 1
-    assert out.startswith(f"{file}:11: no maxconn for web1: ")
+    assert out.startswith(f"{file}:12: no maxconn for web1: ")
     file.write_text(PLAIN)
-    assert run(capsys, f"--check-config={file}") == (0, "", "")
+    assert run(capsys, f"--check-config={file}") == (0, "no mistake known in 1 backend\n", "")
+    file.write_text(configuration(TWO))
+    assert run(capsys, f"--check-config={file}") == (0, "no mistake known in 2 backends\n", "")
     monkeypatch.setattr(sys, "stdin", io.StringIO(PLAIN.replace("leastconn", "roundrobin")))
     code, out, _ = run(capsys, "--check-config=-")
-    assert (code, out.split(":")[:2]) == (1, ["-", "9"])
+    assert (code, out.split(":")[:2]) == (1, ["-", "10"])

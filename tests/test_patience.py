@@ -31,6 +31,8 @@ TOLD = {
     "too long for gRPC": ("123456789", None),
     "a unit that there is not": ("5s", None),
     "other digits": ("\u0665", None),
+    "as long as honest ones are": ("5000," + " " * 94 + "7", 0.007),
+    "longer than honest ones": ("5000," + " " * 95 + "7", None),
 }
 
 

@@ -167,7 +167,7 @@ class Answers:
         question, method, ready, warn = ask
         if method not in _METHODS:
             return self._not_allowed.saying(f"a check is one of {ALLOW}, not {method}")
-        media = TEXT if accept is None or accept == "*/*" else _preferred(accept)
+        media = TEXT if accept is None or accept == "*/*" else preferred(accept)
         options = method == "OPTIONS"
         if question is LIVE:
             well = alive is None or alive()
@@ -299,10 +299,13 @@ def figures(load: Load) -> dict[str, Any]:
     }
 
 
+def preferred(accept: str) -> str:
+    """Return the media type for who accepts these; one who says very much gets text."""
+    return _negotiated(accept) if len(accept) <= LONGEST_ACCEPT else TEXT
+
+
 @lru_cache(maxsize=64)  # balancers and probes are few, and each always sends the same
-def _preferred(accept: str) -> str:
-    if len(accept) > LONGEST_ACCEPT:
-        return TEXT
+def _negotiated(accept: str) -> str:
     try:
         offers = create_accept_header(accept).acceptable_offers(OFFERS)
     except Exception:  # whatever a peer put there, a check is answered

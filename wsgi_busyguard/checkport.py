@@ -22,8 +22,8 @@ from .answers import (
     stream_head,
     too_many,
 )
-from .checks import Checks
-from .haproxy import MOST_BALANCERS, Agent
+from .checks import LONGEST_QUERY, Checks
+from .haproxy import MOST_BALANCERS, Agent, Newcomers
 from .head import Head, read_head
 from .listening import address as address
 from .listening import bound as bound
@@ -115,11 +115,11 @@ class CheckPort(Port):
     def heard(self, peer: Peer, late: bool) -> bytes | None:
         """Return the answer to a request, once its head is complete."""
         try:
-            head = read_head(peer.said)
+            head = read_head(peer.said[:LONGEST_HEAD])
         except ValueError:
             return self._no_request
         if head is None:
-            return None if len(peer.said) <= LONGEST_HEAD else self._endless
+            return None if len(peer.said) < LONGEST_HEAD else self._endless
         # Only where nothing more can come is it safe to close at once.
         length = int(head.headers.get("CONTENT_LENGTH") or 0)
         chunked = "HTTP_TRANSFER_ENCODING" in head.headers
@@ -256,7 +256,7 @@ def _is_browser(accept: str | None) -> bool:
 
 
 def _watches(query: str) -> bool:
-    return "watch" in (part.partition("=")[0] for part in query.split("&"))
+    return "watch" in (part.partition("=")[0] for part in query[:LONGEST_QUERY].split("&"))
 
 
 class AgentPort(Port):
@@ -273,7 +273,7 @@ class AgentPort(Port):
     def __init__(self, monitor: Watched, listen: str, *, share: bool = False) -> None:
         self.agent = Agent(monitor)
         self._named: dict[str, str] = {}  # who has lately said its name from there
-        self._nameless: set[str] = set()  # where somebody asked without
+        self._newcomers = Newcomers()  # who is without a name goes by its address
         super().__init__(listen, NAME_WITHIN, share)
 
     def heard(self, peer: Peer, late: bool) -> bytes | None:
@@ -287,7 +287,9 @@ class AgentPort(Port):
         if name != self._named.get(peer.host) and len(self._named) >= MOST_BALANCERS:
             self._named.clear()
         self._named[peer.host] = name
-        return self.agent.line(name)
+        if self._newcomers.asked_before(peer.host, name) or self.agent.knows(name):
+            self.agent.note(name, peer.host)
+        return self.agent.told(name)
 
     def answered(self, peer: Peer) -> None:
         """Count a balancer without a name.
@@ -299,10 +301,8 @@ class AgentPort(Port):
         host = peer.host
         if peer.ended or _name(peer.said) or self.agent.knows(self._named.get(host)):
             return
-        if host in self._nameless:
-            self.agent.note(host)
-        elif len(self._nameless) < MOST_BALANCERS:
-            self._nameless.add(host)
+        if self._newcomers.asked_before(host, host):
+            self.agent.note(host, host)
 
 
 def introduce(ports: Iterable[Port]) -> None:
@@ -315,5 +315,5 @@ def introduce(ports: Iterable[Port]) -> None:
 
 
 def _name(said: bytes) -> str:
-    first = said.splitlines()[0] if said else b""
-    return first[:LONGEST_NAME].decode("ascii", "replace").strip()
+    first = said[:LONGEST_NAME].splitlines()
+    return first[0].decode("ascii", "replace").strip() if first else ""

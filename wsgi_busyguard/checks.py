@@ -24,6 +24,10 @@ SOMEBODY_BEHIND = (
     "HTTP_X_REAL_IP",
 )
 
+# What a check asks for fits many times. Whoever sends more is nobody's balancer, and the loop that
+# answers checks must not parse 262 kB for it: 68 ms.
+LONGEST_QUERY = 1024
+
 #: What a check asks: should new requests come here? Does the interpreter make progress?
 READY, LIVE = QUESTIONS = ("ready", "live")
 
@@ -75,7 +79,8 @@ class Checks:
     def asked(self, method: str, path: str, query: str, headers: Container[str]) -> Ask | None:
         """Return what is asked, or ``None`` if the request is the app's.
 
-        :param path: the path that the balancer asked for: SCRIPT_NAME + PATH_INFO.
+        :param path: the path that the balancer asked for, as WSGI has it: SCRIPT_NAME + PATH_INFO,
+            percent-decoded, with the slashes that the server passes.
         :param headers: the names of the headers that came, in CGI spelling (``HTTP_ORIGIN``).
         """
         question = self._questions.get(path)
@@ -105,7 +110,7 @@ def _somebody_behind(headers: Container[str]) -> bool:
 
 def _wishes(query: str) -> tuple[str | None, str | None]:
     """Return the values of ``ready=`` and ``warn=`` in a query string: the last one counts."""
-    given = parse_qs(query, keep_blank_values=True)
+    given = parse_qs(query[:LONGEST_QUERY], keep_blank_values=True)
     return given.get("ready", [None])[-1], given.get("warn", [None])[-1]
 
 

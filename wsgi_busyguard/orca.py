@@ -122,7 +122,7 @@ class Reporter:
         """Return ``app`` with the load in its answers' headers; all else is left as it is."""
 
         def reported(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-            as_text = environ.get(FORMAT, "").strip().upper() == "TEXT"
+            as_text = environ.get(FORMAT, "")[:20].strip().upper() == "TEXT"
 
             def start(status: str, headers: Headers, exc_info: Any = None) -> Any:
                 told = self._with(status, headers, as_text, exc_info is None)

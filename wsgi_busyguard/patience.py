@@ -19,6 +19,9 @@ UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9, "": 
 # Nobody looks at a page that takes longer.
 LONGEST = 600.0
 
+# Several values are a proxy's doing, and they are few.
+LONGEST_HEADER = 100
+
 _VALUE = re.compile(r"([0-9]{1,8})([HMSmun]?)")  # gRPC allows eight digits
 _NAME = re.compile(r"[A-Za-z0-9-]+")
 
@@ -33,8 +36,11 @@ class Client(NamedTuple):
 def patience(header: str) -> float | None:
     """Return how many seconds a client waits in all, or ``None`` if the header does not say.
 
-    Of several values the smallest counts. At most 600 s; 0 says nothing.
+    Of several values the smallest counts. At most 600 s; 0 says nothing, and so does a header of
+    more than 100 characters.
     """
+    if len(header) > LONGEST_HEADER:
+        return None
     told = [match for value in header.split(",") if (match := _VALUE.fullmatch(value.strip()))]
     seconds = [min(int(number) * UNITS[unit], LONGEST) for number, unit in map(_groups, told)]
     return min((value for value in seconds if value > 0), default=None)

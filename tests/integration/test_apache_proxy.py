@@ -40,20 +40,30 @@ def pair(started, tmp_path):
     return [server.wait() for server in servers]
 
 
+class Apache(Daemon):
+    """Apache in front of these servers, with the documented configuration."""
+
+    def __init__(self, servers):
+        program, port = apache2(), free_port()
+        # As root, it is nobody who looks in here.
+        self.place = place = Path(tempfile.mkdtemp(prefix="busyguard-"))
+        place.chmod(0o777)
+        user = "User nobody\nGroup nogroup" if os.getuid() == 0 else ""
+        modules = "\n".join(f"LoadModule {n}_module {MODULES}/mod_{n}.so" for n in LOADED)
+        text = AROUND.format(place=place, port=port, user=user, modules=modules)
+        shown = (CONFIGURATIONS / "apache.conf").read_text()
+        (place / "apache.conf").write_text(text + addressed(shown, port, servers))
+        super().__init__([program, "-D", "FOREGROUND", "-f", place / "apache.conf"], port)
+
+    def reap(self):
+        super().reap()
+        shutil.rmtree(self.place, ignore_errors=True)
+
+
 @pytest.fixture
 def front(started, pair):
     """Apache in front of them."""
-    program, port = apache2(), free_port()
-    place = Path(tempfile.mkdtemp(prefix="busyguard-"))  # as root, it is nobody who looks in here
-    place.chmod(0o777)
-    user = "User nobody\nGroup nogroup" if os.getuid() == 0 else ""
-    modules = "\n".join(f"LoadModule {n}_module {MODULES}/mod_{n}.so" for n in LOADED)
-    text = AROUND.format(place=place, port=port, user=user, modules=modules)
-    shown = (CONFIGURATIONS / "apache.conf").read_text()
-    (place / "apache.conf").write_text(text + addressed(shown, port, pair))
-    command = [program, "-D", "FOREGROUND", "-f", place / "apache.conf"]
-    yield started(Daemon, command, port).answers()
-    shutil.rmtree(place)
+    return started(Apache, pair).answers()
 
 
 def test_what_one_server_refuses_is_refused(front, pair):

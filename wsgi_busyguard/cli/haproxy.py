@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..haproxy import Server, Setting, configuration
-from ..haproxy.mistakes import mistakes
+from ..haproxy.mistakes import backends, mistakes
 from ..listening import address
 from .mistake import Mistake
 
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print, and return 1 if there are mistakes to name."""
+    """Print, and return 1 if there are mistakes to name, 2 if there is nothing to judge."""
     if arguments.check_config is not None:
         if arguments.server:
             raise Mistake("give --server or --check-config, not both")
@@ -106,7 +106,12 @@ def _check(file: str) -> int:
         text = sys.stdin.read() if file == "-" else Path(file).read_text(errors="replace")
     except OSError as error:
         raise Mistake(f"cannot read {file}: {error.strerror}") from error
+    count = len(backends(text))
+    if not count:
+        raise Mistake(f"no backend in {file}: expected a server in mode http, to judge the way to")
     found = mistakes(text)
     for line, words in found:
         print(f"{file}:{line}: {words}")
+    if not found:
+        print(f"no mistake known in {count} backend{'' if count == 1 else 's'}")
     return 1 if found else 0

@@ -1,6 +1,7 @@
 """What HAProxy is told: when it asks, without being asked, and in its configuration."""
 
 from .agent import MOST_BALANCERS as MOST_BALANCERS
+from .agent import MOST_OF_ADDRESS as MOST_OF_ADDRESS
 from .agent import Agent as Agent
 from .agent import Balancer as Balancer
 from .agent import Watched as Watched
@@ -9,4 +10,5 @@ from .agent import share as share
 from .configuration import Server as Server
 from .configuration import Setting as Setting
 from .configuration import configuration as configuration
+from .newcomers import Newcomers as Newcomers
 from .push import Push as Push

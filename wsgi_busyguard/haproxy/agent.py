@@ -30,6 +30,10 @@ MISSED = 5
 # and must not cost memory.
 MOST_BALANCERS = 64
 
+# Behind one address there may be several, as on one machine or behind NAT. More names than this
+# from there do not count: each takes a share from all others, and anybody can make up names.
+MOST_OF_ADDRESS = 4
+
 
 class Watched(Protocol):
     """What a port can tell of: a monitor, or whatever watches several processes."""
@@ -47,10 +51,14 @@ class Watched(Protocol):
 
 
 class Balancer(NamedTuple):
-    """A balancer that asks: when it last did, and how many seconds it lately left between."""
+    """A balancer that asks: when it last did, and how many seconds it lately left between.
+
+    :param host: the address from which it asked last, where that is known.
+    """
 
     last: float
     gaps: tuple[float, ...] = ()
+    host: str | None = None
 
     @property
     def period(self) -> float:
@@ -61,11 +69,10 @@ class Balancer(NamedTuple):
         """Return whether it can be expected to ask again."""
         return now - self.last <= MISSED * self.period
 
-    def asks(self, now: float) -> Balancer:
+    def asks(self, now: float, host: str | None = None) -> Balancer:
         """Return it after it has asked at ``now``."""
-        if not self.live(now):
-            return Balancer(now)
-        return Balancer(now, (*self.gaps, now - self.last)[-GAPS:])
+        gaps = (*self.gaps, now - self.last)[-GAPS:] if self.live(now) else ()
+        return Balancer(now, gaps, host)
 
 
 def share(limit: int, balancers: int) -> int:
@@ -172,11 +179,12 @@ class Agent:
         known = self._balancers.get(name or "")
         return known is not None and known.live(self._clock())
 
-    def note(self, name: str) -> None:
-        """Note that the balancer called ``name`` asks now."""
+    def note(self, name: str, host: str | None = None) -> None:
+        """Note that the balancer called ``name`` asks now, unless enough others of ``host`` do."""
         now = self._clock()
-        known = self._balancers.get(name)
+        known = self._balancers.get(name, Balancer(-math.inf))
         live = {n: b for n, b in self._balancers.items() if b.live(now) and n != name}
-        if len(live) < MOST_BALANCERS:
-            live[name] = Balancer(now) if known is None else known.asks(now)
+        neighbours = sum(b.host == host for b in live.values()) if host is not None else 0
+        if len(live) < MOST_BALANCERS and neighbours < MOST_OF_ADDRESS:
+            live[name] = known.asks(now, host)
         self._balancers = live

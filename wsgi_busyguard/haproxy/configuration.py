@@ -134,6 +134,7 @@ def _defaults() -> list[str]:
         _line("retries 1", "never more: N retries are N + 1 times the load"),
         _line("option redispatch 1", "and the retry goes to another server"),
         _line("retry-on 503 conn-failure", "a refusal promises that the app has not run"),
+        _line("option http-buffer-request", "else only a POST that comes in one piece is retried"),
         "    # Drop the 503 there if your app sends its own after it has changed something.",
         '    http-error status 503 content-type text/plain string "busy, try again\\n"'
         " hdr Retry-After 1 hdr Cache-Control no-store",
@@ -145,7 +146,11 @@ def _frontend(setting: Setting) -> list[str]:
         "frontend web",
         f"    bind {setting.bind}",
         _line("http-request set-header X-Request-Start t=%[date(0,us)]", "the wait here counts"),
-        _line("http-request return status 404 if { path /livez /readyz /healthz }", "ours alone"),
+        "    # The checks are ours alone, however a client spells them: servers decode the path,",
+        "    # and some drop slashes and dots. What cannot be decoded, or has no path, is a 400.",
+        "    http-request deny deny_status 400 unless { path,url_dec -m found } or { url * }",
+        "    http-request return status 404"
+        " if { path,url_dec -m reg (^|/[.][.]?)/+(livez|readyz|healthz)$ }",
         "    # All down means that the checks are wrong, not the servers: then do without them.",
         "    use_backend app_open if { nbsrv(app) lt 1 }",
         "    default_backend app",

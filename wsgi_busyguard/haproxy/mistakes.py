@@ -1,176 +1,91 @@
 """Finds in a configuration of HAProxy what is known to go wrong behind it.
 
-A text in, findings out. Reads the lines that matter here and passes over all others: whether
-HAProxy accepts them is for ``haproxy -c`` to say.
+A text in, findings out. Only what is in front of guarded servers is judged: backends in mode http.
+What is known of their checks is in :mod:`.probes`.
 """
 
 from __future__ import annotations
 
 import re
-import shlex
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from .probes import check_mistakes
+from .sections import Backend, Finding, Line, Section, number, sections
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-SECTIONS = {
-    *("global", "defaults", "frontend", "backend", "listen", "peers", "resolvers", "mailers"),
-    *("userlist", "program", "http-errors", "ring", "log-forward", "cache", "fcgi-app"),
-    *("crt-store", "traces", "log-profile", "acme"),
-}
-
-# What a server's line may have, and how many words follow each that has any. Only these.
-VALUED = {
-    *("maxconn", "weight", "inter", "fall", "rise", "port", "agent-port", "agent-inter"),
-    *("agent-send", "observe", "error-limit", "on-error", "on-marked-down"),
-}
-
-# Ours answer these; everything else that is asked for is the app's.
-OURS = {"/", "*", "/readyz", "/healthz", "/livez"}
+    from collections.abc import Callable, Iterator
 
 UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 # Seconds that are more than most clients wait.
 LONG = 5.0
 
-
-class Finding(NamedTuple):
-    """A mistake: its line, and what is wrong with it and why."""
-
-    line: int
-    words: str
-
-
-class Line(NamedTuple):
-    """A line of a configuration, in words."""
-
-    number: int
-    words: tuple[str, ...]
-
-    def begins(self, text: str) -> bool:
-        """Return whether its first words are these."""
-        words = tuple(text.split())
-        return self.words[: len(words)] == words
-
-
-class Server(NamedTuple):
-    """A line with ``server``, and all that is said of it there or by ``default-server``."""
-
-    number: int
-    name: str
-    said: dict[str, str]
-
-
-class Section(NamedTuple):
-    """A section: its own lines, after those of the defaults that it goes by."""
-
-    number: int
-    kind: str
-    name: str
-    lines: tuple[Line, ...]
-
-    def last(self, text: str) -> Line | None:
-        """Return the last line that begins so, for that is the one that counts."""
-        found = [line for line in self.lines if line.begins(text)]
-        off = [line for line in self.lines if line.begins(f"no {text}")]
-        if not found or (off and off[-1].number > found[-1].number):
-            return None
-        return found[-1]
-
-    def servers(self) -> list[Server]:
-        """Return its servers."""
-        servers: list[Server] = []
-        common: dict[str, str] = {}
-        for number, words in self.lines:
-            if words[0] == "default-server":
-                common = {**common, **_said(words[1:])}
-            elif words[0] == "server" and len(words) > 2:
-                servers.append(Server(number, words[1], {**common, **_said(words[3:])}))
-        return servers
+# By any of these the guard knows that a request was passed on for a client.
+PASSED_ON = {"x-forwarded-for", "forwarded", "via", "x-real-ip"}
 
 
 def mistakes(text: str) -> list[Finding]:
     """Return what is known to go wrong with this configuration, in the order of its lines."""
-    found = {
-        finding
-        for section in sections(text)
-        if section.kind in ("backend", "listen") and section.servers()
-        for look in LOOKS
-        for finding in look(section, section.servers())
-    }
-    return sorted(found)
+    return sorted({f for backend in backends(text) for look in LOOKS for f in look(backend)})
 
 
-def sections(text: str) -> list[Section]:
-    """Return the sections of a configuration, each with the lines of its defaults."""
-    found: list[Section] = []
-    for number, raw in enumerate(text.splitlines(), 1):
-        words = _words(raw)
-        if words and words[0] in SECTIONS:
-            name = words[1] if len(words) > 1 and words[1] != "from" else ""
-            inherited = _inherited(found, words)
-            found.append(Section(number, words[0], name, inherited))
-        elif words and found:
-            found[-1] = found[-1]._replace(lines=(*found[-1].lines, Line(number, tuple(words))))
-    return found
+def backends(text: str) -> list[Backend]:
+    """Return the backends that are judged: those in mode http that have servers."""
+    every = sections(text)
+    judged = [s for s in every if s.kind in ("backend", "listen") and s.in_http and s.servers()]
+    return [
+        Backend(section, section.servers(), [s for s in every if s.leads_to & {section.name, "*"}])
+        for section in judged
+    ]
 
 
-def _inherited(before: Sequence[Section], words: Sequence[str]) -> tuple[Line, ...]:
-    """Return the lines that a section begins with: those of its defaults, or of the last ones."""
-    defaults = [section for section in before if section.kind == "defaults"]
-    if "from" in words[1:-1]:
-        name = words[words.index("from") + 1]
-        defaults = [section for section in defaults if section.name == name]
-    elif words[0] == "defaults":
-        return ()
-    return defaults[-1].lines if defaults else ()
-
-
-def _words(line: str) -> list[str]:
-    try:
-        return shlex.split(line, comments=True)
-    except ValueError:  # HAProxy quotes in ways of its own; what matters here is not quoted
-        return line.partition("#")[0].split()
-
-
-def _said(words: Sequence[str]) -> dict[str, str]:
-    said, rest = {}, list(words)
-    while rest:
-        word = rest.pop(0)
-        if word.startswith("no-"):
-            said[word[3:]] = "off"
-        else:
-            said[word] = rest.pop(0) if word in VALUED and rest else "on"
-    return said
-
-
-def _on(server: Server, word: str) -> bool:
-    return server.said.get(word, "off") != "off"
-
-
-def _retries(section: Section, _: Sequence[Server]) -> Iterator[Finding]:
+def _retries(backend: Backend) -> Iterator[Finding]:
+    section = backend.section
     line = section.last("retry-on")
     if line is None or not {"503", "all-retryable-errors"} & set(line.words):
         return
     retries = section.last("retries")
-    times = _number(retries.words[1]) if retries and len(retries.words) > 1 else 3
-    if times > 1:
+    times = number(retries.words[1]) if retries and len(retries.words) > 1 else 3
+    if times is not None and times > 1:
         yield Finding(
             (retries or line).number,
             f"retries {times}{'' if retries else ' (by default)'} with retry-on 503: when all are"
             f" busy that is {times + 1} times the load; write retries 1",
         )
-    if section.last("option redispatch") is None:
+    yield from _redispatch(section, line, times)
+    if not backend.everywhere(lambda s: s.last("option http-buffer-request") is not None):
         yield Finding(
             line.number,
-            "retry-on 503 without option redispatch: the retry goes to the server that has just"
-            " refused; write option redispatch 1",
+            "retry-on 503 without option http-buffer-request: a POST whose body comes after its"
+            " head is not retried; write option http-buffer-request",
         )
 
 
-def _queue(section: Section, servers: Sequence[Server]) -> Iterator[Finding]:
-    for server in servers:
-        if _number(server.said.get("maxconn", "0")) < 1:
+def _redispatch(section: Section, retry_on: Line, times: int | None) -> Iterator[Finding]:
+    line = section.last("option redispatch")
+    if line is None:
+        yield Finding(
+            retry_on.number,
+            "retry-on 503 without option redispatch: the retry goes to the server that has just"
+            " refused; write option redispatch 1",
+        )
+        return
+    every = line.words[2] if len(line.words) > 2 else "-1"
+    step = number(every.removeprefix("-"))
+    # Of N, every Nth retry goes elsewhere; of -N, the Nth from the last; of 0 none.
+    if step is not None and times is not None and (step == 0 or step > times):
+        yield Finding(
+            line.number,
+            f"option redispatch {every} with retries {times}: the retry goes to the server that has"
+            " just refused; write option redispatch 1",
+        )
+
+
+def _queue(backend: Backend) -> Iterator[Finding]:
+    section = backend.section
+    for server in backend.servers:
+        # A backup serves when no other can: a page that says sorry, mostly.
+        if number(server.said.get("maxconn", "0")) == 0 and not server.on("backup"):
             yield Finding(
                 server.number,
                 f"no maxconn for {server.name}: HAProxy sends it everything at once and the queue"
@@ -191,30 +106,30 @@ def _queue(section: Section, servers: Sequence[Server]) -> Iterator[Finding]:
         )
 
 
-def _balance(section: Section, servers: Sequence[Server]) -> Iterator[Finding]:
-    line = section.last("balance")
+def _balance(backend: Backend) -> Iterator[Finding]:
+    line = backend.section.last("balance")
     algorithm = line.words[1] if line and len(line.words) > 1 else "roundrobin"
-    queues = any(_number(server.said.get("maxconn", "0")) > 0 for server in servers)
-    if algorithm == "roundrobin" and len(servers) > 1 and queues:
+    queues = any(number(server.said.get("maxconn", "0")) != 0 for server in backend.servers)
+    if algorithm == "roundrobin" and len(backend.servers) > 1 and queues:
         yield Finding(
-            (line or Line(section.number, ())).number,
+            (line or backend.section).number,
             f"balance roundrobin{'' if line else ' (by default)'} with a queue: if all servers are"
             " drained for a moment, 2.6 never serves who waits; write balance leastconn",
         )
 
 
-def _agent(_: Section, servers: Sequence[Server]) -> Iterator[Finding]:
-    for server in servers:
-        if not _on(server, "agent-check"):
+def _agent(backend: Backend) -> Iterator[Finding]:
+    for server in backend.servers:
+        if not server.on("agent-check"):
             continue
-        weight = _number(server.said.get("weight", "1"))
-        if weight < 100:
+        weight = number(server.said.get("weight", "1"))
+        if weight is not None and weight < 100:
             yield Finding(
                 server.number,
                 f"weight {weight} for {server.name} with an agent: of an agent's N% nothing may be"
                 " left, 50% of 1 is 0, out of the rotation; write weight 100",
             )
-        if not _on(server, "agent-send"):
+        if not server.on("agent-send"):
             yield Finding(
                 server.number,
                 f"no agent-send for {server.name}: balancers behind one address are taken for one"
@@ -222,55 +137,8 @@ def _agent(_: Section, servers: Sequence[Server]) -> Iterator[Finding]:
             )
 
 
-def _check(section: Section, servers: Sequence[Server]) -> Iterator[Finding]:
-    checked = [server for server in servers if _on(server, "check")]
-    line = section.last("option httpchk")
-    if checked and line is None:
-        yield Finding(
-            checked[0].number,
-            f"check without option httpchk in {section.name}: it only connects, so a server that"
-            " drains or is stuck looks well; write option httpchk",
-        )
-    if line is not None and checked:
-        method, path = _asked(section, line)
-        if path.partition("?")[0] not in OURS or (path == "/" and method != "OPTIONS"):
-            yield Finding(
-                line.number,
-                f"the check {method} {path} goes through the app, and waits where its requests"
-                " wait; write option httpchk alone: the guard answers OPTIONS /",
-            )
-        elif path.partition("?")[0] == "/livez":
-            yield Finding(
-                line.number,
-                "the check asks /livez, which is for restarts: it says well while the server"
-                " drains; write option httpchk alone",
-            )
-    stopping = section.last("http-check disable-on-404")
-    if stopping is not None:
-        yield Finding(
-            stopping.number,
-            "http-check disable-on-404 has no effect: the guard says 503 while it drains, never"
-            " 404; leave it out",
-        )
-
-
-def _asked(section: Section, option: Line) -> tuple[str, str]:
-    """Return the method and the path of the checks."""
-    words = option.words[2:]
-    method, path = "OPTIONS", "/"
-    if len(words) == 1:
-        path = words[0]
-    elif words:
-        method, path = words[:2]
-    send = section.last("http-check send")
-    if send is not None:
-        said = dict(zip(send.words[2:], send.words[3:], strict=False))
-        method, path = said.get("meth", method), said.get("uri", path)
-    return method, path
-
-
-def _killing(section: Section, servers: Sequence[Server]) -> Iterator[Finding]:
-    for server in servers:
+def _killing(backend: Backend) -> Iterator[Finding]:
+    for server in backend.servers:
         if server.said.get("on-marked-down") == "shutdown-sessions":
             yield Finding(
                 server.number,
@@ -283,7 +151,11 @@ def _killing(section: Section, servers: Sequence[Server]) -> Iterator[Finding]:
                 f"observe layer7 for {server.name}: every refusal counts as a failure of the"
                 " server, or none does with retry-on 503; leave it out",
             )
-    if section.last("option forwardfor") is None:
+
+
+def _clients(backend: Backend) -> Iterator[Finding]:
+    if not backend.everywhere(_says_for_whom):
+        section = backend.section
         yield Finding(
             section.number,
             f"no option forwardfor for {section.name}: an OPTIONS / from a client looks like a"
@@ -291,13 +163,17 @@ def _killing(section: Section, servers: Sequence[Server]) -> Iterator[Finding]:
         )
 
 
-LOOKS: tuple[Callable[[Section, Sequence[Server]], Iterator[Finding]], ...] = (
-    *(_retries, _queue, _balance, _agent, _check, _killing),
+def _says_for_whom(section: Section) -> bool:
+    """Return whether what comes from a client is told from HAProxy's own checks."""
+    if section.last("option forwardfor") or section.last("option forwarded"):
+        return True
+    sets = [*section.all("http-request set-header"), *section.all("http-request add-header")]
+    return any(name.lower() in PASSED_ON for line in sets for name in line.words[2:3])
+
+
+LOOKS: tuple[Callable[[Backend], Iterator[Finding]], ...] = (
+    *(_retries, _queue, _balance, _agent, check_mistakes, _killing, _clients),
 )
-
-
-def _number(text: str) -> int:
-    return int(text) if text.isdecimal() else 0
 
 
 def _seconds(text: str) -> float:

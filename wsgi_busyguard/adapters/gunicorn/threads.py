@@ -22,7 +22,7 @@ from ...answers import Answers
 from ...checks import Checks
 from ...deadlines import timed
 from ...environ import stamp
-from ...head import proxied, read_head
+from ...head import proxied, read_head, split_target
 from ...holding import holding
 from ...logs import logger, unraised
 from ..executor import CountingExecutor, ForNobody, QueueFull, QueueTimeout
@@ -392,9 +392,9 @@ class GuardedThreads(Guarded, ThreadWorker):
         words = data[: data.find(b"\r\n")].split(b" ")
         if len(words) != 3:
             return None
-        if words[1].partition(b"?")[0].decode("latin-1") not in self._checks.suspects:
-            return None
         try:
+            if split_target(words[0], words[1])[0] not in self._checks.suspects:
+                return None
             head = read_head(data)
         except ValueError:  # gunicorn says what it thinks of it
             return None

@@ -22,6 +22,7 @@ from ...environ import stamp
 from ...gate import Gate, Slot, Ticket
 from ...haproxy import Push
 from ...logs import logger
+from ...head import split_target
 from ...monitor import Monitor
 from ...orca import Reporter
 from ...policy import (
@@ -186,7 +187,10 @@ class GuardedWSGIResource:
         raise RuntimeError("a GuardedWSGIResource takes no children: its app handles all below")
 
     def _asked(self, request: Request) -> Ask | None:
-        path, _, query = request.uri.decode("latin-1").partition("?")
+        try:
+            path, query = split_target(request.method, request.uri)
+        except ValueError:  # what the app makes of it is the app's business
+            return None
         if path not in self._checks.suspects:
             return None
         return self._checks.asked(

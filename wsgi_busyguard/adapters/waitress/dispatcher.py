@@ -157,7 +157,10 @@ class GuardedDispatcher(Quiet):
             self._checks.add_task(Saying(self._front, channel, None))
             return
         headers = {f"HTTP_{name}": value for name, value in request.headers.items()}
-        ask = self._front.asked(request.command.upper(), request.path, request.query, headers)
+        path = request.path
+        if path.startswith("//"):  # waitress's threads take all but one away (WSGITask)
+            path = "/" + path.lstrip("/")
+        ask = self._front.asked(request.command.upper(), path, request.query, headers)
         if ask is not None:
             self._checks.add_task(Saying(self._front, channel, self._answer(ask)))
         else:
