@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
@@ -34,7 +35,9 @@ from ...policy import (
 )
 from ...posting import Member
 from .beat import Beat, LateGate
+from .connections import connection_of
 from .send import headers_of, send
+from .turns import Turns
 
 if TYPE_CHECKING:
     import os
@@ -103,6 +106,7 @@ class GuardedWSGIResource:
         self._speechless = False  # the last attempt to refuse with the refusal app failed
         self._threadless = False  # the last attempt to have a pool thread run a request failed
         self._reactor = reactor
+        self._turns = Turns(reactor)
         self._pool = threadpool
         self._application = application
         self.gate = Gate(threadpool.max, max_queue, max_wait, client_timeout=client_timeout)
@@ -136,8 +140,7 @@ class GuardedWSGIResource:
         """Answer a check, refuse, or let the request in. In the reactor thread."""
         ask = self._asked(request)
         if ask is not None:
-            accept = request.getHeader("accept")
-            send(request, self._answers.to(ask, accept, self.monitor.check, self._patience))
+            self._turns.take(request, partial(self._answer, request, ask))
         else:
             visit = Visit(self, request)
             WSGIResource(self._reactor, visit, visit.application).render(request)
@@ -167,8 +170,15 @@ class GuardedWSGIResource:
         return done
 
     def refuse(self, request: Request, reason: Reason) -> None:
-        """Answer 503 in place of the app. In the reactor thread."""
-        last = reason is Reason.DRAINING
+        """Answer 503 in place of the app, now or soon. In the reactor thread."""
+        self._turns.take(request, partial(self._refuse, request, reason))
+
+    def _answer(self, request: Request, ask: Ask) -> None:
+        accept = request.getHeader("accept")
+        send(request, self._answers.to(ask, accept, self.monitor.check, self._patience))
+
+    def _refuse(self, request: Request, reason: Reason) -> None:
+        connection, last = connection_of(request.channel), reason is Reason.DRAINING
         try:
             send(request, self._reported(self._answers.refused(reason)), last)
             self._speechless = False
@@ -177,6 +187,8 @@ class GuardedWSGIResource:
                 self._speechless = True
                 logger.exception("the refusal app failed; refusing with the plain answer instead")
             send(request, self._plainly.refused(reason), last)
+        if last:
+            self._turns.close(connection)
 
     # IResource asks for these two; a leaf has no children.
     def getChildWithDefault(self, name: bytes, request: Request) -> Any:
