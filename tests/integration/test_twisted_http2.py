@@ -14,18 +14,6 @@ from .http2 import Streams
 REFUSALS = "busyguard-refused"
 
 
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory):
-    """A file with a key and the certificate that it signed itself."""
-    folder = tmp_path_factory.mktemp("certificate")
-    key, signed = folder / "key.pem", folder / "cert.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
-    subprocess.run([*command, "-keyout", key, "-out", signed], check=True, capture_output=True)
-    both = folder / "both.pem"
-    both.write_text(key.read_text() + signed.read_text())
-    return str(both)
-
-
 @pytest.fixture(params=["TLS", "cleartext"])
 def served(request, site, certificate):
     """Starts a site that speaks HTTP/2, and connects to it."""
