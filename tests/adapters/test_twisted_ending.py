@@ -7,9 +7,11 @@ import socket
 from types import SimpleNamespace
 
 import pytest
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from wsgi_busyguard.adapters.lastcall import HANDSHAKES, LINGER, LOOK
@@ -138,12 +140,12 @@ def test_a_site_knows_by_which_connections_a_request_is_still_to_come():
     site = guarded_site(print, 1, reactor=Memory())
     protocol, transport = site.buildProtocol(None), StringTransport()
     protocol.makeConnection(transport)
-    assert site._may_ask(transport)
+    assert site.connections.may_ask(transport)
     protocol.dataReceived(b"OPTIONS / HTTP/1.1\r\nHost: x\r\n\r\n")
     assert b"200 OK" in transport.value()
-    assert not site._may_ask(transport)
+    assert not site.connections.may_ask(transport)
     protocol.dataReceived(b"OPTIONS / HTTP/1.1\r\n")
-    assert site._may_ask(transport)
+    assert site.connections.may_ask(transport)
     protocol.dataReceived(b"Host: x\r\n\r\n")
-    assert not site._may_ask(transport)
-    protocol.connectionLost(None)
+    assert not site.connections.may_ask(transport)
+    protocol.connectionLost(Failure(ConnectionDone()))

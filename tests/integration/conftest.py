@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 
 from .gunicorns import Gunicorn
@@ -49,3 +51,15 @@ def conf(tmp_path):
         return f"-c{file}"
 
     return conf
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    """A file with a key and the certificate that it signed itself."""
+    folder = tmp_path_factory.mktemp("certificate")
+    key, signed = folder / "key.pem", folder / "cert.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
+    subprocess.run([*command, "-keyout", key, "-out", signed], check=True, capture_output=True)
+    both = folder / "both.pem"
+    both.write_text(key.read_text() + signed.read_text())
+    return str(both)

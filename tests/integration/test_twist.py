@@ -7,9 +7,11 @@ import re
 import signal
 import socket
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import pytest
 
 from .client import Line, ask, check, eventually, figures, many, together
@@ -101,6 +103,37 @@ def test_twist_serves_checks_and_tells_the_agent(served):
     together(threads)
     assert sorted(answer.status for answer in answers) == [200] * 4 + [503] * 2
     running.signal()
+    assert running.ended() in (0, -signal.SIGTERM)
+    assert "Traceback" not in running.said
+
+
+def test_twist_speaks_http_2_at_an_endpoint_with_tls(twist, certificate):
+    web = free_port()
+    keys = f"privateKey={certificate}:certKey={certificate}"
+    running = twist(
+        "--wsgi=app.application",
+        f"--listen=ssl:{web}:interface=127.0.0.1:{keys}",
+        "--threads=1",
+        "--max-queue=0",
+        "--grace=5",
+    )
+    eventually(lambda: f"starting on {web}" in running.said)
+    inside = []
+    with httpx.Client(http2=True, verify=False, timeout=10) as client:
+
+        def ask(path):
+            return client.get(f"https://127.0.0.1:{web}{path}")
+
+        assert (ask("/").text, ask("/").http_version) == ("done", "HTTP/2")
+        assert (ask("/readyz").text, ask("/readyz").http_version) == ("free", "HTTP/2")
+        thread = threading.Thread(target=lambda: inside.append(ask("/sleep/1")))
+        thread.start()
+        refused = eventually(lambda: (said := ask("/")).status_code == 503 and said)
+        assert refused.headers["busyguard-refused"] == "queue-full"
+        running.signal()
+        eventually(lambda: ask("/readyz").text == "draining")
+        thread.join()
+        assert inside[0].text == "done"
     assert running.ended() in (0, -signal.SIGTERM)
     assert "Traceback" not in running.said
 

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from .client import Line, ask, check, eventually, many, request, together
+from .http2 import Streams
 from .processes import Site, environment
 from .versions import folders
 
@@ -79,3 +80,28 @@ def test_the_guard_holds_on_an_old_twisted(old):
     together(threads)
     assert [answer.status for answer in answers] == [200] * 2
     assert guarded.ended(within=5) == 0
+
+
+def test_http_2_on_an_old_twisted(old):
+    version, start = old
+    guarded = start(threads=1, max_queue=1, max_wait=30.0, http2=True)
+    with Streams(guarded.port) as line, Streams(guarded.port) as other:
+        assert line.answer(line.ask("POST", "/length", body=b"b" * 50_000)).text == "50000"
+        assert line.answer(line.ask(path="/readyz")).text == "free"
+        inside = line.ask(path="/hang")
+        guarded.filled(1)
+        other.ask(path="/gone")
+        guarded.filled(1, 1)
+        assert line.answer(line.ask(path="/new")).headers[REFUSALS] == "queue-full"
+        other.close()
+        guarded.filled(1)
+        guarded.signal()
+        eventually(lambda: line.answer(line.ask(path="/readyz")).text == "draining")
+        refused = line.answer(line.ask(path="/new"))
+        assert refused.headers[REFUSALS] == "draining"
+        assert set(guarded.ran) == {"/length", "/hang"}
+        guarded.tell("release")
+        assert line.answer(inside).text == "done"
+        assert line.bye(within=5) > inside
+    assert guarded.ended(within=5) == 0
+    assert "Traceback" not in guarded.said, version

@@ -15,7 +15,8 @@ import threading
 import time
 import traceback
 
-from twisted.internet import reactor
+from twisted.internet import protocol, reactor
+from twisted.internet.endpoints import serverFromString
 from twisted.web import resource, wsgi
 from twisted.web.server import Request
 from zope.interface import implementer
@@ -252,6 +253,25 @@ class Control(socketserver.StreamRequestHandler):
         return site.guard._pool.workers
 
 
+class Chosen(protocol.Factory):
+    """The site, with connections that say of themselves that HTTP/2 was chosen, as TLS would."""
+
+    def __init__(self, site):
+        self.wrappedFactory = site
+        self.doStart, self.doStop = site.doStart, site.doStop
+
+    def buildProtocol(self, address):  # noqa: N802
+        built = self.wrappedFactory.buildProtocol(address)
+        connect = built.makeConnection
+
+        def make(transport):
+            transport.negotiatedProtocol = b"h2"
+            connect(transport)
+
+        built.makeConnection = make
+        return built
+
+
 def no_thread(*_, **__):
     raise RuntimeError("can't start new thread")
 
@@ -268,6 +288,7 @@ def main():
     stock = options.pop("stock", False)
     access_log = options.pop("log", None)
     slow = options.pop("sndbuf", None)
+    http2 = options.pop("http2", None)
     site = guarded_site(app, refusal=refusal(), on_busy=told, on_free=told, **options)
     if root:
         site.resource = Root(site.guard)
@@ -275,7 +296,14 @@ def main():
         site.resource = wsgi.WSGIResource(reactor, site.guard._pool, app)
     if access_log:
         site.logPath = os.fsencode(access_log)
-    web = reactor.listenTCP(0, site, interface="127.0.0.1", backlog=1024)
+    if isinstance(http2, str):
+        address = f"ssl:0:interface=127.0.0.1:backlog=1024:privateKey={http2}:certKey={http2}"
+        made = []
+        serverFromString(reactor, address).listen(site).addCallback(made.append)
+        web = made[0]
+    else:
+        factory = Chosen(site) if http2 else site
+        web = reactor.listenTCP(0, factory, interface="127.0.0.1", backlog=1024)
     if slow:
         web.socket.setsockopt(__import__("socket").SOL_SOCKET, 7, slow)
     if unix:

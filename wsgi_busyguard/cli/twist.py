@@ -160,6 +160,6 @@ def _attach(
 
 def _with_backlog(endpoint: str) -> str:
     """Return the endpoint with a longer accept queue than Twisted's 50, unless it says its own."""
-    if endpoint.startswith("tcp:") and "backlog=" not in endpoint:
+    if endpoint.startswith(("tcp:", "ssl:")) and "backlog=" not in endpoint:
         return f"{endpoint}:backlog=1024"
     return endpoint

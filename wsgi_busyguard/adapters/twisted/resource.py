@@ -6,6 +6,7 @@ Everything in ``render()`` runs in the reactor thread, before a pool thread is a
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
@@ -35,7 +36,9 @@ from ...policy import (
 )
 from ...posting import Member
 from .beat import Beat, LateGate
+from .connections import connection_of
 from .send import headers_of, send
+from .turns import Turns
 
 if TYPE_CHECKING:
     import os
@@ -102,6 +105,7 @@ class GuardedWSGIResource:
         self._speechless = False  # the last attempt to refuse with the refusal app failed
         self._threadless = False  # the last attempt to have a pool thread run a request failed
         self._reactor = reactor
+        self._turns = Turns(reactor)
         self._pool = threadpool
         self._application = application
         self.gate = Gate(threadpool.max, max_queue, max_wait, client_timeout=client_timeout)
@@ -135,8 +139,7 @@ class GuardedWSGIResource:
         """Answer a check, refuse, or let the request in. In the reactor thread."""
         ask = self._asked(request)
         if ask is not None:
-            accept = request.getHeader("accept")
-            send(request, self._answers.to(ask, accept, self.monitor.check, self._patience))
+            self._turns.take(request, partial(self._answer, request, ask))
         else:
             visit = Visit(self, request)
             WSGIResource(self._reactor, visit, visit.application).render(request)
@@ -166,8 +169,15 @@ class GuardedWSGIResource:
         return done
 
     def refuse(self, request: Request, reason: Reason) -> None:
-        """Answer 503 in place of the app. In the reactor thread."""
-        last = reason is Reason.DRAINING
+        """Answer 503 in place of the app, now or soon. In the reactor thread."""
+        self._turns.take(request, partial(self._refuse, request, reason))
+
+    def _answer(self, request: Request, ask: Ask) -> None:
+        accept = request.getHeader("accept")
+        send(request, self._answers.to(ask, accept, self.monitor.check, self._patience))
+
+    def _refuse(self, request: Request, reason: Reason) -> None:
+        connection, last = connection_of(request.channel), reason is Reason.DRAINING
         try:
             send(request, self._reported(self._answers.refused(reason)), last)
             self._speechless = False
@@ -176,6 +186,8 @@ class GuardedWSGIResource:
                 self._speechless = True
                 logger.exception("the refusal app failed; refusing with the plain answer instead")
             send(request, self._plainly.refused(reason), last)
+        if last:
+            self._turns.close(connection)
 
     # IResource asks for these two; a leaf has no children.
     def getChildWithDefault(self, name: bytes, request: Request) -> Any:

@@ -7,6 +7,8 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from .connections import connection_of, speaks_http2
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 def send(request: Request, app: WSGIApplication, last: bool = False) -> None:
     """Answer a request with a WSGI app that does not block, in the reactor thread.
 
-    :param last: whether to close the connection after it.
+    :param last: whether to say that the connection is closed after it; that is up to the caller.
     """
     status, headers, body = _called(app, _environ(request))
     code, _, phrase = status.partition(" ")
@@ -25,13 +27,10 @@ def send(request: Request, app: WSGIApplication, last: bool = False) -> None:
     request.setResponseCode(int(code), phrase.encode("latin-1"))
     for name, value in headers:
         request.responseHeaders.addRawHeader(name, value)
-    if last:
-        request.setHeader(b"connection", b"close")
-    channel = request.channel
+    if last and not speaks_http2(connection_of(request.channel)):
+        request.setHeader(b"connection", b"close")  # over HTTP/2 no header may say that
     request.write(body)
     request.finish()
-    if last and channel is not None:
-        channel.loseConnection()  # once everything is written
 
 
 def _called(

@@ -6,7 +6,6 @@ import functools
 import inspect
 import os
 import threading
-import weakref
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
@@ -14,6 +13,7 @@ from twisted.python.threadpool import ThreadPool
 from twisted.web.server import Request, Site
 
 from ...policy import seconds, whole
+from .connections import Connections, close, connection_of, is_open
 from .ending import LastCall
 from .resource import GuardedWSGIResource
 
@@ -34,16 +34,20 @@ class GuardedSite(Site):
 
     def __init__(self, resource: Any, **options: Any) -> None:
         super().__init__(resource, **options)  # type: ignore[no-untyped-call]
-        #: What requests came by; those with answers still to be sent are among them.
-        self.transports: weakref.WeakSet[Any] = weakref.WeakSet()
-        #: What requests are on their way by that have not come whole.
-        self.asking: weakref.WeakSet[Any] = weakref.WeakSet()
+        #: What requests come by; those with answers still to be sent are among them.
+        self.connections = Connections()
         self._opened_by = os.getpid()
 
     def startFactory(self) -> None:
         """Take note of the process, for twistd has forked since this was made."""
         super().startFactory()
         self._opened_by = os.getpid()
+
+    def buildProtocol(self, addr: Any) -> Any:
+        """Return the protocol of a connection, which is known from then on."""
+        protocol: Any = super().buildProtocol(addr)  # type: ignore[no-untyped-call]
+        self.connections.attend(protocol)
+        return protocol
 
     def drain(self, grace: float) -> Deferred[None]:
         """Drain the guard, stop listening, and close the connections when all is sent.
@@ -53,24 +57,20 @@ class GuardedSite(Site):
         """
         clock: Any = self.reactor
         until = clock.seconds() + grace
-        last_call = LastCall(clock, self, self._may_ask, self._opened_by)
+        last_call = LastCall(clock, self, self.connections.may_ask, self._opened_by)
         drained = self.guard.drain(grace).addCallback(lambda _: last_call.make(until))
         return drained.addCallback(lambda _: self._sent(clock, until))
-
-    def _may_ask(self, transport: Any) -> bool:
-        return transport in self.asking or transport not in self.transports
 
     def _sent(self, clock: Any, until: float) -> Deferred[None]:
         # Twisted takes a whole body into memory, so a thread is done with it long before a slow
         # client is; the reactor would end with the rest unsent.
-        closing = [transport for transport in self.transports if _is_open(transport)]
-        for transport in closing:
-            transport.unregisterProducer()  # the channel, which has nothing to add
-            transport.loseConnection()
+        closing = self.connections.used()
         done: Deferred[None] = Deferred()
 
         def look() -> None:
-            if clock.seconds() >= until or not any(map(_is_open, closing)):
+            for connection in closing:
+                close(connection)  # once all is written, which over HTTP/2 may be later
+            if clock.seconds() >= until or not any(map(is_open, closing)):
                 done.callback(None)
             else:
                 clock.callLater(0.05, look)
@@ -89,16 +89,25 @@ class GuardedRequest(Request):
 
     def __init__(self, channel: Any, *args: Any, **options: Any) -> None:
         super().__init__(channel, *args, **options)  # type: ignore[no-untyped-call]
-        channel.site.asking.add(self.transport)
+        # Until the request is whole. Kept longer it would be a cycle, when the client has left.
+        self._connection: Any = connection_of(channel)
+        self._connections: Connections = channel.site.connections
+        self._connections.begun(self._connection)
 
     def process(self) -> None:
         """Process the request; Twisted itself would answer ``OPTIONS *`` with 200, always."""
         if self.path == b"*" and self.method == b"OPTIONS":
             self.path = self.uri = b"/"
-        channel: Any = self.channel
-        channel.site.transports.add(self.transport)
-        channel.site.asking.discard(self.transport)
+        self._connections.asked(self._connection)
+        self._connection = None
         super().process()  # type: ignore[no-untyped-call]
+
+    def connectionLost(self, reason: Any) -> None:
+        """Give up, for the client has left, or over HTTP/2 has taken its request back."""
+        if self._connection is not None:
+            self._connections.given_up(self._connection)
+            self._connection = None
+        super().connectionLost(reason)  # type: ignore[no-untyped-call]
 
 
 class DaemonThreadPool(ThreadPool):
@@ -154,7 +163,3 @@ def _stop(pool: ThreadPool) -> None:
     stopper = threading.Thread(target=pool.stop, daemon=True)
     stopper.start()
     stopper.join(0.5)
-
-
-def _is_open(transport: Any) -> bool:
-    return not getattr(transport, "disconnected", True)

@@ -1,0 +1,160 @@
+"""The connections of a site: who asks by which, who is idle, and how each is closed.
+
+Over HTTP/1 a request's channel is its connection. Over HTTP/2 it is one stream of many, and has no
+transport of its own; the name of a stream's connection is private, the same from 16.3 to 26.10.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from ..descriptors import scarce
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def connection_of(channel: Any) -> Any:
+    """Return what carries the requests of a channel: an HTTPChannel or an H2Connection."""
+    return getattr(channel, "_conn", channel)
+
+
+def speaks_http2(connection: Any) -> bool:
+    """Return whether a connection carries streams."""
+    return hasattr(connection, "streams")
+
+
+def is_open(connection: Any) -> bool:
+    """Return whether neither side has closed."""
+    return not getattr(connection.transport, "disconnected", True)
+
+
+def close(connection: Any) -> bool:
+    """Close a connection when what was answered is written; return whether it is or was closed.
+
+    One of HTTP/2 is not closed while an answer is on its way; ask again then. Its peer is told
+    which stream was the last, so that it may ask elsewhere for what came after.
+    """
+    transport = connection.transport
+    if not is_open(connection) or getattr(transport, "disconnecting", False):
+        return True
+    if speaks_http2(connection):
+        if connection.streams:
+            return False
+        connection.conn.close_connection()
+        transport.write(connection.conn.data_to_send())
+    transport.unregisterProducer()  # the connection itself, which has nothing to add
+    transport.loseConnection()
+    return True
+
+
+class Carrier:
+    """What is known of one open connection.
+
+    :ivar connection: returns what carries the requests, which holds the transport and so is not
+        held here; ``None`` until the first has begun to come.
+    :ivar asking: how many requests have begun to come, and are not whole.
+    :ivar used: whether one has come whole.
+    """
+
+    __slots__ = ("asking", "connection", "used")
+
+    def __init__(self) -> None:
+        self.connection: Callable[[], Any] = _nothing
+        self.asking = 0
+        self.used = False
+
+    @property
+    def rank(self) -> int | None:
+        """Return how soon it may be closed to make room; ``None`` while a request is answered."""
+        connection = self.connection()
+        if connection is None:
+            return 0
+        if _under_way(connection) > self.asking:
+            return None
+        return 2 if self.asking else 1
+
+
+class Connections:
+    """The open connections of one site, those first that have asked for nothing for longest."""
+
+    def __init__(self) -> None:
+        # By transport.
+        self._known: weakref.WeakKeyDictionary[Any, Carrier] = weakref.WeakKeyDictionary()
+
+    def attend(self, protocol: Any) -> None:
+        """Know of a connection as soon as it is made."""
+
+        def connected(transport: Any) -> None:
+            del protocol.makeConnection  # what stands there refers to it: a cycle
+            self._make_room(transport)
+            self._known[transport] = Carrier()
+            protocol.makeConnection(transport)
+
+        protocol.makeConnection = connected
+
+    def begun(self, connection: Any) -> None:
+        """Note that a request has begun to come."""
+        carrier = self._known.get(connection.transport)
+        if carrier is not None:
+            carrier.connection = weakref.ref(connection)
+            carrier.asking += 1
+
+    def given_up(self, connection: Any) -> None:
+        """Note that the rest of a request will not come."""
+        carrier = self._known.get(connection.transport)
+        if carrier is not None:
+            carrier.asking -= 1
+
+    def asked(self, connection: Any) -> None:
+        """Note that a request has come whole."""
+        carrier = self._known.pop(connection.transport, None)
+        if carrier is not None:
+            carrier.asking -= 1
+            carrier.used = True
+            self._known[connection.transport] = carrier  # the last, from now on
+
+    def may_ask(self, transport: Any) -> bool:
+        """Return whether a request is still to come by a transport, as far as is known."""
+        carrier = self._known.get(transport)
+        return carrier is None or not carrier.used or carrier.asking > 0
+
+    def used(self) -> list[Any]:
+        """Return the connections by which requests have come, and that are open."""
+        connections = [carrier.connection() for carrier in self._known.values() if carrier.used]
+        return [one for one in connections if one is not None and is_open(one)]
+
+    def shed(self, count: int) -> None:
+        """End so many, the oldest first, by which no request is being answered.
+
+        First who has never asked for anything, then who has had all answers, then who is in the
+        middle of a request.
+        """
+        ranked = [
+            (carrier.rank, transport)
+            for transport, carrier in self._known.items()
+            if not getattr(transport, "disconnected", False)
+        ]
+        idle = [transport for wanted in range(3) for rank, transport in ranked if rank == wanted]
+        for transport in idle[:count]:
+            del self._known[transport]  # it is closed in the reactor's next turn
+            transport.abortConnection()  # a polite end over TLS would wait for the peer's
+
+    def _make_room(self, transport: Any) -> None:
+        """Have another go for one that has got one of the last descriptors.
+
+        Twisted itself closes whoever comes when there is none, and so each check as well.
+        """
+        descriptor = getattr(transport, "fileno", None)
+        if descriptor is not None and scarce(descriptor()):
+            self.shed(1)
+
+
+def _nothing() -> None:
+    return None
+
+
+def _under_way(connection: Any) -> int:
+    """Return how many requests of a connection are neither answered nor lost."""
+    return len(connection.streams if speaks_http2(connection) else connection.requests)
