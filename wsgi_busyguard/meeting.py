@@ -8,7 +8,14 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from .adapters.detection import BE_THE_QUEUE, Server, behind_a_guard, find, find_early
+from .adapters.detection import (
+    BE_THE_QUEUE,
+    Server,
+    behind_a_guard,
+    find,
+    find_early,
+    held_up,
+)
 from .adapters.room import lowered, needed, too_few
 from .environ import MONITOR
 from .gate import Gate
@@ -170,18 +177,22 @@ def room_to_start_with(limits: Limits) -> None:
 
 def _make_room(gate: Gate, server: Server | None, name: str) -> None:
     """See to it that checks and refusals get through a server behind which a gate stands."""
-    slots, queue, _ = gate.limits
-    if server is None or server.threads is None:
+    limits = gate.limits
+    threads = None if server is None else server.threads
+    name = f"this server ({name})" if server is None else server.name
+    blocks = (server is not None and server.blocks) or held_up(name)
+    wrong = None
+    if threads is not None:
+        wrong = too_few(limits, threads, name)
+        limits = lowered(limits, threads)
+    elif not blocks:
         logger.warning(
-            "cannot tell how many threads this server (%s) has: with slots=%s and max_queue=%s"
+            "cannot tell how many threads %s has: with slots=%s and max_queue=%s"
             " checks wait unless it has at least %s",
-            *(name if server is None else server.name, slots, queue, needed(gate.limits)),
+            *(name, *limits[:2], needed(limits)),
         )
-        return
-    wrong = too_few(gate.limits, server.threads, server.name)
-    limits = lowered(gate.limits, server.threads)
-    if server.blocks:  # one who waits at the gate would hold up those who could leave it
-        wrong = server.blocks
+    if blocks:  # one who waits at the gate would hold up those who could leave it
+        wrong = blocks
         limits = limits._replace(max_queue=0)
     if wrong is not None:
         gate.lower(limits)

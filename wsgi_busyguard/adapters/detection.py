@@ -76,6 +76,25 @@ def find_early() -> Server | None:
     return _first(lambda look: look(), OF_AN_IMPORT)
 
 
+def held_up(name: str) -> str:
+    """Return what is wrong with one who waits in this thread, in which a loop calls the app.
+
+    Empty where that holds up nobody else.
+
+    :param name: what people call the server.
+    """
+    asyncio: Any = sys.modules.get("asyncio")
+    if asyncio is not None and asyncio._get_running_loop() is not None:
+        return IN_THE_LOOP.format(name)
+    greenlets: Any = sys.modules.get("greenlet")
+    current = None if greenlets is None else greenlets.getcurrent()
+    # Where threading has been patched, threads are greenlets and their locks let others run.
+    if current is None or not current.parent or not inspect.isbuiltin(threading.get_ident):
+        return ""
+    of_gevent = type(current).__module__.partition(".")[0] == "gevent"
+    return UNPATCHED if of_gevent else IN_THE_LOOP.format(name)
+
+
 def threads(environ: Environ) -> float | None:
     """Return how many threads of this process serve; see :class:`Server`."""
     server = find(environ)
@@ -173,7 +192,14 @@ def _cheroot(environ: Environ) -> Server | None:
 
 
 def _uwsgi(environ: Environ) -> Server | None:
-    return _uwsgi_here() if isinstance(environ.get("uwsgi.version"), bytes) else None
+    if not isinstance(environ.get("uwsgi.version"), bytes):
+        return None
+    server = _uwsgi_here()
+    # Its cores are threads; or as many requests as one loop has at once, as with --async.
+    loops = server is not None and server.threads != 1 and environ.get("wsgi.multithread") is False
+    if server is None or not loops or getattr(sys.modules["uwsgi"], "loop", None) == b"gevent":
+        return server
+    return server._replace(blocks=IN_THE_LOOP.format("uWSGI without threads"))
 
 
 def _uwsgi_here() -> Server | None:
