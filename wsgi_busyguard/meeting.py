@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .adapters.detection import (
     BE_THE_QUEUE,
@@ -20,6 +20,7 @@ from .adapters.room import lowered, needed, too_few
 from .environ import MONITOR
 from .gate import Gate
 from .monitor import Monitor
+from .sampling import Calls, Sampled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sized
@@ -33,6 +34,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger("wsgi_busyguard")
 
 
+class Guard(Calls, Protocol):
+    """What a guard can do for what reads its server."""
+
+    def counting(self) -> Sized:
+        """Count checks from now on; return as many things as are being answered."""
+
+
 class Meeting:
     """Finds out which server calls: what it reads, and whether it has threads for a gate.
 
@@ -40,7 +48,7 @@ class Meeting:
     :param adapter: what is read until then: a :class:`~wsgi_busyguard.Gate`, or what has neither
         queue nor capacity.
     :param inside: counts the calls of the guard's app.
-    :param counting: has checks be counted, and returns as many things as are being answered.
+    :param guard: has checks be counted while they are answered, and calls be timed.
     :param again: called in a child process, which may be another server, and meets it anew.
     """
 
@@ -49,13 +57,13 @@ class Meeting:
         monitor: Monitor,
         adapter: Adapter,
         inside: Inside,
-        counting: Callable[[], Sized],
+        guard: Guard,
         again: Callable[[], object],
     ) -> None:
         self._monitor = monitor
         self._adapter = adapter
         self._inside = inside
-        self._counting = counting
+        self._guard = guard
         self._again = again
         self._lock = threading.RLock()
         self._met = False
@@ -79,7 +87,7 @@ class Meeting:
         if MONITOR in environ:  # another guard stands in front, and knows
             theirs = environ[MONITOR]
             if isinstance(theirs, Monitor) and not isinstance(self._adapter, Gate):
-                self._turn_to(WithoutChecks(Same(theirs), self._counting()))
+                self._turn_to(WithoutChecks(Same(theirs), self._guard.counting()))
         elif isinstance(self._adapter, Gate):
             _make_room(self._adapter, find(environ), name)
         else:
@@ -100,7 +108,9 @@ class Meeting:
         else:
             adapter = self._part_of(server.adapter())
             if server.counts_checks:
-                adapter = WithoutChecks(adapter, self._counting())
+                adapter = WithoutChecks(adapter, self._guard.counting())
+            if not hasattr(adapter, "subscribe"):  # what tells of changes by itself knows more
+                adapter = Sampled(adapter, self._guard)
             self._turn_to(adapter)
             logger.info("reads the load of %s: %r", server.name, adapter)
 

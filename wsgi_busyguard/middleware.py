@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
     from .board import Board
+    from .checks import Ask
     from .load import Adapter, Load
     from .monitor import Listener
+    from .sampling import Sampled
 
 
 class BusyGuard:
@@ -165,7 +167,7 @@ class BusyGuard:
         self._become(self._passing(app))
         if monitor is None:
             again = self._unmet
-            self._meeting = Meeting(self.monitor, adapter, self._inside, self._counting, again)
+            self._meeting = Meeting(self.monitor, adapter, self._inside, self, again)
             again()
         if board is not None:
             self._unheard_of()
@@ -253,14 +255,40 @@ class BusyGuard:
 
         self._become(first)
 
-    def _answer(self, environ: WSGIEnvironment, path: str) -> WSGIApplication | None:
-        """Return the answer if the request is a check."""
-        ask = self._checks.asked(
+    def time_next(self, sampled: Sampled) -> object:
+        """Have the next call tell ``sampled`` when it begins and ends; return what is to be it."""
+        passing = self.__call__
+
+        def first(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+            self._become(passing)
+            if self._ask(environ, environ.get("PATH_INFO", "")) is not None:
+                sampled.moved()  # a check has a thread, and says nothing of how long others take
+                return passing(environ, start_response)
+            call = sampled.begin()
+            try:
+                return passing(environ, start_response)
+            finally:
+                sampled.end(call)
+
+        self._become(first)
+        return first
+
+    def is_next(self, timed: object) -> bool:
+        """Return whether the next call is the one that is to be timed."""
+        return self.__call__ is timed
+
+    def _ask(self, environ: WSGIEnvironment, path: str) -> Ask | None:
+        """Return what a request asks if it is a check."""
+        return self._checks.asked(
             environ["REQUEST_METHOD"],
             environ.get("SCRIPT_NAME", "") + path,
             environ.get("QUERY_STRING", ""),
             environ,
         )
+
+    def _answer(self, environ: WSGIEnvironment, path: str) -> WSGIApplication | None:
+        """Return the answer if the request is a check."""
+        ask = self._ask(environ, path)
         if ask is None:
             return None
         return self._answers.to(ask, environ.get("HTTP_ACCEPT"), self._judge, self._patience)
@@ -269,7 +297,7 @@ class BusyGuard:
         assert self.dry_run is not None
         return self.dry_run.judged(self.monitor.check(ready, patience))
 
-    def _counting(self) -> Sized:
+    def counting(self) -> Sized:
         """Count the checks from now on that are being answered; return one thing for each."""
         asking: list[None] = []
 

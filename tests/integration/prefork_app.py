@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import time
+from pathlib import Path
 
 from wsgi_busyguard.adapters.mod_wsgi import queue_time
 
@@ -33,6 +34,10 @@ def switch(environ, seconds):
     return b"switched"
 
 
+def opened(path):
+    return path.open("rb"), path.stat().st_size
+
+
 class Readable:
     """All that PEP 3333 asks of a file."""
 
@@ -47,6 +52,6 @@ def pid(*_):
 
 FILES = {
     "readable": lambda size: (Readable(int(size)), size),
-    "file": lambda *path: (open("/" + "/".join(path), "rb"), os.path.getsize("/" + "/".join(path))),
+    "file": lambda *path: opened(Path("/", *path)),
 }
 DOES = {"sleep": sleep, "switch": switch}
