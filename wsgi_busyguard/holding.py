@@ -28,10 +28,12 @@ def holding(
     refused: Callable[[Reason], WSGIApplication],
     client_timeout: float,
     told: Callable[[Mapping[str, Any]], Client] | None = None,
+    read_off: Callable[[Mapping[str, Any]], object] | None = None,
 ) -> WSGIApplication:
     """Return ``app`` behind ``gate``.
 
     :param told: says what a request tells of its client, where that is trusted.
+    :param read_off: reads what is left of the body of a request that is refused.
     """
     enter, leave = gate.enter, gate.leave
 
@@ -56,6 +58,8 @@ def holding(
                 patience = client.patience
                 slot = enter_told(client)
         except Refused as refusal:
+            if read_off is not None:
+                read_off(environ)
             return refused(refusal.reason)(environ, start_response)
         environ[WAITED] = waited = slot.waited
         environ[MONITOR] = monitor

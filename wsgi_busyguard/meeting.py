@@ -40,6 +40,9 @@ class Guard(Calls, Protocol):
     def counting(self) -> Sized:
         """Count checks from now on; return as many things as are being answered."""
 
+    def spare(self, threads: float) -> None:
+        """Take note of how many threads are left where the gate is full, but for one for checks."""
+
 
 class Meeting:
     """Finds out which server calls: what it reads, and whether it has threads for a gate.
@@ -89,7 +92,7 @@ class Meeting:
             if isinstance(theirs, Monitor) and not isinstance(self._adapter, Gate):
                 self._turn_to(WithoutChecks(Same(theirs), self._guard.counting()))
         elif isinstance(self._adapter, Gate):
-            _make_room(self._adapter, find(environ), name)
+            self._guard.spare(_make_room(self._adapter, find(environ), name))
         else:
             self._find_load(find(environ), name)
 
@@ -185,8 +188,11 @@ def room_to_start_with(limits: Limits) -> None:
             raise ValueError(wrong)
 
 
-def _make_room(gate: Gate, server: Server | None, name: str) -> None:
-    """See to it that checks and refusals get through a server behind which a gate stands."""
+def _make_room(gate: Gate, server: Server | None, name: str) -> float:
+    """See to it that checks and refusals get through a server behind which a gate stands.
+
+    Return how many threads are left, but for one for checks.
+    """
     limits = gate.limits
     threads = None if server is None else server.threads
     name = f"this server ({name})" if server is None else server.name
@@ -207,6 +213,7 @@ def _make_room(gate: Gate, server: Server | None, name: str) -> None:
     if wrong is not None:
         gate.lower(limits)
         logger.error("%s; until then slots=%s and max_queue=%s", wrong, *gate.limits[:2])
+    return 1 if threads is None else threads - gate.limits.slots - gate.limits.max_queue - 1
 
 
 _meetings: weakref.WeakSet[Meeting] = weakref.WeakSet()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from .adapters.leftovers import Leftovers
 from .checks import Checks
 from .dryrun import DryRun, Shadow, rehearsing
 from .environ import stamping
@@ -78,8 +79,8 @@ class BusyGuard:
     # costs as much as all else that is done for a request that is not a check.
     __slots__ = (
         *("__call__", "__weakref__"),
-        *("_answers", "_checks", "_inside", "_judge", "_meeting", "_patience", "_push"),
-        *("dry_run", "monitor"),
+        *("_answers", "_checks", "_inside", "_judge", "_leftovers", "_meeting", "_patience"),
+        *("_push", "dry_run", "monitor"),
     )
 
     if TYPE_CHECKING:
@@ -136,6 +137,7 @@ class BusyGuard:
         trusts = flag("trust_queue_header", trust_queue_header)
         told = reader(timeout, client_timeout_header, trusts, time.time)
         self._inside = Inside()
+        self._leftovers = Leftovers()
         self.dry_run = DryRun() if flag("dry_run", dry_run) else None
         adapter: Adapter
         if slots is not None:
@@ -147,7 +149,8 @@ class BusyGuard:
             room_to_start_with(gate.limits)
             if self.dry_run is None:
                 self.monitor = self._on_board(board, gate)
-                app = holding(app, gate, self.monitor, self._answers.refused, timeout, told)
+                refused, read_off = self._answers.refused, self._leftovers
+                app = holding(app, gate, self.monitor, refused, timeout, told, read_off)
             else:
                 shadow = Shadow(gate, self.dry_run, time.monotonic)
                 self.monitor = self._on_board(board, shadow)
@@ -296,6 +299,10 @@ class BusyGuard:
     def _rehearsed(self, ready: str, patience: float) -> tuple[str, bool, Load]:
         assert self.dry_run is not None
         return self.dry_run.judged(self.monitor.check(ready, patience))
+
+    def spare(self, threads: float) -> None:
+        """Have so many threads of the server at most read off what is left of refused bodies."""
+        self._leftovers.allow(threads)
 
     def counting(self) -> Sized:
         """Count the checks from now on that are being answered; return one thing for each."""

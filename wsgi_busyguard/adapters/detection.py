@@ -140,7 +140,7 @@ def behind_a_guard() -> bool:
     )
 
 
-def _caller(module: str, *functions: str) -> Any:
+def calling(module: str, *functions: str) -> Any:
     """Return the ``self`` of the nearest of these methods that is under way, of this module."""
     for frame in _frames():
         if frame.f_code.co_name in functions:
@@ -152,7 +152,7 @@ def _caller(module: str, *functions: str) -> Any:
     return None
 
 
-def _is_a(thing: object, module: str, name: str) -> bool:
+def is_a(thing: object, module: str, name: str) -> bool:
     """Return whether ``thing`` is an instance of a class whose module somebody has imported."""
     kind = getattr(sys.modules.get(module), name, None)
     return isinstance(kind, type) and isinstance(thing, kind)
@@ -161,8 +161,8 @@ def _is_a(thing: object, module: str, name: str) -> bool:
 def _gunicorn(environ: Environ) -> Server | None:
     if not isinstance(environ.get("gunicorn.socket"), socket.socket):
         return None
-    worker = _caller("gunicorn.workers", "handle_request")
-    if not _is_a(worker, "gunicorn.workers.base", "Worker"):
+    worker = calling("gunicorn.workers", "handle_request")
+    if not is_a(worker, "gunicorn.workers.base", "Worker"):
         return Server("gunicorn")
     reads = _reads(".gunicorn", "GunicornAdapter", worker)
     if hasattr(worker, "get_thread_pool"):
@@ -184,7 +184,7 @@ def _waitress(environ: Environ) -> Server | None:
 
 def _cheroot(environ: Environ) -> Server | None:
     thread: Any = threading.current_thread()
-    if not _is_a(thread, "cheroot.workers.threadpool", "WorkerThread"):
+    if not is_a(thread, "cheroot.workers.threadpool", "WorkerThread"):
         return None
     pool = thread.server.requests
     serving = len(getattr(pool, "_threads", ())) or pool.min
@@ -225,22 +225,22 @@ def _mod_wsgi_here() -> Server | None:
 
 def _paste(environ: Environ) -> Server | None:
     pool = environ.get("paste.httpserver.thread_pool")
-    if not _is_a(pool, "paste.httpserver", "ThreadPool"):
+    if not is_a(pool, "paste.httpserver", "ThreadPool"):
         return None
     workers: Any = pool
     return Server("Paste", len(workers.workers), _reads(".paste", "PasteAdapter", pool))
 
 
 def _twisted(environ: Environ) -> Server | None:
-    pool: Any = getattr(_caller("twisted.web.wsgi", "run"), "threadpool", None)
-    if not _is_a(pool, "twisted.python.threadpool", "ThreadPool"):
+    pool: Any = getattr(calling("twisted.web.wsgi", "run"), "threadpool", None)
+    if not is_a(pool, "twisted.python.threadpool", "ThreadPool"):
         return None
     return Server("Twisted", pool.max, _reads(".twisted", "TwistedAdapter", pool))
 
 
 def _pywsgi(environ: Environ) -> Server | None:
-    server: Any = getattr(_caller("gevent.pywsgi", "run_application", "handle"), "server", None)
-    if not _is_a(server, "gevent.pywsgi", "WSGIServer"):
+    server: Any = getattr(calling("gevent.pywsgi", "run_application", "handle"), "server", None)
+    if not is_a(server, "gevent.pywsgi", "WSGIServer"):
         return None
     patched = getattr(sys.modules.get("gevent.monkey"), "is_module_patched", None)
     blocks = "" if patched is not None and patched("threading") else UNPATCHED
@@ -292,7 +292,7 @@ def _executor(environ: Environ) -> Server | None:
     for frame in _frames():
         if frame.f_code.co_name == "_worker":
             executor = frame.f_locals.get("executor_reference", lambda: None)()
-            if _is_a(executor, "concurrent.futures.thread", "ThreadPoolExecutor"):
+            if is_a(executor, "concurrent.futures.thread", "ThreadPoolExecutor"):
                 return _of_executor(executor)
     return None
 
@@ -307,13 +307,13 @@ def _of_executor(executor: Any) -> Server:
 
 def _socketserver(environ: Environ) -> Server | None:
     """Wsgiref, Werkzeug, Django's runserver: whatever is made of the standard library's."""
-    server: Any = getattr(_caller("socketserver", "__init__"), "server", None)
-    if not _is_a(server, "socketserver", "BaseServer"):
+    server: Any = getattr(calling("socketserver", "__init__"), "server", None)
+    if not is_a(server, "socketserver", "BaseServer"):
         return None
     name = environ.get("SERVER_SOFTWARE") or type(server).__name__
-    if _is_a(server, "socketserver", "ThreadingMixIn"):
+    if is_a(server, "socketserver", "ThreadingMixIn"):
         return Server(name, math.inf, why=ONE_EACH.format("thread"))
-    if _is_a(server, "socketserver", "ForkingMixIn"):
+    if is_a(server, "socketserver", "ForkingMixIn"):
         return Server(name, 1, why=ONE_EACH.format("process"))
     return Server(name, 1, why=ONE_AT_A_TIME, way="have it start threads")
 
@@ -323,7 +323,7 @@ def _importing_gunicorn() -> Server | None:
     for frame in _frames():
         if frame.f_globals.get("__name__", "").split(".")[0] == "gunicorn":
             cfg = getattr(frame.f_locals.get("self"), "cfg", None)
-            if _is_a(cfg, "gunicorn.config", "Config"):
+            if is_a(cfg, "gunicorn.config", "Config"):
                 return _configured(cfg)
     return None
 
