@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import gc
+import io
 import time
 from wsgiref.util import FileWrapper
 
 import pytest
+import wrapt
 
 from wsgi_busyguard import Gate, Monitor
 from wsgi_busyguard.environ import DEADLINE, MONITOR, WAITED
-from wsgi_busyguard.holding import holding
+from wsgi_busyguard.holding import HeldAny, holding
 from wsgi_busyguard.policy import Reason
 
 CLIENT_TIMEOUT = 3.0
@@ -276,6 +278,47 @@ class StubbornWrapper(FileWrapper):
         super().__setattr__(name, value)
 
 
+class Traced:
+    """A tracer's proxy: looks like what it stands for, and notes when it is closed."""
+
+    def __init__(self, inner):
+        object.__setattr__(self, "inner", inner)
+        object.__setattr__(self, "closed", 0)
+
+    @property
+    def __class__(self):
+        return type(self.inner)
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def __setattr__(self, name, value):
+        setattr(self.inner, name, value)
+
+    def __iter__(self):
+        return iter(self.inner)
+
+    def close(self):
+        object.__setattr__(self, "closed", self.closed + 1)
+        self.inner.close()
+
+
+class TracedInC(wrapt.ObjectProxy):
+    """The same, of a kind on which nothing can be set."""
+
+    def __init__(self, inner):
+        super().__init__(inner)
+        self._self_closed = 0
+
+    @property
+    def closed(self):
+        return self._self_closed
+
+    def close(self):
+        self._self_closed += 1
+        self.__wrapped__.close()
+
+
 @pytest.mark.parametrize(
     "wrapper",
     [FileWrapper, type("Derived", (FileWrapper,), {})],
@@ -316,20 +359,91 @@ def test_a_file_that_is_never_closed_leaves_when_it_is_collected(hold, gate, tmp
     assert gate.empty
 
 
-@pytest.mark.parametrize("wrapper", [SlottedWrapper, StubbornWrapper], ids=["C", "stubborn"])
-def test_a_wrapper_that_takes_no_close_of_ours_is_passed_on_and_leaves(hold, gate, wrapper):
-    file = type("File", (list,), {"close": lambda self: None})([b"x"])
-    sent = wrapper(file)
-    assert hold(sent, {"wsgi.file_wrapper": wrapper}) is sent
+def test_a_wrapper_that_takes_no_close_of_ours_is_passed_on_and_leaves(hold, gate):
+    sent = SlottedWrapper([b"x"])
+    assert hold(sent, {"wsgi.file_wrapper": SlottedWrapper}) is sent
     assert gate.empty
-    del sent
+
+
+def test_a_wrapper_that_does_not_want_its_close_to_be_set_is_held_all_the_same(hold, gate):
+    file = Body()
+    sent = StubbornWrapper(file)
+    assert hold(sent, {"wsgi.file_wrapper": FileWrapper}) is sent
+    assert not gate.empty
+    sent.close()
+    assert gate.empty
+    assert file.closed == 1
+
+
+@pytest.mark.parametrize(
+    ("proxy", "held"), [(Traced, True), (TracedInC, False)], ids=["in Python", "in C"]
+)
+def test_a_file_in_a_tracers_proxy_is_closed_and_so_is_the_proxy(hold, gate, tmp_path, proxy, held):
+    """It is an instance of the wrapper for all who ask, and passes on what is set on it."""
+    path = tmp_path / "file"
+    path.write_bytes(b"ab")
+    file = path.open("rb")
+    sent = proxy(FileWrapper(file))
+    body = hold(sent, {"wsgi.file_wrapper": FileWrapper})
+    assert body is sent
+    assert isinstance(body, FileWrapper)
+    assert gate.empty is not held
+    assert b"".join(body) == b"ab"
+    body.close()
+    assert file.closed
+    assert sent.closed == 1
+    assert gate.empty
+
+
+def uwsgis_wrapper(file, size=0):
+    """What uWSGI has: a function that returns the file, by which the file is recognised."""
+    return file
+
+
+@pytest.mark.parametrize("buffering", [-1, 0], ids=["buffered", "raw"])
+def test_a_file_stays_itself_where_the_wrapper_is_a_function(hold, gate, tmp_path, buffering):
+    path = tmp_path / "file"
+    path.write_bytes(b"ab")
+    file = path.open("rb", buffering=buffering)
+    body = hold(uwsgis_wrapper(file), {"wsgi.file_wrapper": uwsgis_wrapper})
+    assert body is file
+    assert not gate.empty
+    assert body.read() == b"ab"
+    body.close()
+    assert gate.empty
+    assert file.closed
+    body.close()
+
+
+def test_so_does_what_can_only_read(hold, gate):
+    class ReadOnly:  # all that PEP 3333 asks of a file
+        def read(self, size=-1):
+            return b""
+
+    file = ReadOnly()
+    assert hold(file, {"wsgi.file_wrapper": uwsgis_wrapper}) is file
+    assert not gate.empty
+    file.close()  # a server that finds one calls it
+    assert gate.empty
+
+
+def test_a_file_that_such_a_server_drops_leaves(hold, gate):
+    body = hold(io.BytesIO(b"ab"), {"wsgi.file_wrapper": uwsgis_wrapper})
+    assert not gate.empty
+    del body
     gc.collect()
     assert gate.empty
 
 
-def test_a_file_wrapper_that_is_no_type_is_no_reason_to_fail(hold, gate):
-    body = hold(Body(), {"wsgi.file_wrapper": lambda file, size=1: file})
+def test_what_is_no_file_is_wrapped_there_as_elsewhere(hold, gate):
+    body = hold(Body(), {"wsgi.file_wrapper": uwsgis_wrapper})
+    assert isinstance(body, HeldAny)
     assert b"".join(body) == b"ab"
+    body.close()
+    # Without any file wrapper nothing can be one, whatever it has.
+    readable = type("Readable", (Body,), {"read": lambda self: b""})()
+    body = hold(readable)
+    assert isinstance(body, HeldAny)
     body.close()
 
 

@@ -487,6 +487,7 @@ def test_the_ticker_dies_with_the_monitor(adapter, until):
     assert len(tickers()) == 1
     del monitor
     until(lambda: gone() is None)
+    gc.collect()  # guards of other tests, which are in cycles
     until(lambda: not tickers())
 
 
@@ -711,6 +712,7 @@ class MonitorMachine(RuleBasedStateMachine):
         self.state, self.since = FREE, 0.0  # the model
         self.was_ready = True
         self.draining = False
+        self.queued, self.moved = 0, 0.0
         self.expected = []
 
     def subscribe(self, changed):
@@ -729,6 +731,10 @@ class MonitorMachine(RuleBasedStateMachine):
             over = self.load.queued > self.load.idle
             spare = self.load.queued < self.load.idle
             state = BUSY if over else FREE if spare else self.state
+        queued = 0 if self.load is None or self.load.service is not None else self.load.queued
+        if queued == 0 or queued < self.queued or self.queued == 0:
+            self.moved = self.now
+        self.queued = queued
         if state is not self.state:
             load = UNKNOWN if self.load is None else self.load
             self.expected.append(Transition(state, load, self.now, self.now - self.since))
@@ -766,11 +772,14 @@ class MonitorMachine(RuleBasedStateMachine):
         self.seen()
         load = UNKNOWN if self.load is None else self.load
         turned_away = self.state is BUSY
+        if turned_away and load.service is None and load.queued:
+            load = load._replace(waited=max(load.waited, self.now - self.moved))
         if ready == "always":
             turned_away = False
+        if turned_away and ready == "damped":
+            delay = load.waited if load.delay is None else load.delay
+            turned_away = delay >= (2.0 if self.was_ready else 1.0)
         if ready == "damped":
-            if turned_away and load.delay is not None:
-                turned_away = load.delay >= (2.0 if self.was_ready else 1.0)
             self.was_ready = not turned_away
         word = "draining" if self.draining else self.state.value
         assert verdict == (word, not turned_away and not self.draining, load)

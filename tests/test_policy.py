@@ -55,9 +55,12 @@ def test_damped_leaves_at_patience_and_returns_below_half_of_it(delay, was_ready
     assert is_ready("damped", BUSY, queue(delay), 2.0, was_ready) is ready
 
 
-def test_damped_judges_as_exact_while_no_service_time_is_known():
-    load = Load(1, 4, 4, waited=0.001, service=None)
-    assert not is_ready("damped", BUSY, load, 2.0, was_ready=True)
+@pytest.mark.parametrize(("still", "ready"), [(0.0, True), (1.99, True), (2.0, False)])
+def test_where_no_service_time_is_known_damped_goes_by_how_long_nobody_got_a_thread(still, ready):
+    load = Load(1, 4, 4, waited=still, service=None)
+    assert is_ready("damped", BUSY, load, 2.0, was_ready=True) is ready
+    assert is_ready("damped", BUSY, load._replace(waited=0.0, lag=still), 2.0, True) is ready
+    assert not is_ready("exact", BUSY, load, 2.0, was_ready=True)
 
 
 def test_patience_is_the_default_inter_of_haproxy():

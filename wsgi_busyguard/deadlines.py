@@ -144,12 +144,21 @@ def timed(body: Iterable[bytes], until: float) -> Iterable[bytes]:
 
 def streamed(body: Iterable[bytes], until: float, file_wrapper: object = None) -> Iterable[bytes]:
     """Return a body that knows its deadline, unless servers measure it or send it as a file."""
-    # uWSGI's file wrapper is a function that returns the file, and it looks for that very file.
-    if hasattr(body, "__len__") or hasattr(body, "read"):
-        return body
-    if isinstance(file_wrapper, type) and isinstance(body, file_wrapper):
+    if hasattr(body, "__len__") or hasattr(body, "read") or is_servers_file(body, file_wrapper):
         return body
     return Streamed(body, until)
+
+
+def is_servers_file(body: object, file_wrapper: object) -> bool:
+    """Return whether the server may send this body as a file, if it stays the very same object.
+
+    :param file_wrapper: ``wsgi.file_wrapper`` of the environ.
+    """
+    if isinstance(file_wrapper, type):
+        return isinstance(body, file_wrapper)
+    # uWSGI's is a function that returns the file, and it looks for that very file. One that is not
+    # wrapped is as good as any other body there.
+    return file_wrapper is not None and hasattr(body, "read")
 
 
 def _on_the_stack() -> float | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
-from .deadlines import DEADLINE, Timed
+from .deadlines import DEADLINE, Timed, is_servers_file
 from .environ import MONITOR, WAITED
 from .gate import Gate, Refused, Slot
 from .policy import Reason
@@ -28,10 +28,12 @@ def holding(
     refused: Callable[[Reason], WSGIApplication],
     client_timeout: float,
     told: Callable[[Mapping[str, Any]], Client] | None = None,
+    read_off: Callable[[Mapping[str, Any]], object] | None = None,
 ) -> WSGIApplication:
     """Return ``app`` behind ``gate``.
 
     :param told: says what a request tells of its client, where that is trusted.
+    :param read_off: reads what is left of the body of a request that is refused.
     """
     enter, leave = gate.enter, gate.leave
 
@@ -56,6 +58,8 @@ def holding(
                 patience = client.patience
                 slot = enter_told(client)
         except Refused as refusal:
+            if read_off is not None:
+                read_off(environ)
             return refused(refusal.reason)(environ, start_response)
         since = slot.since
         try:
@@ -87,17 +91,29 @@ def _until_closed(
 ) -> Iterable[bytes]:
     """Return a body that leaves the slot when it is closed."""
     close = getattr(body, "close", None)
-    if isinstance(file_wrapper, type) and isinstance(body, file_wrapper):
+    if is_servers_file(body, file_wrapper):
         # Servers send files by sendfile() if they recognise their own wrapper, so it stays itself
         # and only its close() is replaced.
         held = HeldAny((), slot, gate, until, close)
-        try:
-            body.close = held.close  # type: ignore[attr-defined]
-        except Exception:  # made in C, say: the server sends it without the app
+        if not _closes_by(body, held.close):  # made in C, say: the server sends it without the app
             held.release()
         return body
     kind = HeldSized if hasattr(body, "__len__") else HeldAny
     return kind(body, slot, gate, until, close)
+
+
+def _closes_by(body: Any, close: Callable[[], object]) -> bool:
+    """Have ``body.close()`` call ``close``; return whether it does.
+
+    Set on the body itself, whatever its class does when attributes are set. A tracer's proxy would
+    pass it on to what it stands for and keep its own close(), which then calls ours, which calls
+    it: the file is never closed.
+    """
+    try:
+        object.__setattr__(body, "close", close)
+        return bool(body.close == close)
+    except Exception:
+        return False
 
 
 class Held(Timed):

@@ -5,14 +5,22 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from .adapters.detection import BE_THE_QUEUE, Server, behind_a_guard, find, find_early
+from .adapters.detection import (
+    BE_THE_QUEUE,
+    Server,
+    behind_a_guard,
+    find,
+    find_early,
+    held_up,
+)
 from .adapters.room import lowered, needed, too_few
 from .environ import MONITOR
 from .gate import Gate
 from .logs import logger
 from .monitor import Monitor
+from .sampling import Calls, Sampled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sized
@@ -24,6 +32,16 @@ if TYPE_CHECKING:
     from .policy import Limits
 
 
+class Guard(Calls, Protocol):
+    """What a guard can do for what reads its server."""
+
+    def counting(self) -> Sized:
+        """Count checks from now on; return as many things as are being answered."""
+
+    def spare(self, threads: float) -> None:
+        """Take note of how many threads are left where the gate is full, but for one for checks."""
+
+
 class Meeting:
     """Finds out which server calls: what it reads, and whether it has threads for a gate.
 
@@ -31,7 +49,7 @@ class Meeting:
     :param adapter: what is read until then: a :class:`~wsgi_busyguard.Gate`, or what has neither
         queue nor capacity.
     :param inside: counts the calls of the guard's app.
-    :param counting: has checks be counted, and returns as many things as are being answered.
+    :param guard: has checks be counted while they are answered, and calls be timed.
     :param again: called in a child process, which may be another server, and meets it anew.
     """
 
@@ -40,13 +58,13 @@ class Meeting:
         monitor: Monitor,
         adapter: Adapter,
         inside: Inside,
-        counting: Callable[[], Sized],
+        guard: Guard,
         again: Callable[[], object],
     ) -> None:
         self._monitor = monitor
         self._adapter = adapter
         self._inside = inside
-        self._counting = counting
+        self._guard = guard
         self._again = again
         self._lock = threading.RLock()
         self._met = False
@@ -72,9 +90,9 @@ class Meeting:
         if MONITOR in environ:  # another guard stands in front, and knows
             theirs = environ[MONITOR]
             if isinstance(theirs, Monitor) and not isinstance(self._adapter, Gate):
-                self._turn_to(WithoutChecks(Same(theirs), self._counting()))
+                self._turn_to(WithoutChecks(Same(theirs), self._guard.counting()))
         elif isinstance(self._adapter, Gate):
-            _make_room(self._adapter, find(environ), name)
+            self._guard.spare(_make_room(self._adapter, find(environ), name))
         else:
             self._find_load(find(environ), name)
 
@@ -93,7 +111,9 @@ class Meeting:
         else:
             adapter = self._part_of(server.adapter())
             if server.counts_checks:
-                adapter = WithoutChecks(adapter, self._counting())
+                adapter = WithoutChecks(adapter, self._guard.counting())
+            if not hasattr(adapter, "subscribe"):  # what tells of changes by itself knows more
+                adapter = Sampled(adapter, self._guard)
             self._turn_to(adapter)
             logger.info("reads the load of %s: %r", server.name, adapter)
 
@@ -168,24 +188,32 @@ def room_to_start_with(limits: Limits) -> None:
             raise ValueError(wrong)
 
 
-def _make_room(gate: Gate, server: Server | None, name: str) -> None:
-    """See to it that checks and refusals get through a server behind which a gate stands."""
-    slots, queue, _ = gate.limits
-    if server is None or server.threads is None:
+def _make_room(gate: Gate, server: Server | None, name: str) -> float:
+    """See to it that checks and refusals get through a server behind which a gate stands.
+
+    Return how many threads are left, but for one for checks.
+    """
+    limits = gate.limits
+    threads = None if server is None else server.threads
+    name = f"this server ({name})" if server is None else server.name
+    blocks = (server is not None and server.blocks) or held_up(name)
+    wrong = None
+    if threads is not None:
+        wrong = too_few(limits, threads, name)
+        limits = lowered(limits, threads)
+    elif not blocks:
         logger.warning(
-            "cannot tell how many threads this server (%s) has: with slots=%s and max_queue=%s"
+            "cannot tell how many threads %s has: with slots=%s and max_queue=%s"
             " checks wait unless it has at least %s",
-            *(name if server is None else server.name, slots, queue, needed(gate.limits)),
+            *(name, *limits[:2], needed(limits)),
         )
-        return
-    wrong = too_few(gate.limits, server.threads, server.name)
-    limits = lowered(gate.limits, server.threads)
-    if server.blocks:  # one who waits at the gate would hold up those who could leave it
-        wrong = server.blocks
+    if blocks:  # one who waits at the gate would hold up those who could leave it
+        wrong = blocks
         limits = limits._replace(max_queue=0)
     if wrong is not None:
         gate.lower(limits)
         logger.error("%s; until then slots=%s and max_queue=%s", wrong, *gate.limits[:2])
+    return 1 if threads is None else threads - gate.limits.slots - gate.limits.max_queue - 1
 
 
 _meetings: weakref.WeakSet[Meeting] = weakref.WeakSet()

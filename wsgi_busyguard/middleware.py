@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from .adapters.leftovers import Leftovers
 from .checks import Checks
 from .dryrun import DryRun, Shadow, rehearsing
 from .environ import stamping
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
     from .board import Board
+    from .checks import Ask
     from .load import Adapter, Load
     from .monitor import Listener
+    from .sampling import Sampled
 
 
 class BusyGuard:
@@ -77,8 +80,8 @@ class BusyGuard:
     # costs as much as all else that is done for a request that is not a check.
     __slots__ = (
         *("__call__", "__weakref__"),
-        *("_answers", "_checks", "_inside", "_judge", "_meeting", "_patience", "_push"),
-        *("dry_run", "monitor"),
+        *("_answers", "_checks", "_inside", "_judge", "_leftovers", "_meeting", "_patience"),
+        *("_push", "dry_run", "monitor"),
     )
 
     if TYPE_CHECKING:
@@ -135,6 +138,7 @@ class BusyGuard:
         trusts = flag("trust_queue_header", trust_queue_header)
         told = reader(timeout, client_timeout_header, trusts, time.time)
         self._inside = Inside()
+        self._leftovers = Leftovers()
         self.dry_run = DryRun() if flag("dry_run", dry_run) else None
         adapter: Adapter
         if slots is not None:
@@ -146,7 +150,8 @@ class BusyGuard:
             room_to_start_with(gate.limits)
             if self.dry_run is None:
                 self.monitor = self._on_board(board, gate)
-                app = holding(app, gate, self.monitor, self._answers.refused, timeout, told)
+                refused, read_off = self._answers.refused, self._leftovers
+                app = holding(app, gate, self.monitor, refused, timeout, told, read_off)
             else:
                 shadow = Shadow(gate, self.dry_run, time.monotonic)
                 self.monitor = self._on_board(board, shadow)
@@ -166,7 +171,7 @@ class BusyGuard:
         self._become(self._passing(app))
         if monitor is None:
             again = self._unmet
-            self._meeting = Meeting(self.monitor, adapter, self._inside, self._counting, again)
+            self._meeting = Meeting(self.monitor, adapter, self._inside, self, again)
             again()
         if board is not None:
             self._unheard_of()
@@ -256,14 +261,40 @@ class BusyGuard:
 
         self._at_next_call(call, "could not tell the board that this process serves")
 
-    def _answer(self, environ: WSGIEnvironment, path: str) -> WSGIApplication | None:
-        """Return the answer if the request is a check."""
-        ask = self._checks.asked(
+    def time_next(self, sampled: Sampled) -> object:
+        """Have the next call tell ``sampled`` when it begins and ends; return what is to be it."""
+        passing = self.__call__
+
+        def first(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+            self._become(passing)
+            if self._ask(environ, environ.get("PATH_INFO", "")) is not None:
+                sampled.moved()  # a check has a thread, and says nothing of how long others take
+                return passing(environ, start_response)
+            call = sampled.begin()
+            try:
+                return passing(environ, start_response)
+            finally:
+                sampled.end(call)
+
+        self._become(first)
+        return first
+
+    def is_next(self, timed: object) -> bool:
+        """Return whether the next call is the one that is to be timed."""
+        return self.__call__ is timed
+
+    def _ask(self, environ: WSGIEnvironment, path: str) -> Ask | None:
+        """Return what a request asks if it is a check."""
+        return self._checks.asked(
             environ["REQUEST_METHOD"],
             environ.get("SCRIPT_NAME", "") + path,
             environ.get("QUERY_STRING", ""),
             environ,
         )
+
+    def _answer(self, environ: WSGIEnvironment, path: str) -> WSGIApplication | None:
+        """Return the answer if the request is a check."""
+        ask = self._ask(environ, path)
         if ask is None:
             return None
         return self._answers.to(ask, environ.get("HTTP_ACCEPT"), self._judge, self._patience)
@@ -272,7 +303,11 @@ class BusyGuard:
         assert self.dry_run is not None
         return self.dry_run.judged(self.monitor.check(ready, patience))
 
-    def _counting(self) -> Sized:
+    def spare(self, threads: float) -> None:
+        """Have so many threads of the server at most read off what is left of refused bodies."""
+        self._leftovers.allow(threads)
+
+    def counting(self) -> Sized:
         """Count the checks from now on that are being answered; return one thing for each."""
         asking: set[object] = set()
 

@@ -142,6 +142,8 @@ class Monitor:
         self._voice = Turn()  # of whoever tells them
         self._failing = False  # the adapter, since its last good reading
         self._undelivered = False  # by ``deliver``, since it last took something
+        self._queued = 0  # at the last look, where no service time is known
+        self._moved = 0.0  # when that was last seen to get shorter
         self._ticking = False
         self._asked = no_checks()
         self._begin_history()
@@ -217,6 +219,9 @@ class Monitor:
             if state is FREE:
                 word, well, place = "free", True, IS_FREE
             else:
+                if load.service is None and load.queued:
+                    still = self._clock() - self._moved
+                    load = load._replace(waited=max(load.waited, still))
                 well = is_ready(ready, state, load, patience, was_ready)
                 word, place = "busy", BUSY_READY if well else BUSY_NOT
             if well is not was_ready and ready == DAMPED:
@@ -275,9 +280,13 @@ class Monitor:
                     raise TypeError(f"expected a Load from read(), not {load!r}")
                 shared = self._shared
                 state = judge(self._state, load) if shared is None else shared.judge(load)
+                if load.service is None:
+                    self._see_whether_it_moves(load.queued)
+                elif self._queued:
+                    self._queued = 0
                 self._failing = False
             except Exception as error:  # guarding must never be the outage: taken to be free
-                load, state = UNKNOWN, FREE
+                load, state, self._queued = UNKNOWN, FREE, 0
                 if not self._failing:
                     self._failing = True
                     self._news.append(partial(_complain, self.adapter, error))
@@ -292,6 +301,15 @@ class Monitor:
             self._interrupted = False
             return self._look(once_more=False)
         return load
+
+    def _see_whether_it_moves(self, queued: int) -> None:
+        """Remember since when no look has seen the queue get shorter. Requires self._lock.
+
+        All there is to go by where nobody says how long requests take, nor how long one has waited.
+        """
+        if not queued or queued < self._queued or not self._queued:
+            self._moved = self._clock()
+        self._queued = queued
 
     def _change(self, state: State, load: Load) -> None:
         """Note a change of state, and have it told. Requires self._lock."""

@@ -58,14 +58,17 @@ def is_ready(ready: str, state: State, load: Load, patience: float, was_ready: b
     """Return whether new requests should come here.
 
     ``exact`` follows the state. ``damped`` turns away only while busy and with a delay of at least
-    ``patience``, and comes back below half of it. ``always`` is always ready.
+    ``patience``, and comes back below half of it; where no delay is known, it goes by how long
+    nobody has got a thread. ``always`` is always ready.
     """
     if state is FREE:
         return True
     if ready != DAMPED:
         return ready == ALWAYS
     expected = delay(load)
-    return expected is not None and expected < (patience if was_ready else patience / 2)
+    if expected is None:  # it is not known how long a request takes
+        expected = max(load.waited, load.lag)
+    return expected < (patience if was_ready else patience / 2)
 
 
 class Limits(NamedTuple):

@@ -45,7 +45,9 @@ def uwsgi(monkeypatch, listener):
     module.worker_id = lambda: module.worker
     module.mule_id = lambda: module.mule
     module.i_am_the_spooler = lambda: module.spooler
-    module.dicts = tuple({"id": n, "pid": 1000 + n, "status": b"idle"} for n in (1, 2))
+    module.dicts = tuple(
+        {"id": n, "pid": 1000 + n, "status": b"idle", "requests": 0} for n in (1, 2)
+    )
     module.workers = lambda: module.dicts
     monkeypatch.setitem(sys.modules, "uwsgi", module)
     monkeypatch.setitem(sys.modules, "uwsgidecorators", None)
@@ -124,7 +126,7 @@ def test_one_process_knows_its_own_also_while_one_waits(uwsgi, hanging, clients,
     guard = guarded_app(hanging.app)
     hanging(guard, 1)
     clients(1)
-    until(lambda: guard.monitor.load == Load(1, 1, 4))
+    until(lambda: guard.monitor.load[:3] == (1, 1, 4))
 
 
 def test_in_other_processes_of_threads_all_are_taken_to_be_inside_while_one_waits(
@@ -135,7 +137,7 @@ def test_in_other_processes_of_threads_all_are_taken_to_be_inside_while_one_wait
     hanging(guard, 1)
     assert guard.monitor.load == Load(0, 1, 8)
     clients(1)
-    until(lambda: guard.monitor.load == Load(1, 8, 8))
+    until(lambda: guard.monitor.load[:3] == (1, 8, 8))
     assert WorkerAdapter().read() == Load(1, 1, 4)
 
 

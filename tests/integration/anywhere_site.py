@@ -138,6 +138,26 @@ def asgiref(threads):
     uvicorn.Server(uvicorn.Config(app, log_level="warning")).run([listener])
 
 
+def tornado(threads):
+    import asyncio
+    from concurrent.futures import ThreadPoolExecutor
+
+    from tornado.httpserver import HTTPServer
+    from tornado.netutil import bind_sockets
+    from tornado.wsgi import WSGIContainer
+
+    async def serve():
+        # Without an executor it calls the app in its loop.
+        pool = {"executor": ThreadPoolExecutor(threads)} if threads else {}
+        server = HTTPServer(WSGIContainer(application, **pool))
+        [listener] = bind_sockets(0, "127.0.0.1", backlog=BACKLOG)
+        server.add_socket(listener)
+        port_is(listener.getsockname()[1])
+        await asyncio.Event().wait()
+
+    asyncio.run(serve())
+
+
 def bjoern(_):
     import bjoern
 

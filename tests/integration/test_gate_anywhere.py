@@ -144,6 +144,7 @@ SERVERS = {
     "paste": ROOM,
     "twisted": ROOM,
     "a2wsgi": ROOM,
+    "tornado": ROOM,
     # These start a thread or a greenlet for each connection.
     "werkzeug": 9,
     "wsgiref": 9,
@@ -292,9 +293,18 @@ def test_in_a_guarded_worker_there_is_nothing_to_say(anywhere, options):
     assert "Inside" not in server.load["reads"]
 
 
-def test_on_greenlets_that_are_not_patched_nobody_waits(anywhere):
-    server = anywhere("pywsgi_unpatched", 0)
-    assert "needs gevent.monkey.patch_all()" in eventually(lambda: server.logged)[0]
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("pywsgi_unpatched", "slots= needs gevent.monkey.patch_all(), before anything else; until"),
+        ("tornado", "slots= makes no sense on this server (unnamed), which calls the app in its"),
+    ],
+)
+def test_where_a_loop_calls_the_app_nobody_waits(anywhere, name, words):
+    server = anywhere(name, 0)
+    [line] = eventually(lambda: server.logged)
+    assert words in line
+    assert line.endswith("until then slots=4 and max_queue=0")
     answers, threads = many(6, server.port, path="/sleep/0.05")
     together(threads)
     assert {answer.status for answer in answers} == {200}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import os
 import re
 import signal
@@ -113,6 +114,56 @@ def test_as_a_gate_it_serves_24_and_refuses_16_and_checks_get_through(uwsgi):
     assert percentile(took, 99) < 0.05
     eventually(lambda: server.shows(queued=0, active=0, capacity=4))
     assert check(server.port).text == "free"
+
+
+GREENLETS = {"slots": 2, "max_queue": 8, "max_wait": 30, "client_timeout": 60}
+
+
+@pytest.mark.parametrize(
+    ("more", "outcomes"),
+    [
+        (("--gevent", "50"), {200: 2, 503: 10}),
+        (("--gevent", "50", "--gevent-monkey-patch"), {200: 10, 503: 2}),
+    ],
+    ids=["unpatched", "patched"],
+)
+def test_greenlets_wait_at_a_gate_only_where_that_does_not_stop_the_process(uwsgi, more, outcomes):
+    server = uwsgi(1, 1, *more, **GREENLETS)
+    answers, threads = many(12, server.port, path="/switch/0.3")
+    eventually(lambda: len(answers) >= outcomes[503])
+    assert check(server.port).status == 200
+    together(threads)
+    assert collections.Counter(answer.status for answer in answers) == outcomes
+    told = [line for line in server.said.splitlines() if "slots=" in line]
+    assert len(told) == (outcomes[200] == 2)
+    assert all("needs gevent.monkey.patch_all()" in line for line in told)
+
+
+def test_nobody_waits_at_a_gate_in_a_loop_without_threads(uwsgi):
+    """It goes from body to body, so the first of these is not done when the others come."""
+    server = uwsgi(1, 1, "--async", "50", **GREENLETS)
+    assert ask(server.port).status == 200
+    assert server.logged("slots= makes no sense on (.*?), which") == "uWSGI without threads"
+    answers, threads = many(6, server.port, path="/sleep/0.05")
+    together(threads)
+    assert {answer.status for answer in answers} == {200}
+
+
+SIZE = 16_000_000
+
+
+@pytest.mark.parametrize("guard", [{"stock": True}, {"slots": 4, "max_queue": 4}], ids=str)
+def test_files_are_sent_as_without_a_gate(uwsgi, tmp_path, guard):
+    """uWSGI's file wrapper returns the file, and uWSGI looks for that very object."""
+    large = tmp_path / "large"
+    large.write_bytes(b"0123456789abcde\n" * (SIZE // 16))
+    server = uwsgi(1, 12, "--offload-threads", "2", **guard)
+    assert ask(server.port, path="/readable/1000").body == b"x" * 1000
+    for _ in range(6):  # of slots there are four
+        assert len(ask(server.port, path=f"/file{large}").body) == SIZE
+    line = server.logged(r"(GET /file/.*)")
+    assert "via offload()" in line
+    assert "(0 switches" in line
 
 
 def test_gates_in_several_processes_add_up_before_any_has_been_called(uwsgi):

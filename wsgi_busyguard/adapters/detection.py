@@ -75,6 +75,25 @@ def find_early() -> Server | None:
     return _first(lambda look: look(), OF_AN_IMPORT)
 
 
+def held_up(name: str) -> str:
+    """Return what is wrong with one who waits in this thread, in which a loop calls the app.
+
+    Empty where that holds up nobody else.
+
+    :param name: what people call the server.
+    """
+    asyncio: Any = sys.modules.get("asyncio")
+    if asyncio is not None and asyncio._get_running_loop() is not None:
+        return IN_THE_LOOP.format(name)
+    greenlets: Any = sys.modules.get("greenlet")
+    current = None if greenlets is None else greenlets.getcurrent()
+    # Where threading has been patched, threads are greenlets and their locks let others run.
+    if current is None or not current.parent or not inspect.isbuiltin(threading.get_ident):
+        return ""
+    of_gevent = type(current).__module__.partition(".")[0] == "gevent"
+    return UNPATCHED if of_gevent else IN_THE_LOOP.format(name)
+
+
 def threads(environ: Environ) -> float | None:
     """Return how many threads of this process serve; see :class:`Server`."""
     server = find(environ)
@@ -120,7 +139,7 @@ def behind_a_guard() -> bool:
     )
 
 
-def _caller(module: str, *functions: str) -> Any:
+def calling(module: str, *functions: str) -> Any:
     """Return the ``self`` of the nearest of these methods that is under way, of this module."""
     for frame in _frames():
         if frame.f_code.co_name in functions:
@@ -132,7 +151,7 @@ def _caller(module: str, *functions: str) -> Any:
     return None
 
 
-def _is_a(thing: object, module: str, name: str) -> bool:
+def is_a(thing: object, module: str, name: str) -> bool:
     """Return whether ``thing`` is an instance of a class whose module somebody has imported."""
     kind = getattr(sys.modules.get(module), name, None)
     return isinstance(kind, type) and isinstance(thing, kind)
@@ -141,8 +160,8 @@ def _is_a(thing: object, module: str, name: str) -> bool:
 def _gunicorn(environ: Environ) -> Server | None:
     if not isinstance(environ.get("gunicorn.socket"), socket.socket):
         return None
-    worker = _caller("gunicorn.workers", "handle_request")
-    if not _is_a(worker, "gunicorn.workers.base", "Worker"):
+    worker = calling("gunicorn.workers", "handle_request")
+    if not is_a(worker, "gunicorn.workers.base", "Worker"):
         return Server("gunicorn")
     reads = _reads(".gunicorn", "GunicornAdapter", worker)
     if hasattr(worker, "get_thread_pool"):
@@ -164,7 +183,7 @@ def _waitress(environ: Environ) -> Server | None:
 
 def _cheroot(environ: Environ) -> Server | None:
     thread: Any = threading.current_thread()
-    if not _is_a(thread, "cheroot.workers.threadpool", "WorkerThread"):
+    if not is_a(thread, "cheroot.workers.threadpool", "WorkerThread"):
         return None
     pool = thread.server.requests
     serving = len(getattr(pool, "_threads", ())) or pool.min
@@ -172,7 +191,14 @@ def _cheroot(environ: Environ) -> Server | None:
 
 
 def _uwsgi(environ: Environ) -> Server | None:
-    return _uwsgi_here() if isinstance(environ.get("uwsgi.version"), bytes) else None
+    if not isinstance(environ.get("uwsgi.version"), bytes):
+        return None
+    server = _uwsgi_here()
+    # Its cores are threads; or as many requests as one loop has at once, as with --async.
+    loops = server is not None and server.threads != 1 and environ.get("wsgi.multithread") is False
+    if server is None or not loops or getattr(sys.modules["uwsgi"], "loop", None) == b"gevent":
+        return server
+    return server._replace(blocks=IN_THE_LOOP.format("uWSGI without threads"))
 
 
 def _uwsgi_here() -> Server | None:
@@ -198,22 +224,22 @@ def _mod_wsgi_here() -> Server | None:
 
 def _paste(environ: Environ) -> Server | None:
     pool = environ.get("paste.httpserver.thread_pool")
-    if not _is_a(pool, "paste.httpserver", "ThreadPool"):
+    if not is_a(pool, "paste.httpserver", "ThreadPool"):
         return None
     workers: Any = pool
     return Server("Paste", len(workers.workers), _reads(".paste", "PasteAdapter", pool))
 
 
 def _twisted(environ: Environ) -> Server | None:
-    pool: Any = getattr(_caller("twisted.web.wsgi", "run"), "threadpool", None)
-    if not _is_a(pool, "twisted.python.threadpool", "ThreadPool"):
+    pool: Any = getattr(calling("twisted.web.wsgi", "run"), "threadpool", None)
+    if not is_a(pool, "twisted.python.threadpool", "ThreadPool"):
         return None
     return Server("Twisted", pool.max, _reads(".twisted", "TwistedAdapter", pool))
 
 
 def _pywsgi(environ: Environ) -> Server | None:
-    server: Any = getattr(_caller("gevent.pywsgi", "run_application", "handle"), "server", None)
-    if not _is_a(server, "gevent.pywsgi", "WSGIServer"):
+    server: Any = getattr(calling("gevent.pywsgi", "run_application", "handle"), "server", None)
+    if not is_a(server, "gevent.pywsgi", "WSGIServer"):
         return None
     patched = getattr(sys.modules.get("gevent.monkey"), "is_module_patched", None)
     blocks = "" if patched is not None and patched("threading") else UNPATCHED
@@ -265,7 +291,7 @@ def _executor(environ: Environ) -> Server | None:
     for frame in _frames():
         if frame.f_code.co_name == "_worker":
             executor = frame.f_locals.get("executor_reference", lambda: None)()
-            if _is_a(executor, "concurrent.futures.thread", "ThreadPoolExecutor"):
+            if is_a(executor, "concurrent.futures.thread", "ThreadPoolExecutor"):
                 return _of_executor(executor)
     return None
 
@@ -280,13 +306,13 @@ def _of_executor(executor: Any) -> Server:
 
 def _socketserver(environ: Environ) -> Server | None:
     """Wsgiref, Werkzeug, Django's runserver: whatever is made of the standard library's."""
-    server: Any = getattr(_caller("socketserver", "__init__"), "server", None)
-    if not _is_a(server, "socketserver", "BaseServer"):
+    server: Any = getattr(calling("socketserver", "__init__"), "server", None)
+    if not is_a(server, "socketserver", "BaseServer"):
         return None
     name = environ.get("SERVER_SOFTWARE") or type(server).__name__
-    if _is_a(server, "socketserver", "ThreadingMixIn"):
+    if is_a(server, "socketserver", "ThreadingMixIn"):
         return Server(name, math.inf, why=ONE_EACH.format("thread"))
-    if _is_a(server, "socketserver", "ForkingMixIn"):
+    if is_a(server, "socketserver", "ForkingMixIn"):
         return Server(name, 1, why=ONE_EACH.format("process"))
     return Server(name, 1, why=ONE_AT_A_TIME, way="have it start threads")
 
@@ -296,7 +322,7 @@ def _importing_gunicorn() -> Server | None:
     for frame in _frames():
         if frame.f_globals.get("__name__", "").split(".")[0] == "gunicorn":
             cfg = getattr(frame.f_locals.get("self"), "cfg", None)
-            if _is_a(cfg, "gunicorn.config", "Config"):
+            if is_a(cfg, "gunicorn.config", "Config"):
                 return _configured(cfg)
     return None
 

@@ -16,6 +16,7 @@ from ..counts import counts_of
 from ..middleware import BusyGuard
 from ..monitor import Monitor
 from ..posting import Member
+from ..sampling import Sampled
 from .acceptqueue import waiting
 
 if TYPE_CHECKING:
@@ -164,11 +165,15 @@ class Guarded:
             if board is not None:
                 self._member = self.guard.monitor.adapter
         elif board is None:
-            self.guard = BusyGuard(app, monitor=Monitor(adapter()), **options)
+            reads = Sampled(adapter())
+            self.guard = BusyGuard(app, monitor=Monitor(reads), **options)
+            reads.calls = self.guard
         else:
             board = board if isinstance(board, Board) else Board(board)
-            self._member = Member(board, adapter().share(board))
+            reads = Sampled(adapter().share(board))
+            self._member = Member(board, reads)
             self.guard = BusyGuard(app, monitor=Monitor(self._member), **options)
+            reads.calls = self.guard
         self._is_gate = slots is not None
 
     def begin(self) -> None:

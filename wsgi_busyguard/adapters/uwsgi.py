@@ -59,6 +59,10 @@ class UwsgiAdapter:
         full = queued and self._uwsgi.numproc > 1
         return others(self._capacity) if full else inside()
 
+    def progress(self) -> int:
+        """Return how many requests have been answered, by all processes."""
+        return sum(worker["requests"] for worker in self._uwsgi.workers())
+
     def share(self, board: Board) -> Share:
         """Return what reads this worker's part of it, for a board on which every worker posts."""
         return Share(board, WorkerAdapter())
