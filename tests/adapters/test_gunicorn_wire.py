@@ -162,6 +162,7 @@ class Sock:
 
     def __init__(self, *came):
         self.came = list(came)
+        self.said = []
         self.closed = False
 
     def recv(self, size, flags):
@@ -171,8 +172,20 @@ class Sock:
             raise BlockingIOError
         return self.came.pop(0)
 
+    def send(self, data, flags):
+        self.said.append(data)
+
+    def shutdown(self, how):
+        self.said.append(how)
+
     def close(self):
         self.closed = True
+
+
+@pytest.fixture
+def lingering_sockets(monkeypatch):
+    """Has those who linger take over what is no real socket."""
+    monkeypatch.setattr(lingering, "taken_over", lambda sock: None if sock.closed else sock)
 
 
 @pytest.fixture
@@ -244,13 +257,13 @@ def test_with_a_closed_poller_nobody_waits(poller, over):
     assert len(waiting) == 0
 
 
-def test_one_who_has_closed_is_closed_at_once(poller):
+def test_one_who_has_closed_is_closed_at_once(lingering_sockets, poller):
     lingerers, sock = Lingering(poller), Sock(b"rest of a body", b"")
     lingerers.close(sock)
     assert (sock.closed, len(lingerers)) == (True, 0)
 
 
-def test_one_who_has_not_closed_is_waited_for(poller):
+def test_one_who_has_not_closed_is_waited_for(lingering_sockets, poller):
     lingerers, sock = Lingering(poller), Sock(b"rest of a body")
     lingerers.close(sock)
     assert (sock.closed, len(lingerers)) == (False, 1)
@@ -262,7 +275,7 @@ def test_one_who_has_not_closed_is_waited_for(poller):
     assert (sock.closed, len(lingerers), poller.registered) == (True, 0, {})
 
 
-def test_one_who_never_closes_is_waited_for_so_long(poller, clock):
+def test_one_who_never_closes_is_waited_for_so_long(lingering_sockets, poller, clock):
     lingerers, sock = Lingering(poller), Sock()
     lingerers.close(sock)
     clock.now += LINGER - 0.1
@@ -273,7 +286,7 @@ def test_one_who_never_closes_is_waited_for_so_long(poller, clock):
     assert (sock.closed, len(lingerers), poller.registered) == (True, 0, {})
 
 
-def test_there_is_a_limit_to_those_who_linger(poller):
+def test_there_is_a_limit_to_those_who_linger(lingering_sockets, poller):
     lingerers, socks = Lingering(poller), [Sock() for _ in range(MOST_LINGERING + 10)]
     for sock in socks:
         lingerers.close(sock)
@@ -281,7 +294,7 @@ def test_there_is_a_limit_to_those_who_linger(poller):
     assert [sock.closed for sock in socks[:11]] == [True] * 10 + [False]
 
 
-def test_a_socket_that_is_closed_already_is_no_error(poller):
+def test_a_socket_that_is_closed_already_is_no_error(lingering_sockets, poller):
     """gunicorn closes some of its connections in the thread that served them."""
     lingerers, sock = Lingering(poller), Sock()
     sock.close()
@@ -289,7 +302,7 @@ def test_a_socket_that_is_closed_already_is_no_error(poller):
     assert len(lingerers) == 0
 
 
-def test_with_a_closed_poller_nobody_lingers(poller):
+def test_with_a_closed_poller_nobody_lingers(lingering_sockets, poller):
     """Up to gunicorn 23 requests end after the poller when a worker stops."""
     lingerers, sock = Lingering(poller), Sock()
     poller.closed = True
