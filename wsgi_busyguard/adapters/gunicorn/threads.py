@@ -422,7 +422,10 @@ class GuardedThreads(Guarded, ThreadWorker):
     def _drop(self, conn: Any) -> None:
         self._silent.remove(conn.sock)
         self.nr_conns -= 1
-        conn.close()
+        if hasattr(conn, "seen"):  # what it has sent is unread, so a plain close() would reset it
+            self._lingering.close(conn.sock)
+        else:
+            conn.close()
 
     def _let_in(self, conn: Any) -> None:
         self._heads.release(conn)
