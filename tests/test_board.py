@@ -207,6 +207,17 @@ def test_only_those_that_are_ready_are_counted(board):
     assert [row.state for row in board.rows()] == ["starting", "ready", "stopping"]
 
 
+def test_of_the_other_processes_those_are_awake_that_are_ready_and_beat(board, child, until):
+    board = Board()
+    kept = posters(board, [CROWD])
+    _, stopped = (child(serve, board, load) for load in (FREE, FULL))
+    until(lambda: sorted(board.awake(os.getpid())) == [FREE, FULL])
+    os.kill(stopped, signal.SIGSTOP)
+    until(lambda: board.awake(os.getpid()) == [FREE])
+    assert board.read().capacity == 12  # it is there, all the same
+    assert kept
+
+
 def test_a_row_tells_all_of_one_process(board, clock):
     poster = Poster(board, Fixed(Load(2, 3, 4, 0.5, 0.25)))
     poster.join()

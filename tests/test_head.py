@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from wsgi_busyguard.head import proxied, read_head
+from wsgi_busyguard.head import proxied, read_head, unfinished
 
 
 def get(*headers, line="GET / HTTP/1.1", host="Host: a"):
@@ -328,3 +328,46 @@ def test_other_bytes_are_no_proxy_header(data):
 def test_no_bytes_make_it_raise(data):
     size = proxied(data)
     assert size is None or 0 <= size <= len(data)
+
+
+# unfinished()
+
+
+@pytest.mark.parametrize("empty", [b"", b"\r\n"], ids=["nothing", "an empty line"])
+def test_each_part_of_a_head_is_unfinished(empty):
+    """One empty line may come before a request."""
+    whole = empty + get("X-Some: thing")
+    assert [unfinished(whole[:size]) for size in range(len(whole))] == [True] * len(whole)
+    assert not unfinished(whole)
+    assert not unfinished(whole + b"a body")
+    assert not unfinished(empty + b"PRI * HTTP/2.0\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x16\x03\x01",
+        b"\x00",
+        b" GET / HTTP/1.1",
+        b"\nGET / HTTP/1.1",
+        b"\r\n\x16",
+        b"GET / HTTP/1.1\nHost: a\n\n",
+        b"GET / HTTP/1.1\r\nHost: a\n\n",
+        b"SSH-2.0-OpenSSH\r\n",
+        b"GET /\r\n",
+        "\u00e9".encode(),
+    ],
+)
+def test_what_can_be_no_request_is_told(data):
+    with pytest.raises(ValueError, match=r"^expected the beginning of a request, not b'"):
+        unfinished(data)
+
+
+@given(st.binary(max_size=100))
+def test_more_of_it_never_makes_a_part_of_what_is_whole(data):
+    """Else who waits for the end would miss it."""
+    try:
+        if not unfinished(data):
+            assert not unfinished(data + b"more")
+    except ValueError:
+        assert b"\r\n\r\n" not in data.removeprefix(b"\r\n")

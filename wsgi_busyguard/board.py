@@ -171,6 +171,18 @@ class Board:
             )
         return rows
 
+    def awake(self, other_than: int) -> list[Load]:
+        """Return the loads of the ready processes, but for one, that gave a sign of life just now.
+
+        Not of those that are there and silent: they may be stopped.
+        """
+        now, ready, columns = self._look(READY)
+        return [
+            summed(columns, [row], now)
+            for row in ready
+            if columns[OWNER][row] >> FLAGS != other_than and columns[BEAT][row] > now - YOUNG
+        ]
+
     def is_first(self) -> bool:
         """Return whether this process is the first that is ready and not silent: it may speak."""
         ready = [row for row in self.rows() if row.state == "ready"]

@@ -29,6 +29,9 @@ _EMPTY_LINE = re.compile(rb"\n\r?\n")
 # Servers take 100 (gunicorn) to 500 (Twisted). Each costs 1 us, which a peer should not choose.
 MOST_HEADERS = 256
 
+# What a method is made of (RFC 9110, section 5.6.2).
+_TOKEN = re.compile(rb"[-!#$%&'*+.^_`|~0-9a-zA-Z]")
+
 # Of these a request has one or none: which of two counts is where parsers differ.
 _SINGLE = frozenset({"HTTP_HOST", "CONTENT_LENGTH", "CONTENT_TYPE", "HTTP_TRANSFER_ENCODING"})
 
@@ -92,6 +95,26 @@ def read_head(data: bytes) -> Head | None:
     headers = _headers(lines[1:-2])
     _agreeing(headers, version)
     return Head(method.decode(), path, query, headers, version, size)
+
+
+def unfinished(data: bytes) -> bool:
+    """Return whether ``data`` is a part of a head, so that whoever reads on has to wait.
+
+    Judged as by a server that has every line end in CRLF: for one that waits for CRLF a head that
+    ends in a lone LF does not end.
+
+    :raises ValueError: if no request begins so, whatever may follow: TLS, for one.
+    """
+    data = data.removeprefix(b"\r\n")  # one empty line may come first (RFC 9112, section 2.2)
+    if b"\r\n\r\n" in data:
+        return False
+    if data in (b"", b"\r"):
+        return True
+    line, crlf, _ = data.partition(b"\r\n")
+    is_line = line.count(b" ") >= 2 or not crlf
+    if _TOKEN.match(data) is None or not is_line or data.count(b"\n") != data.count(b"\r\n"):
+        raise ValueError(f"expected the beginning of a request, not {_shown(data)}")
+    return True
 
 
 def proxied(data: bytes) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import selectors
 import socket
@@ -14,9 +15,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wsgi_busyguard import Load
 from wsgi_busyguard.adapters.executor import QueueFull
 from wsgi_busyguard.adapters.gunicorn import lingering
-from wsgi_busyguard.adapters.gunicorn.lingering import LINGER, MOST_LINGERING, Lingering, Waiting
+from wsgi_busyguard.adapters.gunicorn.balance import DOUBT, LOOK, PATIENCE, Balance
+from wsgi_busyguard.adapters.gunicorn.lingering import (
+    ABOUT_TO_ASK,
+    LINGER,
+    MOST_LINGERING,
+    Lingering,
+    Waiting,
+)
 from wsgi_busyguard.adapters.gunicorn.options import READERS, Options, read_options
 from wsgi_busyguard.adapters.gunicorn.threads import (
     KNOWN,
@@ -25,8 +34,15 @@ from wsgi_busyguard.adapters.gunicorn.threads import (
     moved,
     queue_bound,
 )
-from wsgi_busyguard.adapters.gunicorn.wire import MOST, drained, peeked, send
-from wsgi_busyguard.adapters.wire import gone
+from wsgi_busyguard.adapters.gunicorn.wire import (
+    MOST,
+    drained,
+    peeked,
+    send,
+    taken_over,
+    unfinished_hello,
+)
+from wsgi_busyguard.adapters.wire import gone, wake_beyond
 
 DEADLINE = 20.0
 
@@ -133,6 +149,128 @@ def test_draining_ends_though_somebody_pours():
     assert not drained(endless)
 
 
+def test_what_is_taken_over_is_closed_for_whoever_had_it(pair):
+    ours, peer = pair()
+    number = ours.fileno()
+    own = taken_over(ours)
+    assert (own.fileno(), ours.fileno()) == (number, -1)
+    ours.close()
+    own.sendall(b"still open")
+    assert peer.recv(100) == b"still open"
+    own.close()
+
+
+def test_what_is_closed_cannot_be_taken_over_though_somebody_else_has_its_number(pair):
+    ours, peer = pair()
+    number = ours.fileno()
+    ours.close()
+    os.dup2(peer.fileno(), number)  # as the next connection would
+    try:
+        assert taken_over(ours) is None
+        assert os.fstat(number) == os.fstat(peer.fileno())
+    finally:
+        os.close(number)
+
+
+def test_a_socket_is_readable_when_more_has_come_than_was_seen(pair, until):
+    ours, peer = pair()
+    peer.sendall(b"seen")
+    until(lambda: peeked(ours) == b"seen")
+    with selectors.DefaultSelector() as selector:
+        selector.register(ours, selectors.EVENT_READ)
+        assert wake_beyond(ours, 4)
+        assert selector.select(0) == []
+        peer.sendall(b"!")
+        assert selector.select(DEADLINE)
+        assert wake_beyond(ours, 5)
+        peer.close()  # also when no more will come
+        assert selector.select(DEADLINE)
+    assert wake_beyond(ours, 0)
+    ours.close()
+    assert not wake_beyond(ours, 1)
+
+
+def test_a_unix_socket_cannot_wait_for_more_than_a_byte():
+    ours, peer = socket.socketpair()
+    with ours, peer:
+        assert wake_beyond(ours, 0)
+        assert not wake_beyond(ours, 1)
+
+
+def test_a_hello_is_unfinished_until_its_record_is_whole():
+    hello = b"\x16\x03\x01\x00\x04abcd"
+    assert [unfinished_hello(hello[:size]) for size in range(1, 10)] == [True] * 8 + [False]
+    assert not unfinished_hello(hello + b"more")
+    with pytest.raises(ValueError, match="expected a handshake"):
+        unfinished_hello(b"GET / HTTP/1.1")
+
+
+# Balance
+
+
+class Others:
+    """A board on which the other workers have these loads."""
+
+    def __init__(self, *loads):
+        self.loads = loads
+
+    def awake(self, other_than):
+        return self.loads
+
+
+def balance(clock, *loads):
+    def sleep(seconds):
+        clock.now += seconds
+
+    return Balance(Others(*loads), lambda: clock.now, sleep)
+
+
+def full(balance, waits=True, taken=4):
+    return balance.leaves(taken, 4, lambda: waits)
+
+
+IDLE, HALF, FULL = Load(0, 0, 4), Load(0, 2, 4), Load(0, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("taken", "others", "leaves"),
+    [
+        (3, [IDLE], False),
+        (4, [IDLE], True),
+        (4, [], False),
+        (4, [FULL, HALF], True),
+        (4, [FULL], False),
+        (4, [Load(3, 4, 4)], False),
+        (6, [Load(1, 4, 4)], True),
+        (5, [Load(1, 4, 4)], False),
+        (4, [Load(0, 7, 8)], True),
+        (4, [Load(0, 8, 8)], False),
+        (4, [Load(0, 0, None), Load(0, 0, 0)], False),
+    ],
+)
+def test_who_is_full_leaves_a_connection_to_whoever_has_less_to_do(clock, taken, others, leaves):
+    assert full(balance(clock, *others), taken=taken) is leaves
+
+
+def test_nobody_waits_for_ever_for_one_who_does_not_take_it(clock):
+    begun, one = clock.now, balance(clock, IDLE)
+    while full(one):
+        assert clock.now - begun < PATIENCE + 3 * LOOK
+    assert clock.now - begun > PATIENCE
+    until = clock.now + DOUBT
+    while clock.now < until - 2 * LOOK:
+        assert not full(one)
+        clock.now += LOOK
+    clock.now = until
+    assert full(one)
+
+
+def test_one_who_takes_them_is_waited_for_again_and_again(clock):
+    one = balance(clock, IDLE)
+    for count in range(1000):
+        assert full(one, waits=bool(count % 10))
+
+
 # Waiting and Lingering
 
 
@@ -162,6 +300,7 @@ class Sock:
 
     def __init__(self, *came):
         self.came = list(came)
+        self.said = []
         self.closed = False
 
     def recv(self, size, flags):
@@ -171,8 +310,20 @@ class Sock:
             raise BlockingIOError
         return self.came.pop(0)
 
+    def send(self, data, flags):
+        self.said.append(data)
+
+    def shutdown(self, how):
+        self.said.append(how)
+
     def close(self):
         self.closed = True
+
+
+@pytest.fixture
+def lingering_sockets(monkeypatch):
+    """Has those who linger take over what is no real socket."""
+    monkeypatch.setattr(lingering, "taken_over", lambda sock: None if sock.closed else sock)
 
 
 @pytest.fixture
@@ -236,6 +387,32 @@ def test_the_oldest_can_be_sent_away(poller, over):
     assert waiting.shed(-1) == 0
 
 
+def test_one_who_has_begun_gets_time_and_keeps_its_place(poller, clock, over):
+    waiting = Waiting(poller, 2, over.append)
+    first, second = Sock(), Sock()
+    for name, sock in (("first", first), ("second", second)):
+        waiting.add(sock, 5, name, print)
+    clock.now += 4
+    waiting.renew(first, 5)
+    clock.now += 4
+    waiting.expire()
+    assert over == ["second"]
+    assert (first in waiting, second in waiting) == (True, False)
+    for name in ("third", "fourth"):
+        waiting.add(Sock(), 5, name, print)
+    assert over == ["second", "first"]
+
+
+def test_those_who_came_just_now_are_known(poller, clock, over):
+    waiting = Waiting(poller, 9, over.append)
+    waiting.add(Sock(), 5, "long ago", print)
+    clock.now += ABOUT_TO_ASK + 0.01
+    waiting.add(Sock(), 5, "just now", print)
+    assert waiting.young() == 1
+    clock.now += ABOUT_TO_ASK + 0.01
+    assert waiting.young() == 0
+
+
 def test_with_a_closed_poller_nobody_waits(poller, over):
     waiting = Waiting(poller, 2, over.append)
     poller.closed = True
@@ -244,13 +421,13 @@ def test_with_a_closed_poller_nobody_waits(poller, over):
     assert len(waiting) == 0
 
 
-def test_one_who_has_closed_is_closed_at_once(poller):
+def test_one_who_has_closed_is_closed_at_once(lingering_sockets, poller):
     lingerers, sock = Lingering(poller), Sock(b"rest of a body", b"")
     lingerers.close(sock)
     assert (sock.closed, len(lingerers)) == (True, 0)
 
 
-def test_one_who_has_not_closed_is_waited_for(poller):
+def test_one_who_has_not_closed_is_waited_for(lingering_sockets, poller):
     lingerers, sock = Lingering(poller), Sock(b"rest of a body")
     lingerers.close(sock)
     assert (sock.closed, len(lingerers)) == (False, 1)
@@ -262,7 +439,7 @@ def test_one_who_has_not_closed_is_waited_for(poller):
     assert (sock.closed, len(lingerers), poller.registered) == (True, 0, {})
 
 
-def test_one_who_never_closes_is_waited_for_so_long(poller, clock):
+def test_one_who_never_closes_is_waited_for_so_long(lingering_sockets, poller, clock):
     lingerers, sock = Lingering(poller), Sock()
     lingerers.close(sock)
     clock.now += LINGER - 0.1
@@ -273,7 +450,7 @@ def test_one_who_never_closes_is_waited_for_so_long(poller, clock):
     assert (sock.closed, len(lingerers), poller.registered) == (True, 0, {})
 
 
-def test_there_is_a_limit_to_those_who_linger(poller):
+def test_there_is_a_limit_to_those_who_linger(lingering_sockets, poller):
     lingerers, socks = Lingering(poller), [Sock() for _ in range(MOST_LINGERING + 10)]
     for sock in socks:
         lingerers.close(sock)
@@ -281,7 +458,7 @@ def test_there_is_a_limit_to_those_who_linger(poller):
     assert [sock.closed for sock in socks[:11]] == [True] * 10 + [False]
 
 
-def test_a_socket_that_is_closed_already_is_no_error(poller):
+def test_a_socket_that_is_closed_already_is_no_error(lingering_sockets, poller):
     """gunicorn closes some of its connections in the thread that served them."""
     lingerers, sock = Lingering(poller), Sock()
     sock.close()
@@ -289,7 +466,7 @@ def test_a_socket_that_is_closed_already_is_no_error(poller):
     assert len(lingerers) == 0
 
 
-def test_with_a_closed_poller_nobody_lingers(poller):
+def test_with_a_closed_poller_nobody_lingers(lingering_sockets, poller):
     """Up to gunicorn 23 requests end after the poller when a worker stops."""
     lingerers, sock = Lingering(poller), Sock()
     poller.closed = True

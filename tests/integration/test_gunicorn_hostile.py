@@ -15,6 +15,8 @@ import time
 
 import pytest
 
+from wsgi_busyguard.adapters.gunicorn.wire import MOST
+
 from .client import Line, ask, check, eventually, many, request, together
 from .test_gunicorn_threads import (
     REFUSALS,
@@ -257,19 +259,153 @@ def test_half_a_request_and_a_byte_at_a_time_leave_no_trace(gunicorn, connect):
     halves = [connect(server.port) for _ in range(3)]
     for half in halves:
         half.send(b"GET /page HTTP/1.1\r\nHost:")
-    server.filled(3)
+    clean(server, connections=4, silent=3)
     slow = connect(server.port)
     for byte in request("OPTIONS", "/", version="1.0"):
         slow.send(bytes([byte]))
         time.sleep(0.02)  # this is what is tried
-        if byte == ord("/"):
-            server.filled(4)
-            assert timed("same port, every thread waits for a byte", server.port, 20) <= SLACK
-    assert slow.answer().text in ("free", "busy")
+    assert slow.answer().text == "free"
+    halves[0].send(b" localhost\r\n\r\n")
+    assert halves[0].answer().text == "GET /page"
     for half in halves:
         half.close()
     server.at_rest()
     clean(server)
+
+
+# What is not a whole request, with which clients begin and then say no more.
+PARTS = {
+    "a byte": b"G",
+    "half a head": b"GET /page HTTP/1.1\r\nHost: localhost\r\nX: y",
+    "a head without its last byte": request(path="/page")[:-1],
+    "an empty line": b"\r\n",
+    "as much as is looked at, less one": b"GET /page HTTP/1.1\r\nX: " + b"y" * (MOST - 24),
+}
+
+NONSENSE = {
+    "TLS": bytes.fromhex("16030100c8010000c40303") + b"a" * 190,
+    "a byte": b"\x00",
+    "lines that end in LF": b"GET /page HTTP/1.0\nHost: localhost\n\n",
+    "ssh": b"SSH-2.0-OpenSSH_9.9\r\n",
+    "HTTP of the first days": b"GET /page\r\n",
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_who_has_not_asked_to_the_end_takes_no_thread(gunicorn, connect, part):
+    server = gunicorn("--threads", "2")
+    lines = [connect(server.port) for _ in range(6)]
+    for line in lines:
+        line.send(PARTS[part])
+    clean(server, connections=7, silent=6)
+    assert ask(server.port, path="/page").took < 1
+    assert check(server.port).took < 1
+    server.at_rest()
+    for line in lines:
+        line.close()
+    clean(server)
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("together", [False, True], ids=["afterwards", "at once"])
+def test_who_is_kept_alive_takes_no_thread_for_a_part_of_the_next_request(
+    gunicorn, connect, part, together
+):
+    """Sent at once, gunicorn has read the part ahead, and it is not in the socket any more."""
+    server = gunicorn("--threads", "2", "--keep-alive", "30")
+    lines = [connect(server.port) for _ in range(6)]
+    first = request(path="/first")
+    for line in lines:
+        line.send(first + PARTS[part] if together else first)
+        assert line.answer().text == "GET /first"
+        if not together:
+            line.send(PARTS[part])
+    assert ask(server.port, path="/page").took < 1
+    clean(server, connections=7, silent=6)
+    server.at_rest()
+    for line in lines:
+        line.close()
+    clean(server)
+
+
+def test_who_does_not_ask_to_the_end_is_closed_after_its_time(gunicorn, connect):
+    server = gunicorn("--threads", "2", "--keep-alive", "30")
+    fresh, kept = connect(server.port), connect(server.port)
+    kept.send(request(path="/first"))
+    assert kept.answer().text == "GET /first"
+    began = time.monotonic()
+    for line in (fresh, kept):
+        line.send(PARTS["half a head"])
+    assert all(line.closed() for line in (fresh, kept))
+    assert 4.5 < time.monotonic() - began < 8
+    clean(server)
+
+
+@pytest.mark.parametrize("before", [b"", request(path="/first")], ids=["fresh", "kept alive"])
+def test_a_request_in_many_parts_is_served(gunicorn, connect, before):
+    server = gunicorn("--threads", "2", "--keep-alive", "30")
+    line = connect(server.port)
+    if before:
+        line.send(before)
+        assert line.answer().text == "GET /first"
+    whole = request("POST", "/length", headers={"X-Cookie": "y" * 3000}, body=b"b" * 100)
+    for part in (whole[:1], whole[1:2], whole[2:30], whole[30:2000], whole[2000:3070]):
+        line.send(part)
+        time.sleep(0.02)  # so that they come one by one
+    line.send(whole[3070:])
+    assert line.answer().text == "100"
+    large = request(path="/large", headers={f"X-{n}": "y" * 3000 for n in range(6)})
+    line.send(large[:MOST])  # from here on a thread waits
+    server.filled(1)
+    line.send(large[MOST:])
+    assert line.answer().text == "GET /large"
+    line.close()
+    clean(server)
+
+
+@pytest.mark.parametrize("what", NONSENSE)
+def test_what_is_no_request_is_told_so_at_once(gunicorn, connect, held, what):
+    server = gunicorn("--threads", "1", max_queue=0)
+    _, threads = many(1, server.port, path=held.path)
+    server.filled(1)  # not even a thread is needed for it
+    for _ in range(3):
+        line = connect(server.port)
+        line.send(NONSENSE[what])
+        answer = line.answer()
+        assert (answer.status, answer.headers["connection"]) == (400, "close")
+        assert line.closed()
+        line.close()
+    held.let_go()
+    together(threads)
+    server.at_rest()
+    clean(server)
+
+
+def test_who_sends_a_byte_now_and_then_gets_no_more_time(gunicorn, connect):
+    server = gunicorn("--threads", "2")
+    line = connect(server.port)
+    began = time.monotonic()
+    line.socket.settimeout(0.2)
+    for byte in b"GET /page HTTP/1.1\r\nX: " + b"y" * 100:
+        line.send(bytes([byte]))
+        with contextlib.suppress(TimeoutError):
+            if not line.socket.recv(1):
+                break
+    assert 4.5 < time.monotonic() - began < 8
+    clean(server)
+
+
+def test_half_a_head_does_not_hold_up_a_stop(gunicorn, connect):
+    server = gunicorn("--threads", "2")
+    lines = [connect(server.port) for _ in range(4)]
+    for line in lines:
+        line.send(PARTS["half a head"])
+    clean(server, connections=5, silent=4)
+    began = time.monotonic()
+    server.signal()
+    assert all(line.closed() for line in lines)
+    assert server.ended() == 0
+    assert time.monotonic() - began < 4
 
 
 # PROXY protocol
@@ -316,12 +452,19 @@ def test_checks_behind_the_proxy_protocol_take_no_thread(gunicorn, connect, held
     together(threads)
     server.at_rest()
     assert check(server.port).text == "free"
-    # What came in two parts is read by gunicorn.
-    line = connect(server.port)
-    line.send(BEFORE["version 1"])
-    server.filled(1)
-    line.send(request("OPTIONS", "/"))
-    assert line.answer().text == "free"
+    # What comes in parts takes no thread until it is whole.
+    clean(server)
+    for name in ("version 1", "version 2"):
+        for size in (1, 10, 20, len(BEFORE[name]), len(BEFORE[name]) + 3):
+            line = connect(server.port)
+            whole = BEFORE[name] + request(path="/page")
+            line.send(whole[:size])
+            clean(server, connections=2, silent=1)
+            server.at_rest()
+            line.send(whole[size:])
+            assert (size, line.answer().text) == (size, "GET /page")
+            line.close()
+            clean(server)
 
 
 # TLS
@@ -426,6 +569,23 @@ def test_with_tls_idle_connections_take_no_threads(secure, connect):
         line.send(request(path="/page"))
         assert line.answer().text == "GET /page"
         assert time.monotonic() - began < 1
+
+
+def test_with_tls_half_a_handshake_takes_no_thread(secure, connect):
+    server = secure("--threads", "2")
+    hello = bytes.fromhex("16030100c8010000c40303") + b"a" * 190
+    for part in (hello[:1], hello[:5], hello[:-1]):
+        lines = [connect(server.port) for _ in range(4)]
+        for line in lines:
+            line.send(part)
+        with Secret(server.port) as line:
+            began = time.monotonic()
+            line.send(request(path="/page"))
+            assert line.answer().text == "GET /page"
+            assert time.monotonic() - began < 1
+        for line in lines:
+            line.close()
+    tidy(server)
 
 
 def test_with_tls_clients_that_never_close_stall_nobody(secure, connect):

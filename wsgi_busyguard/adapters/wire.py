@@ -38,6 +38,12 @@ _ENVIRON = {
     "wsgi.run_once": False,
 }
 
+# What is said to whoever does not speak HTTP, as soon as that is known.
+NO_REQUEST = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 12\r\n"
+    b"Connection: close\r\n\r\nbad request\n"
+)
+
 GONE = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
 
 
@@ -54,6 +60,25 @@ def peeked(sock: socket.socket) -> bytes | None:
         return None
     except OSError:
         return b""
+
+
+def readable(sock: socket.socket) -> bool:
+    """Return whether something can be read of a socket, or its end."""
+    return _ready(sock, select.POLLIN)
+
+
+def wake_beyond(sock: socket.socket, seen: int) -> bool:
+    """Have a socket be readable when more has come than what was seen; return whether it can be.
+
+    With 0 it is as ever again. It must be before anybody waits for less in a call of ``recv()``.
+    """
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):  # the others do not heed it
+        return not seen
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, seen + 1)
+    except OSError:
+        return False
+    return True
 
 
 def gone(socks: Iterable[Any]) -> set[Any]:

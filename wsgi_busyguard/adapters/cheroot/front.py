@@ -7,16 +7,17 @@ Neither may block, so whatever is said here is said by other threads.
 from __future__ import annotations
 
 import socket
+import logging
 import threading
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ...head import Head, read_head
+from ...head import Head, read_head, unfinished
 from ...logs import logger
 from ...policy import Reason
 from ..front import Front, Visit
-from ..wire import MOST, gone, peeked, said, sent
+from ..wire import MOST, NO_REQUEST, gone, peeked, readable, said, sent, wake_beyond
 from .desk import Desk
 
 if TYPE_CHECKING:
@@ -93,28 +94,37 @@ class CherootFront(Front):
         self._refusing.put(partial(_or_close, conn, job))
 
     def _judge(self, conn: Any) -> None:
+        ahead = _ahead(conn)
         if self.server.ssl_adapter is not None:  # can only be read by decrypting it
-            CherootVisit(self, conn, None).enter()
+            if ahead or conn.socket.pending() or readable(conn.socket):
+                CherootVisit(self, conn, None).enter()
+            else:
+                self.server.put_conn(conn)
             return
-        buffered = conn.rfile.has_data()
-        data = conn.rfile.peek(0) if buffered else peeked(conn.socket)
-        if data is None:
+        data = peeked(conn.socket)
+        if ahead or data:
+            self._read(conn, ahead, data or b"")
+        elif data is None:
             self.server.put_conn(conn)
-        elif not data:
-            conn.close()
         else:
-            self._read(conn, data, buffered)
+            conn.close()
 
-    def _read(self, conn: Any, data: bytes, buffered: bool) -> None:
+    def _read(self, conn: Any, ahead: bytes, data: bytes) -> None:
+        """Look at a request, of which cheroot may have read the first part ahead."""
+        begins = ahead + data
         try:
-            head = read_head(data)
+            if unfinished(begins) and self._waits_for_more(conn, len(begins), len(data)):
+                return
+        except ValueError:
+            self._refusing.put(partial(_or_close, conn, partial(self._turn_away, conn)))
+            return
+        _wake_as_ever(conn)
+        try:
+            head = read_head(begins)
         except ValueError:  # cheroot says what it thinks of it
             CherootVisit(self, conn, None).enter()
             return
-        if head is None and not buffered and self._waits_for_more(conn, len(data)):
-            return
-        _lowat(conn, 0)
-        request = None if head is None else Request(head, buffered)
+        request = None if head is None else Request(head, bool(ahead))
         ask = None if head is None else self.asked(*head[:4])
         if ask is None or request is None or request.has_body:
             CherootVisit(self, conn, request).enter()
@@ -122,22 +132,35 @@ class CherootFront(Front):
             self._checking.put(partial(_or_close, conn, partial(self._answer, conn, request, ask)))
         self._failing = False
 
-    def _waits_for_more(self, conn: Any, seen: int) -> bool:
+    def _waits_for_more(self, conn: Any, size: int, seen: int) -> bool:
         """Leave a connection whose head is not whole to cheroot's loop; return whether it was left.
 
-        It would be readable all the time, but for SO_RCVLOWAT. A thread would wait ten seconds for
-        the rest.
+        A thread would wait ten seconds for the rest.
+
+        :param seen: how many of the ``size`` bytes are in the socket.
         """
-        if seen >= MOST or (conn.seen == seen and not gone([conn.socket])):
-            return False  # that was of no use on this platform, or it is no check
         now = time.monotonic()
-        conn.since = conn.since or now
-        if gone([conn.socket]) or now - conn.since > self.server.timeout:
+        since = now if conn.since is None else conn.since
+        if gone([conn.socket]) or now - since > self.server.timeout:
             conn.close()
             return True
-        _lowat(conn, seen)
-        self.server.put_conn(conn)
+        # It would be readable all the time, but for this. Where that is of no use it comes again.
+        again = conn.since is not None and conn.seen == seen
+        if size >= MOST or again or not wake_beyond(conn.socket, seen):
+            return False
+        conn.since, conn.seen = since, seen
+        # Else cheroot would hand it on at once, for what it has read ahead.
+        conn.rfile.has_data = _nothing
+        try:
+            self.server.put_conn(conn)
+        finally:
+            vars(conn.rfile).pop("has_data", None)
         return True
+
+    def _turn_away(self, conn: Any) -> None:
+        """Say that this is no HTTP. At the desk for refusals."""
+        sent(conn.socket, NO_REQUEST)
+        self._refusing.linger(conn.socket, conn.close)
 
     def _answer(self, conn: Any, request: Request, ask: Ask) -> None:
         accept = request.head.headers.get("HTTP_ACCEPT")
@@ -230,13 +253,22 @@ class CherootVisit(Visit):
             self.leave()
 
 
-def _lowat(conn: Any, seen: int) -> None:
-    """Have a connection be readable when there is more than what was seen."""
-    if seen != conn.seen:
-        conn.seen = seen
-        conn.since = conn.since if seen else None
-        if conn.socket.family in (socket.AF_INET, socket.AF_INET6):
-            conn.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, seen + 1)
+def _ahead(conn: Any) -> bytes:
+    """Return what cheroot has read ahead of a connection; its socket holds what comes after."""
+    rfile = conn.rfile
+    # Not the connection's own, which another thread may have replaced for a moment.
+    return rfile.peek(0) if type(rfile).has_data(rfile) else b""
+
+
+def _nothing() -> bool:
+    return False
+
+
+def _wake_as_ever(conn: Any) -> None:
+    """Have a connection that may have waited be as it was, for whoever reads it now."""
+    if conn.since is not None:
+        conn.since = None
+        wake_beyond(conn.socket, 0)
 
 
 def _or_close(conn: Any, job: Callable[[], object]) -> None:

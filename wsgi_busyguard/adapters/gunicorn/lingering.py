@@ -1,4 +1,4 @@
-"""Connections that have been told all, until their peers have read it; and such as say nothing yet.
+"""Connections that have been told all, until their peers have read it; and such as have yet to ask.
 
 Both wait in the worker's own poller, in the thread that accepts. Knows sockets and a poller.
 """
@@ -9,9 +9,9 @@ import selectors
 import time
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .wire import drained
+from .wire import drained, send, taken_over
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,9 +22,20 @@ LINGER = 2.0
 # Beyond this many the oldest is closed with whatever it has not read.
 MOST_LINGERING = 128
 
-# How long a connection may stay open before its first byte. Browsers open some to have them ready,
-# and balancers only to see whether somebody accepts.
+# How long a connection may stay open before its first byte, and from there to the end of its head.
+# Browsers open some to have them ready, and balancers only to see whether somebody accepts.
 SILENCE = 5.0
+
+# For so long one who has just connected is expected to ask: most do so in a round trip.
+ABOUT_TO_ASK = 0.1
+
+
+class Place(NamedTuple):
+    """The place of one who waits: until when, what came with it, and since when."""
+
+    until: float
+    what: Any
+    since: float
 
 
 class Waiting:
@@ -38,48 +49,62 @@ class Waiting:
         self._poller = poller
         self._limit = limit
         self._over = over
-        self._deadlines: dict[Any, tuple[float, Any]] = {}
+        self._places: dict[Any, Place] = {}
 
     def __len__(self) -> int:
-        return len(self._deadlines)
+        return len(self._places)
+
+    def __contains__(self, sock: Any) -> bool:
+        return sock in self._places
 
     def add(self, sock: Any, seconds: float, what: Any, readable: Callable[[Any], object]) -> None:
         """Wait for a socket; call ``readable`` with ``what`` when it can be read.
 
         :raises OSError, ValueError: if the socket or the poller is closed already.
         """
-        self.shed(len(self._deadlines) + 1 - self._limit)
-        self._deadlines[sock] = time.monotonic() + seconds, what
+        self.shed(len(self._places) + 1 - self._limit)
+        now = time.monotonic()
+        self._places[sock] = Place(now + seconds, what, now)
         try:
             self._poller.register(sock, selectors.EVENT_READ, partial(self._readable, readable))
         except BaseException:
-            self._deadlines.pop(sock, None)
+            self._places.pop(sock, None)
             raise
+
+    def renew(self, sock: Any, seconds: float) -> None:
+        """Have the time of one who waits be over in so many seconds; it keeps its place."""
+        self._places[sock] = self._places[sock]._replace(until=time.monotonic() + seconds)
+
+    def young(self) -> int:
+        """Return how many have come just now."""
+        since = time.monotonic() - ABOUT_TO_ASK
+        return sum(place.since >= since for place in list(self._places.values()))
 
     def remove(self, sock: Any) -> Any:
         """Wait no longer for a socket; return what came with it, ``None`` if it is not here."""
-        _, what = self._deadlines.pop(sock, (0.0, None))
-        if what is not None:
-            with suppress(OSError, KeyError, ValueError):
-                self._poller.unregister(sock)
-        return what
+        place = self._places.pop(sock, None)
+        if place is None:
+            return None
+        with suppress(OSError, KeyError, ValueError):
+            self._poller.unregister(sock)
+        return place.what
 
     def expire(self, everyone: bool = False) -> None:
         """End those whose time is over, or everyone."""
         now = time.monotonic()
-        for sock, (deadline, _) in list(self._deadlines.items()):
-            if everyone or deadline <= now:
+        for sock, place in list(self._places.items()):
+            if everyone or place.until <= now:
                 self._end(sock)
 
     def hurry(self, seconds: float) -> None:
         """Have everyone's time be over in so many seconds at most."""
         until = time.monotonic() + seconds
-        for sock, (deadline, what) in self._deadlines.items():
-            self._deadlines[sock] = min(deadline, until), what
+        for sock, place in self._places.items():
+            self._places[sock] = place._replace(until=min(place.until, until))
 
     def shed(self, count: int) -> int:
         """End at most so many, the oldest first; return how many that were."""
-        oldest = list(self._deadlines)[: max(0, count)]  # up to 23.0, threads come here too
+        oldest = list(self._places)[: max(0, count)]  # up to 23.0, threads come here too
         for sock in oldest:
             self._end(sock)
         return len(oldest)
@@ -90,9 +115,9 @@ class Waiting:
             self._over(what)
 
     def _readable(self, call: Callable[[Any], object], sock: Any) -> None:
-        what = self._deadlines.get(sock)
-        if what is not None:
-            call(what[1])
+        place = self._places.get(sock)
+        if place is not None:
+            call(place.what)
 
 
 class Lingering:
@@ -108,13 +133,20 @@ class Lingering:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def close(self, sock: Any) -> None:
-        """Close a socket that has been shut down for sending, now or later."""
-        if not drained(sock):
+    def close(self, sock: Any, last: bytes = b"") -> None:
+        """Say the last that is said, and close a socket, now or later.
+
+        From now on it is ours alone: for the app, which may have kept it, it is closed.
+        """
+        own = taken_over(sock)
+        if own is None:
+            return
+        send(own, last)
+        if not drained(own):
             with suppress(OSError, ValueError, KeyError):  # the poller is closed: the worker stops
-                self._waiting.add(sock, LINGER, sock, self._more)
+                self._waiting.add(own, LINGER, own, self._more)
                 return
-        _close(sock)
+        _close(own)
 
     def expire(self, everyone: bool = False) -> None:
         """Close those who have had their time, or everyone."""

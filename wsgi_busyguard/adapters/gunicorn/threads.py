@@ -26,10 +26,12 @@ from ...head import proxied, read_head, split_target
 from ...holding import holding
 from ...logs import logger, unraised
 from ..executor import CountingExecutor, ForNobody, QueueFull, QueueTimeout
-from ..lastcall import LINGER
-from ..wire import gone, said
+from ..lastcall import LINGER, pending
+from ..wire import NO_REQUEST, gone, said
+from .balance import Balance
+from .heads import Heads
 from .lingering import SILENCE, Lingering, Waiting
-from .wire import peeked, send
+from .wire import MOST, peeked
 from .worker import Guarded, counting
 
 if TYPE_CHECKING:
@@ -191,6 +193,11 @@ class GuardedThreads(Guarded, ThreadWorker):
             # For each thread one may always be there who has connected and is about to speak.
             most = max(self.cfg.threads, self.worker_connections // 2)
             self._silent = Waiting(self.poller, most, self._silent_too_long)
+            secret = self.cfg.is_ssl
+            self._heads = Heads(
+                self._silent, self.enqueue_req, is_ssl=secret, is_proxied=self._proxied
+            )
+            self._balance = Balance(self.host.board)
             return self._pool
         self._gate = counting(self.cfg.threads)
         self._gate.subscribe(self._changed)
@@ -210,7 +217,12 @@ class GuardedThreads(Guarded, ThreadWorker):
         return super().guarded(holding(app, self._gate, self.monitor, refused, timeout))
 
     def accept(self, *arguments: Any) -> None:
-        """Take a connection in, in a way that has it come by :meth:`enqueue_req` at once."""
+        """Take a connection in, in a way that has it come by :meth:`enqueue_req` at once.
+
+        Or leave it to other workers, if they have less to do.
+        """
+        if self._in_front and self._safely(self._left_to_others, arguments[-1]):
+            return
         if not (self._in_front and self._endless):
             super().accept(*arguments)
             return
@@ -223,7 +235,7 @@ class GuardedThreads(Guarded, ThreadWorker):
         self.enqueue_req(TConn(self.cfg, sock, client, server))
 
     def enqueue_req(self, conn: Any) -> None:
-        """Answer a check, wait for one who is silent, refuse, or let in.
+        """Answer a check, wait for one whose request is not there yet, refuse, or let in.
 
         Every connection with something to read comes by here, in the thread that accepts, before
         anything of it is parsed.
@@ -232,6 +244,19 @@ class GuardedThreads(Guarded, ThreadWorker):
             super().enqueue_req(conn)
         elif not self._safely(self._seen_to, conn):
             self._let_in(conn)
+
+    @property
+    def max_keepalived(self) -> int:
+        """How many connections gunicorn keeps alive; it asks before each request.
+
+        None while others have less to do: so the next request comes to whoever is free.
+        """
+        in_front = self._in_front and self._safely(self._keeps_too_many)
+        return 0 if in_front else self._max_keepalived
+
+    @max_keepalived.setter
+    def max_keepalived(self, most: int) -> None:
+        self._max_keepalived = most
 
     def handle(self, conn: Any) -> Any:
         """Serve a connection, in a thread of the pool, unless its client has left the queue."""
@@ -280,28 +305,76 @@ class GuardedThreads(Guarded, ThreadWorker):
         self._failing.discard(step.__name__)
         return result
 
+    def _left_to_others(self, listener: Any) -> bool:
+        """Return whether the next connection is left in the kernel, for another worker."""
+        if self.cfg.reuse_port:  # it is in this worker's own queue there
+            return False
+        load = self._pool.read()
+        # Those who have just connected will ask here, too, though nobody counts them as yet.
+        taken = load.queued + load.active + self._silent.young()
+        return self._balance.leaves(taken, self.cfg.threads, partial(pending, listener))
+
+    def _keeps_too_many(self) -> bool:
+        """Return whether requests wait here while another worker has less to do.
+
+        Those of connections that are kept alive come to this one alone.
+        """
+        load = self._pool.read()
+        taken = load.queued + load.active
+        return load.queued > 0 and self._balance.is_busier(taken, self.cfg.threads)
+
     def _seen_to(self, conn: Any) -> bool:
-        """Answer a check, wait for one who is silent, let one go who has left; or do nothing.
+        """Answer a check, wait for the rest of a head, let one go who has left; or do nothing.
 
         Return whether there is nothing more to do.
         """
         fresh = conn.parser is None
         if self.cfg.is_ssl and not fresh:  # what lies there can only be read by decrypting it
             return False
-        data = peeked(conn.sock)
-        if fresh and data is None and (self.alive or not self._endless):
-            patience = max(self.cfg.keepalive, SILENCE) if self.alive else LINGER
-            self._silent.add(conn.sock, patience, conn, self._speaks)
-            return True
-        if not fresh and _ahead(conn):
-            return False
-        if data == b"":  # it has nothing to ask any more
+        ahead, data = _ahead(conn), peeked(conn.sock)
+        if data == b"" and not ahead:  # it has nothing to ask any more
             self._drop(conn)
             return True
+        if self._waits_for_more(conn, ahead, data or b""):
+            return True
+        self._heads.release(conn)
         if data is None:
             return False
         conn.data_ready = True  # so from 25.2 on no thread waits for it
-        return not self.cfg.is_ssl and self._answered(conn, data, fresh)
+        return not self.cfg.is_ssl and not ahead and self._answered(conn, data, fresh)
+
+    def _waits_for_more(self, conn: Any, ahead: bytes, data: bytes) -> bool:
+        """Leave a connection to the poller until its head is whole: a thread would wait for it.
+
+        Return whether there is nothing more to do: it waits, has left, or can be no request.
+        """
+        begins = ahead + data
+        if len(begins) >= MOST or (self._endless and not self.alive):
+            return False
+        try:
+            if not self._heads.unfinished(conn, begins):
+                return False
+        except ValueError:
+            self._turn_away(conn)
+            return True
+        if not begins:
+            if conn.parser is None:
+                patience = max(self.cfg.keepalive, SILENCE) if self.alive else LINGER
+                self._heads.wait(conn, patience)
+            return conn.parser is None
+        if gone([conn.sock]):  # the rest will never come
+            self._drop(conn)
+            return True
+        return self._heads.wait_beyond(conn, len(data), SILENCE if self.alive else LINGER)
+
+    def _turn_away(self, conn: Any) -> None:
+        """Close a connection on which something else is spoken; say so, unless all is encrypted."""
+        if self.cfg.is_ssl:
+            self._drop(conn)
+            return
+        self._silent.remove(conn.sock)
+        self.nr_conns -= 1
+        self._lingering.close(conn.sock, NO_REQUEST)
 
     def _end_the_silent(self, everyone: bool) -> None:
         """End those who have said nothing for too long.
@@ -335,21 +408,26 @@ class GuardedThreads(Guarded, ThreadWorker):
     def _drop_the_gone(self) -> None:
         self._pool.drop_the_gone()
 
-    def _speaks(self, conn: Any) -> None:
-        self._silent.remove(conn.sock)
-        self.enqueue_req(conn)
-
     def _silent_too_long(self, conn: Any) -> None:
-        if self.alive and peeked(conn.sock) is not None:  # it has just spoken
+        if self.alive and self._safely(self._has_just_spoken, conn):
             self.enqueue_req(conn)
         else:
             self._drop(conn)
 
+    def _has_just_spoken(self, conn: Any) -> bool:
+        data = peeked(conn.sock)
+        return self._heads.has_come(conn, None if data is None else _ahead(conn) + data)
+
     def _drop(self, conn: Any) -> None:
+        self._silent.remove(conn.sock)
         self.nr_conns -= 1
-        conn.close()
+        if hasattr(conn, "seen"):  # what it has sent is unread, so a plain close() would reset it
+            self._lingering.close(conn.sock)
+        else:
+            conn.close()
 
     def _let_in(self, conn: Any) -> None:
+        self._heads.release(conn)
         if self._patient:
             conn.close = partial(self._close, conn)
         try:
@@ -368,8 +446,7 @@ class GuardedThreads(Guarded, ThreadWorker):
         begins = _ahead(conn) or peeked(conn.sock) or b""
         skip = proxied(begins) if self._proxied else 0
         method = "HEAD" if begins.startswith(b"HEAD ", skip or 0) else "GET"
-        send(conn.sock, said(self._answers.refused(reason), method, LATEST, True))
-        self._lingering.close(conn.sock)
+        self._lingering.close(conn.sock, said(self._answers.refused(reason), method, LATEST, True))
 
     def _answered(self, conn: Any, data: bytes, fresh: bool) -> bool:
         """Answer a connection if it asks for a check and nothing else; return whether it did."""
@@ -382,9 +459,8 @@ class GuardedThreads(Guarded, ThreadWorker):
             return False
         accept, patience = head.headers.get("HTTP_ACCEPT"), self.options.patience
         answer = self._answers.to(ask, accept, self.monitor.check, patience)
-        send(conn.sock, said(answer, head.method, LATEST, True))
+        self._lingering.close(conn.sock, said(answer, head.method, LATEST, True))
         self.nr_conns -= 1
-        self._lingering.close(conn.sock)
         return True
 
     def _check_in(self, data: bytes) -> Head | None:
@@ -405,7 +481,6 @@ class GuardedThreads(Guarded, ThreadWorker):
     def _close(self, conn: Any, graceful: bool = False) -> None:
         vars(conn).pop("close", None)  # it holds the connection that holds it
         if graceful:
-            send(conn.sock, b"")
             self._lingering.close(conn.sock)
         else:
             conn.close()

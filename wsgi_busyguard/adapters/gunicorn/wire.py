@@ -10,8 +10,12 @@ from __future__ import annotations
 import socket
 from contextlib import suppress
 
-# As much as is looked at for a check: HAProxy's and the kubelet's fit many times.
-MOST = 2048
+# As much as is looked at: a browser's head with its cookies fits.
+MOST = 8192
+
+# RFC 8446, section 5.1: a record is its type, a version, a length in two bytes, and so much.
+_HANDSHAKE = 22
+_RECORD_HEADER = 5
 
 
 def peeked(sock: socket.socket) -> bytes | None:
@@ -25,6 +29,29 @@ def peeked(sock: socket.socket) -> bytes | None:
         return None
     except OSError:
         return b""
+
+
+def unfinished_hello(data: bytes) -> bool:
+    """Return whether ``data`` is a part of the first record of TLS.
+
+    :raises ValueError: if it is no TLS.
+    """
+    if data[0] != _HANDSHAKE:
+        raise ValueError(f"expected a handshake, not {data[:20]!r}")
+    return len(data) < _RECORD_HEADER + int.from_bytes(data[3:_RECORD_HEADER], "big")
+
+
+def taken_over(sock: socket.socket) -> socket.socket | None:
+    """Return a socket of our own for a connection that the app may still close.
+
+    An app that speaks WebSocket closes its socket in a thread of its own, whenever it likes; then
+    the next connection gets the number, and whoever still watches it would be in its way. From here
+    on the app's socket is closed, as it is after gunicorn has closed it. In one step, so no number
+    is taken that is somebody else's already. ``None`` if the app has closed it.
+    """
+    family, kind, protocol = sock.family, sock.type, sock.proto
+    number = sock.detach()
+    return None if number < 0 else socket.socket(family, kind, protocol, number)
 
 
 def send(sock: socket.socket, data: bytes) -> None:

@@ -1,0 +1,75 @@
+"""Which of several workers takes a connection: none that is full while others have less to do.
+
+All workers listen at one socket, and whoever takes a connection out of it keeps it: no thread of
+another worker can help any more. So one that is full leaves it there for a moment. Nobody says that
+another one takes it: it may be stuck, or it may be none of this server. So there is a limit to it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ...board import Board
+
+# Seconds between two looks at a connection that is left to others. One who is idle takes it in less
+# than one; puma waits for 5 ms, for the same reason.
+LOOK = 0.002
+
+# For so long at the most; from then on it takes them itself, for as long as the second says.
+PATIENCE = 0.1
+DOUBT = 1.0
+
+
+class Balance:
+    """Says whether a worker leaves a connection to others.
+
+    :param board: where all workers post.
+    :param clock: monotonic seconds.
+    :param sleep: waits for so many seconds.
+    """
+
+    def __init__(
+        self,
+        board: Board,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        self._board = board
+        self._clock = clock
+        self._sleep = sleep
+        self._since: float | None = None  # when the first was seen of those that still wait
+        self._takes_until = 0.0
+
+    def leaves(self, taken: int, threads: int, waits: Callable[[], bool]) -> bool:
+        """Return whether to leave the next connection to others, after they had a moment for it.
+
+        :param taken: the requests that this worker has, and those that it is about to get.
+        :param waits: returns whether a connection waits still.
+        """
+        if taken < threads or self._clock() < self._takes_until:
+            return False
+        if not self.is_busier(taken, threads):
+            self._since = None
+            return False
+        self._sleep(LOOK)
+        now = self._clock()
+        if not waits():
+            self._since = None
+        elif self._since is None:
+            self._since = now
+        elif now - self._since > PATIENCE:
+            self._since, self._takes_until = None, now + DOUBT
+        return True
+
+    def is_busier(self, taken: int, threads: int) -> bool:
+        """Return whether another worker, of those that show signs of life, has less to do."""
+        return any(
+            (load.queued + load.active) * threads < taken * load.capacity
+            for load in self._board.awake(os.getpid())
+            if load.capacity
+        )
