@@ -294,7 +294,7 @@ def test_a_slot_is_small():
     assert Slot.__slots__
     slot = Gate(1).enter()
     assert not hasattr(slot, "__dict__")
-    assert not hasattr(slot.tally, "__dict__")
+    assert not hasattr(slot.place, "__dict__")
 
 
 def test_who_is_refused_for_a_reason_of_the_callers_counts_as_well():
@@ -309,5 +309,5 @@ def test_who_is_just_leaving_stays_admitted():
     gate = Gate(2)
     slot = gate.enter()
     before = gate.counts()
-    slot.since = None
+    slot.place.since = None
     assert gate.counts() == before

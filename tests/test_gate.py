@@ -985,9 +985,9 @@ def test_a_finalizer_in_the_middle_of_an_offer_leaves_the_slot_to_it(monkeypatch
     gate = Gate(1)
     original = Gate._hand_out
 
-    def interrupted(self):
+    def interrupted(self, woken):
         gc.collect()
-        return original(self)
+        return original(self, woken)
 
     monkeypatch.setattr(Gate, "_hand_out", interrupted)
     Holder(gate, gate.leave)

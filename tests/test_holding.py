@@ -472,9 +472,9 @@ def test_the_deadline_counts_from_the_arrival(clock):
         leave = gate.leave
 
         @staticmethod
-        def enter():
+        def take():
             slot = gate.enter()
-            slot.waited = 2.0
+            slot.place.waited = 2.0
             return slot
 
     holding(app, Waited, None, None, CLIENT_TIMEOUT)({}, None)

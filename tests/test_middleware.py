@@ -914,7 +914,7 @@ def test_after_many_requests_of_every_kind_the_gate_is_exactly_empty(start, hurr
         thread.join(600)
     assert sorted(done) == list(range(THREADS))
     assert gate.empty
-    assert {slot.tally for slot in gate._free} == set(gate._slots)
+    assert {slot.place for slot in gate._free} == set(gate._places)
     assert all(slot.since is None for slot in gate._free)
     assert guard.monitor.state is State.FREE
     states = [change.state for change in heard]

@@ -9,6 +9,7 @@ import threading
 import pytest
 from conftest import DEADLINE, ROOT, WARNINGS
 
+from wsgi_busyguard import native
 from wsgi_busyguard.native import Bell
 
 
@@ -69,3 +70,38 @@ def test_a_thread_that_was_begun_before_gevent_patched_brings_up_no_hub(who):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stderr == ""
     assert done.stdout == "True {None}\n"
+
+
+# Threads
+
+
+def test_a_thread_that_cannot_be_started_at_the_end_of_the_process_is_done_without():
+    class Thread(threading.Thread):
+        def start(self):
+            raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    native.begin(Thread())
+
+
+def test_one_that_cannot_be_started_before_is_a_mistake():
+    class Thread(threading.Thread):
+        def start(self):
+            raise RuntimeError("can't start new thread")
+
+    with pytest.raises(RuntimeError):
+        native.begin(Thread())
+
+
+def test_what_cannot_be_done_elsewhere_is_not_done():
+    """Not here either: this thread must not wait."""
+
+    def start(work, arguments):
+        raise RuntimeError("can't start new thread")
+
+    done = []
+    native.busy_threads[threading.get_ident()] = start
+    try:
+        native.elsewhere(done.append, 1)
+    finally:
+        del native.busy_threads[threading.get_ident()]
+    assert not done

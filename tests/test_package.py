@@ -209,3 +209,16 @@ def test_the_import_takes_no_time(empty_venv, tmp_path):
     seconds = [float(run(empty_venv, "-c", script, cwd=tmp_path)) for _ in range(5)]
     print(f"import wsgi_busyguard: best of 5 is {min(seconds) * 1000:.0f} ms")
     assert min(seconds) < 1.0
+
+
+def test_to_make_a_guard_and_to_answer_a_check_warns_of_nothing(python):
+    """WebOb's import of cgi would, on Python 3.11 and 3.12."""
+    python("""
+    from wsgi_busyguard import BusyGuard
+
+    guard = BusyGuard(None.__class__, slots=1)
+    for accept in ("*/*", "application/json"):
+        environ = {"PATH_INFO": "/readyz", "REQUEST_METHOD": "GET", "HTTP_ACCEPT": accept}
+        import logging; logging.disable()
+        assert guard(environ, lambda *_: None)
+    """)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import random
+import warnings
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from webob import Request, Response
-from webob.acceptparse import create_accept_header
+with warnings.catch_warnings():
+    # WebOb imports cgi, which says on Python 3.11 and 3.12 that it will not be in 3.13. There WebOb
+    # has another one.
+    warnings.filterwarnings("ignore", "'cgi' is deprecated", DeprecationWarning)
+    from webob import Request, Response
+    from webob.acceptparse import create_accept_header
 
 from .checks import LIVE, METHODS, Ask
 from .logs import logger

@@ -12,6 +12,7 @@ import time
 import weakref
 from bisect import bisect_left
 from collections import deque
+from functools import partial
 from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING, Concatenate, NoReturn, ParamSpec, TypeVar
 
@@ -19,8 +20,8 @@ from .counts import BOUNDS, REASONS, SECOND, Counts
 from .load import SMOOTHING, Load, service_time
 from .logs import logger
 from .policy import Limits, Reason, limits
+from .slots import Place
 from .slots import Slot as Slot
-from .slots import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,9 +90,9 @@ class Gate:
     the thread that has it, ``_held`` tells that from a free one, and everybody looks once more for
     what an interruption left undone after letting go.
 
-    *Why no slot is lost.* See :mod:`wsgi_busyguard.slots`: of those that are taken the gate knows
-    only weakly, so one that nobody refers to any more, because an exception came out of nowhere,
-    is replaced.
+    *Why no slot is lost.* Because an exception came out of nowhere, whoever holds a slot may forget
+    it. The gate itself refers only to those that are free, so that one is noticed when nobody
+    refers to it any more, see :mod:`wsgi_busyguard.slots`; then there is another for its place.
     """
 
     def __init__(
@@ -117,12 +118,12 @@ class Gate:
         self._lock = threading.RLock()
         self._held = False  # seen true only by what interrupts the thread that holds the lock
         # First, so that the slots from before, which are dropped here, are not missed.
-        self._slots: dict[Tally, weakref.ref[Slot]] = {}
+        self._places: dict[Place, object] = {}  # each with what watches its slot
         self._free: deque[Slot] = deque()
         for _ in range(self.limits.slots):
-            self._add(Tally())
+            self._add(Place())
         self._pop, self._push = self._free.pop, self._free.append  # to look them up takes long
-        self._counting = tuple(self._slots)  # also those that are given up later
+        self._counting = tuple(self._places)  # also those that are given up later
         self._refused = dict.fromkeys(REASONS, 0)
         self._dropped = 0
         self._admitted = 0  # as last told, and of these those who did not wait
@@ -131,18 +132,24 @@ class Gate:
         self._crowded = False  # somebody waited, or saw it full, since a slot was last left over
         self._hungry_since: float | None = None  # the first of those who gave up since one moved
 
-    def _add(self, tally: Tally) -> None:
-        """Have one more free slot, which goes on with this tally."""
-        slot = Slot(tally, self._here)
-        self._slots[tally] = weakref.ref(slot)
+    def _add(self, place: Place) -> None:
+        """Have one more free slot, for this place."""
+        slot = Slot(place)
+        self._places[place] = slot.watched(partial(_lost, self._here, place))
         self._free.append(slot)
 
     def enter(self, ago: float = 0.0) -> Slot:
-        """Take a slot, waiting for it if need be, and return it.
+        """Take a slot, waiting for it if need be, and return it; it has to be left.
 
         :param ago: seconds for which the request has waited elsewhere; they count as waiting here.
         :raises Refused: if the queue is full, the wait too long, or the gate draining.
         """
+        slot = self.take(ago)
+        slot.place.owed = slot.since
+        return slot
+
+    def take(self, ago: float = 0.0) -> Slot:
+        """Do the same for one who may forget the slot instead of leaving it. A tenth quicker."""
         if (
             not self._waiting
             and not self.draining
@@ -154,31 +161,32 @@ class Gate:
             except IndexError:
                 pass
             else:
-                slot.since = now
-                slot.waited = ago
+                place = slot.place
+                place.since = now
+                place.waited = ago
                 if ago:
-                    slot.tally.count_wait(ago)
+                    place.count_wait(ago)
                 return slot
         return self._wait(ago)
 
     def leave(self, slot: Slot) -> None:
         """Return a slot. Once: whoever calls this must forget the slot, for others will hold it."""
-        since = slot.since
+        place = slot.place
+        since = place.since
         if since is None:
             return
-        slot.since = None
+        place.since = None
         try:
             # Two threads may do this at once and one sample be lost; a mean can bear that. Written
             # out (it is smoothed()) because the call would be a tenth of what a request costs here.
             took, mean = self._clock() - since, self._service
             self._service = took if mean is None else mean + (took - mean) * SMOOTHING
-            # Tally.count(), written out for the same reason, the most frequent bucket by itself.
-            tally = slot.tally
-            tally.took += took
+            # Place.count(), written out for the same reason, the most frequent bucket by itself.
+            place.took += took
             if took <= QUICK:
-                tally.quick += 1
+                place.quick += 1
             else:
-                tally.slow[bisect_left(BOUNDS, took)] += 1
+                place.slow[bisect_left(BOUNDS, took)] += 1
         finally:  # a signal handler may raise in each call; after the clock's, say
             self._push(slot)
         if self._waiting or self._crowded:
@@ -190,26 +198,28 @@ class Gate:
         Nobody is told, for a finalizer may interrupt a listener or what a listener needs. The next
         who leaves, or the next look, tells that the state has changed.
         """
-        since = slot.since
+        place, since = slot.place, slot.place.since
         if since is None:
             return
-        slot.since = None
+        place.since = None
         try:
-            slot.tally.count(self._clock() - since)
+            place.count(self._clock() - since)
         finally:
             self._free.append(slot)
         self._hand_over(tell=False)
 
-    def lost(self, slot: Slot) -> None:
-        """Put another slot in the place of one that was not left and to which nobody refers.
+    def lost(self, place: Place) -> None:
+        """Have another slot for a place that was not left, and to whose slot nobody refers.
 
-        From its finalizer; nobody is told, as in :meth:`abandon`.
+        As from a finalizer; nobody is told, as in :meth:`abandon`.
         """
-        if slot.tally not in self._slots:  # given up, or from before a fork
+        since = place.since
+        if since is not None and since is place.owed:
             return
-        if slot.since is not None:
-            slot.tally.count(self._clock() - slot.since)
-        self._add(slot.tally)
+        place.since = None
+        if since is not None:
+            place.count(self._clock() - since)
+        self._add(place)
         self._hand_over(tell=False)
 
     def forfeit(self, slot: Slot, reason: Reason | None = None) -> None:
@@ -217,10 +227,11 @@ class Gate:
 
         :param reason: why it is refused after all; ``None`` if its client has left.
         """
-        if slot.since is None:
+        place = slot.place
+        if place.since is None:
             return
-        slot.since = None
-        slot.tally.forfeited += 1
+        place.since = None
+        place.forfeited += 1
         try:
             self._locked(self._count_lost, reason)
         finally:
@@ -285,11 +296,11 @@ class Gate:
         Slots that are taken stay, and so does what has no limit of its own: ``max_wait``.
         """
         with self._lock:
-            while len(self._slots) > limits.slots and self._free:
+            while len(self._places) > limits.slots and self._free:
                 slot = self._free.pop()
-                del self._slots[slot.tally]  # before it goes, or it would be missed
+                del self._places[slot.place]  # before the slot goes, or it would be missed
             queue = min(limits.max_queue, self.limits.max_queue)
-            self.limits = self.limits._replace(slots=len(self._slots), max_queue=queue)
+            self.limits = self.limits._replace(slots=len(self._places), max_queue=queue)
 
     @property
     def empty(self) -> bool:
@@ -314,14 +325,14 @@ class Gate:
         """Return what has been counted in this process; none of it ever goes down."""
         with self._lock:
             all_ = self._counting
-            waits = [sum(column) for column in zip(*(tally.waits for tally in all_), strict=True)]
-            waits_took = sum(tally.waits_took for tally in all_)
-            service = [sum(column) for column in zip(*(tally.slow for tally in all_), strict=True)]
-            service[0] += sum(tally.quick for tally in all_)
-            served, took = sum(service), sum(tally.took for tally in all_)
+            waits = [sum(column) for column in zip(*(place.waits for place in all_), strict=True)]
+            waits_took = sum(place.waits_took for place in all_)
+            service = [sum(column) for column in zip(*(place.slow for place in all_), strict=True)]
+            service[0] += sum(place.quick for place in all_)
+            served, took = sum(service), sum(place.took for place in all_)
             # Slots are read one after the other while others come and go. Who is just leaving may
             # not be seen at all, so both are told too low then, never too high: the last look.
-            inside = sum(tally.forfeited for tally in all_) + len(self._taken())
+            inside = sum(place.forfeited for place in all_) + len(self._taken())
             self._admitted = max(self._admitted, served + inside)
             self._unwaited = max(self._unwaited, self._admitted - sum(waits[1:]))
             waits[0] = self._unwaited
@@ -473,9 +484,9 @@ class Gate:
                     slot = self._free.pop()
                 except IndexError:
                     break
-                slot.tally.count_wait(waited)
-                slot.since = now
-                slot.waited = waited
+                slot.place.count_wait(waited)
+                slot.place.since = now
+                slot.place.waited = waited
                 ticket.outcome = slot
                 woken.append(ticket)
                 self._hungry_since = None
@@ -491,8 +502,7 @@ class Gate:
 
     def _taken(self) -> list[float]:
         """Return since when each slot is taken that is."""
-        slots = [known() for known in self._slots.values()]
-        sinces = [slot.since for slot in slots if slot is not None]
+        sinces = [place.since for place in self._places]
         return [since for since in sinces if since is not None]
 
     def _changed(self) -> None:
@@ -517,6 +527,12 @@ def _wake(tickets: list[Ticket]) -> None:
             _wake(tickets)
 
 
+def _lost(keeper: weakref.ref[Gate], place: Place, _: object) -> None:
+    gate = keeper()
+    if gate is not None:
+        gate.lost(place)
+
+
 _gates: weakref.WeakSet[Gate] = weakref.WeakSet()
 
 
@@ -527,10 +543,8 @@ def _after_fork_in_child() -> None:
     that nothing happens when it leaves them.
     """
     for gate in list(_gates):
-        for known in gate._slots.values():
-            slot = known()
-            if slot is not None:
-                slot.since = None
+        for place in gate._places:
+            place.since = None
         gate._reset()
 
 

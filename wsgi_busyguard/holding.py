@@ -35,7 +35,7 @@ def holding(
     :param told: says what a request tells of its client, where that is trusted.
     :param read_off: reads what is left of the body of a request that is refused.
     """
-    enter, leave = gate.enter, gate.leave
+    enter, leave = gate.take, gate.leave
 
     def enter_told(client: Client) -> Slot:
         # Those who leave sooner than most may wait less, in proportion.
@@ -61,9 +61,10 @@ def holding(
             if read_off is not None:
                 read_off(environ)
             return refused(refusal.reason)(environ, start_response)
-        since = slot.since
+        place = slot.place
+        since = place.since
         try:
-            environ[WAITED] = waited = slot.waited
+            environ[WAITED] = waited = place.waited
             environ[MONITOR] = monitor
             environ[DEADLINE] = until = since - waited + patience  # type: ignore[operator]
             body = app(environ, start_response)
@@ -79,7 +80,7 @@ def holding(
         except BaseException:
             # A time limit of the app's may come late, when the slot is left and somebody else has
             # it by now. Each holder has its own "since".
-            if slot.since is since:
+            if place.since is since:
                 leave(slot)
             raise
 
@@ -122,12 +123,15 @@ class Held(Timed):
     :ivar until: monotonic seconds at which its client gives up.
     """
 
-    __slots__ = ("_body", "_gate", "_slot")
+    __slots__ = ("_body", "_gate", "_since", "_slot")
 
     def __init__(self, body: Any, slot: Slot, gate: Gate, until: float) -> None:
         self.until = until
         self._body = body
         self._gate = gate
+        # Forgotten only when the slot has been left, so that one who was interrupted at that can
+        # do it once more; and by this it is known whether it is another's by then.
+        self._since = slot.place.since
         self._slot: Slot | None = slot
 
     def __iter__(self) -> Iterator[bytes]:
@@ -138,28 +142,26 @@ class Held(Timed):
 
     def close(self) -> None:
         """Close the body and leave the slot; only the first call does anything."""
-        slot = self._slot
-        if slot is not None:
-            self._slot = None
+        if self._slot is not None:
             try:
                 self._body.close()
             finally:
-                self._gate.leave(slot)
+                self.release()
 
     def release(self) -> None:
         """Leave the slot and let the body be."""
         slot = self._slot
         if slot is not None:
+            if slot.place.since is self._since:
+                self._gate.leave(slot)
             self._slot = None
-            self._gate.leave(slot)
 
     def __del__(self) -> None:
         try:
             slot = self._slot
         except AttributeError:  # a signal handler raised before it had one
             return
-        if slot is not None:
-            self._slot = None
+        if slot is not None and slot.place.since is self._since:
             self._gate.abandon(slot)
 
 

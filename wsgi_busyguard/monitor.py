@@ -376,8 +376,8 @@ class Monitor:
             tell = self._news.popleft()
             try:
                 tell()
-            except Exception:  # it would reach a check, a request, or whoever left a slot
-                logger.exception("%r raised", tell)
+            except Exception as error:  # it would reach a check, or whoever left a slot
+                elsewhere(partial(logger.error, "%r raised", tell, exc_info=error))
 
     def _announce(self, change: Transition) -> None:
         for listener in tuple(self._listeners[change.state]):

@@ -20,9 +20,23 @@ def elsewhere(work: Any, *arguments: Any) -> None:
     if busy_threads:
         start = busy_threads.get(original("_thread", "get_ident")())
         if start is not None:
-            start(work, arguments)
+            with suppress(RuntimeError):  # no thread is to be had: then it is not done
+                start(work, arguments)
             return
     work(*arguments)
+
+
+def begin(thread: threading.Thread) -> None:
+    """Start a thread, unless the process is at its end, when nobody needs what it would do.
+
+    From Python 3.12 on none can be started as soon as the main thread has returned, while others,
+    which go on for a moment, may be about to.
+    """
+    try:
+        thread.start()
+    except RuntimeError as error:
+        if "shutdown" not in str(error):
+            raise
 
 
 def original(module: str, name: str) -> Any:

@@ -1,36 +1,43 @@
-"""A slot, which always comes back, and what is counted of those who had it. Knows no gate.
+"""A slot, which always comes back, and what is counted of its holders. Knows no gate.
 
 An exception may arise between any two steps of Python's: a signal handler raises (an app that
 limits its time by SIGALRM has one), or a thread is told to by another. Between taking a slot and
 noting that it is taken no ``finally`` helps, and what is called in a ``finally`` may be interrupted
-before its first step. But somebody refers to a slot at every moment: those who hold it, or the
-place where the free ones lie. When nobody does any more, it is lost, and its finalizer says so.
+before its first step. But somebody refers to a slot at every moment: whoever has it, or the queue
+in which the free ones lie. When nobody does any more it is lost, and that is noticed.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
+from weakref import ref
 
 from .counts import BOUNDS, BUCKETS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import CodeType
 
 
-class Keeper(Protocol):
-    """Whose slots they are; it must not refer to those that are taken."""
+class Place:
+    """A place in the application. It has one holder at a time, so to count them needs no lock.
 
-    def lost(self, slot: Slot) -> None:
-        """Put another one in the place of a slot to which nobody refers. In a finalizer."""
+    :ivar since: monotonic seconds at which it was taken; ``None`` while it is free. Each holder
+        has another object there, which tells it from those after it.
+    :ivar waited: seconds that its holder waited for it.
+    :ivar owed: the ``since`` of one who may forget the slot and leave it all the same.
+    """
 
-
-class Tally:
-    """Counts the holders of a slot. It has one at a time, so that needs no lock."""
-
-    __slots__ = ("forfeited", "quick", "slow", "took", "waits", "waits_took")
+    __slots__ = (
+        *("forfeited", "owed", "quick", "since", "slow", "took"),
+        *("waited", "waits", "waits_took"),
+    )
 
     def __init__(self) -> None:
+        self.since: float | None = None
+        self.owed: float | None = None
+        self.waited = 0.0
         self.quick = 0  # those who held it for no longer than the first bound: most of them
         self.slow = [0] * BUCKETS  # the others
         self.took = 0.0  # seconds, all of them together
@@ -39,7 +46,7 @@ class Tally:
         self.waits_took = 0.0
 
     def count_wait(self, waited: float) -> None:
-        """Count that a holder has waited for it. Before the slot's ``since`` is set."""
+        """Count that a holder has waited for it. Before ``since`` is set."""
         self.waits[bisect_left(BOUNDS, waited)] += 1
         self.waits_took += waited
 
@@ -50,24 +57,32 @@ class Tally:
 
 
 class Slot:
-    """A place in the application.
+    """The right to a place: whoever has it is in the application."""
 
-    :ivar since: monotonic seconds at which it was taken; ``None`` while it is free. Each holder
-        has another object there, which tells it from those after it.
-    :ivar waited: seconds that its holder waited for it.
-    :ivar tally: counts its holders.
-    :param keeper: a weak reference, or the slots would keep their keeper.
-    """
+    __slots__ = ("_guard", "place")
 
-    __slots__ = ("__weakref__", "_keeper", "since", "tally", "waited")
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        # Goes with the slot, and not before. A finalizer of the slot's own would not do: the
+        # garbage collector calls the finalizers of all that it has found in a cycle, in any order,
+        # and one of them may be that of a body which was never closed, and which leaves the slot.
+        # So it has to be something that the collector does not know and that can be referred to
+        # weakly, and that is code and nothing else. (Without the GIL it knows code, too.)
+        self._guard = Slot.__init__.__code__.replace()
 
-    def __init__(self, tally: Tally, keeper: Callable[[], Keeper | None]) -> None:
-        self.since: float | None = None
-        self.waited = 0.0
-        self.tally = tally
-        self._keeper = keeper
+    @property
+    def since(self) -> float | None:
+        """Monotonic seconds at which it was taken; ``None`` while it is free."""
+        return self.place.since
 
-    def __del__(self) -> None:
-        keeper = self._keeper()
-        if keeper is not None:  # else all of them go
-            keeper.lost(self)
+    @property
+    def waited(self) -> float:
+        """Seconds that its holder waited for it."""
+        return self.place.waited
+
+    def watched(self, lost: Callable[[object], object]) -> ref[CodeType]:
+        """Return what has ``lost`` called when nobody refers to the slot, as long as it is kept.
+
+        Called with one argument that says nothing, as from a finalizer.
+        """
+        return ref(self._guard, lost)

@@ -21,6 +21,7 @@ from ..gate import Gate, Slot, Ticket
 from ..haproxy import Push
 from ..logs import logger
 from ..monitor import Monitor
+from ..native import begin
 from ..orca import Reporter
 from ..patience import reader
 from ..policy import CLIENT_TIMEOUT, DAMPED, PATIENCE, Reason, flag, seconds
@@ -210,7 +211,7 @@ class Front:
         self.monitor.refresh()
         if self._ending is None and self._is_over():
             self._ending = threading.Thread(target=self._end, name="busyguard-end", daemon=True)
-            self._ending.start()
+            begin(self._ending)
 
     def flushed(self) -> bool:
         """Return whether all that was answered has been sent."""

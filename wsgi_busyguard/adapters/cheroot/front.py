@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...head import Head, read_head, unfinished
 from ...logs import logger
+from ...native import begin
 from ...policy import Reason
 from ..front import Front, Visit
 from ..wire import MOST, NO_REQUEST, gone, peeked, readable, said, sent, wake_beyond
@@ -85,7 +86,7 @@ class CherootFront(Front):
 
     def end(self) -> None:
         """Have the server stop; on a thread, for it waits for its own."""
-        threading.Thread(target=self.server.stop, name="busyguard-stop", daemon=True).start()
+        begin(threading.Thread(target=self.server.stop, name="busyguard-stop", daemon=True))
 
     def refuse(self, conn: Any, request: Request | None, reason: Reason) -> None:
         """Answer 503 in place of the app, on the thread for that."""

@@ -26,9 +26,9 @@ class GuardedSync(Guarded, SyncWorker):
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serve a connection; whoever is slow to send a request takes the worker too."""
-        slot = self._gate.enter()
-        self.poster.post()
+        slot = self._gate.take()
         try:
+            self.poster.post()
             super().handle(listener, client, addr)
         finally:
             self._gate.leave(slot)

@@ -18,6 +18,7 @@ from ...haproxy import Push
 from ...logs import logger, unraised
 from ...middleware import BusyGuard
 from ...monitor import Monitor
+from ...native import begin
 from ...poster import Poster
 from .host import Host, in_the_kernel, judge_options, the_host
 
@@ -206,7 +207,7 @@ def _aside(tell: Callable[[], None]) -> None:
     Who notices a change may be the thread that accepts, or the one that beats; a listener that
     hangs would be the end of either.
     """
-    threading.Thread(target=tell, name="busyguard-listeners", daemon=True).start()
+    begin(threading.Thread(target=tell, name="busyguard-listeners", daemon=True))
 
 
 def counting(capacity: int) -> Gate:
