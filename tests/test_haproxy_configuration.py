@@ -385,6 +385,10 @@ RIGHT = {
         "    option forwardfor\nbackend app",
         FRONT.format("option forwardfor") + "backend app\n    mode http",
     ),
+    "forwardfor in a front whose backend the defaults name": (
+        "    option forwardfor\nbackend app",
+        "    default_backend app\nfrontend f\n    option forwardfor\nbackend app",
+    ),
     "set-header in the front": (
         "    option forwardfor\nbackend app",
         FRONT.format("http-request set-header X-Forwarded-For %[src]") + "backend app",

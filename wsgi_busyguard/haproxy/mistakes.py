@@ -32,10 +32,11 @@ def mistakes(text: str) -> list[Finding]:
 def backends(text: str) -> list[Backend]:
     """Return the backends that are judged: those in mode http that have servers."""
     every = sections(text)
-    judged = [s for s in every if s.kind in ("backend", "listen") and s.in_http and s.servers()]
+    fronts = [section for section in every if section.kind in ("frontend", "listen")]
     return [
-        Backend(section, section.servers(), [s for s in every if s.leads_to & {section.name, "*"}])
-        for section in judged
+        Backend(it, it.servers(), [front for front in fronts if front.leads_to & {it.name, "*"}])
+        for it in every
+        if it.kind in ("backend", "listen") and it.in_http and it.servers()
     ]
 
 
