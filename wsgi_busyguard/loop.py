@@ -165,7 +165,9 @@ class Loop:
             connection, host = self._calls.accept(port.listener)
         except (BlockingIOError, ConnectionError, InterruptedError):
             return  # it has left
-        except OSError:  # no file descriptor is left: then asking again at once is no use
+        except OSError:  # no file descriptor is left
+            if self._made_room():
+                return  # and asked again: the port is readable still
             self._resume = time.monotonic() + PAUSE
             self._look_out(0)
             return
@@ -177,6 +179,17 @@ class Loop:
         self._attend(peer)  # mostly it has said it all by now
         if not peer.watched and descriptor in self._peers:
             self._watch(peer, select.POLLIN)
+
+    def _made_room(self) -> bool:
+        """Let the oldest peer go, for one that cannot be accepted; return whether there was one.
+
+        First who is silent, or talks on though it has its answer; then who is slow to take that;
+        last who is shown the figures again and again.
+        """
+        oldest = min(self._peers.values(), key=_claim, default=None)  # of those alike the first
+        if oldest is not None:
+            self._forget(oldest)
+        return oldest is not None
 
     def _attend(self, peer: Peer, late: bool = False) -> None:
         """See to one peer; whatever goes wrong is the end of that one alone."""
@@ -297,6 +310,10 @@ class Loop:
         yield from [port.listener for port in self._ports.values()]
         yield from [peer.connection for peer in self._peers.values()]
         yield from (self._stopper, self._stopped)
+
+
+def _claim(peer: Peer) -> tuple[bool, bool]:
+    return peer.feed is not None, bool(peer.rest)
 
 
 class Port(Face):

@@ -5,8 +5,20 @@ Knows descriptors and sockets; no server.
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
+from socket import SHUT_RDWR
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+# What accept() says when there is none, for this process or for the whole system.
+NO_DESCRIPTOR = frozenset((errno.EMFILE, errno.ENFILE))
 
 # Left for the app's files and connections, and for the check port: at most so many, and at most a
 # quarter of all.
@@ -24,13 +36,80 @@ def limit() -> int | None:
     return None
 
 
-def scarce(descriptor: int) -> bool:
-    """Return whether the descriptor of a connection that was just accepted is among the last.
+def excess(descriptor: int) -> int:
+    """Return how many connections are too many, by the descriptor of one just accepted.
 
-    The kernel gives out the lowest that is free, so all below it are taken.
+    The kernel gives out the lowest that is free, so all below it are taken. More may be: after a
+    burst in which others have left, this one may have got the number of one of those.
     """
     most = limit()
-    return most is not None and descriptor >= most - spare(most)
+    return 0 if most is None else max(0, descriptor + 1 - (most - spare(most)))
+
+
+def overdrawn() -> int:
+    """Return how many connections are too many, by all descriptors. To be called now and then."""
+    most = limit()
+    return 0 if most is None else max(0, taken(most) - (most - spare(most)))
+
+
+def taken(most: int) -> int:
+    """Return how many descriptors this process has; ``most`` if none is left for a look."""
+    try:
+        return len(os.listdir("/dev/fd"))
+    except OSError as error:
+        return most if error.errno in NO_DESCRIPTOR else 0  # there is no such folder
+
+
+class Room(Generic[T]):
+    """Has others go for a connection that was just accepted.
+
+    :param end: ends one of them; its descriptor may be free only later.
+    :param is_open: returns whether it is not yet.
+    """
+
+    def __init__(self, end: Callable[[T], object], is_open: Callable[[T], bool]) -> None:
+        self._end = end
+        self._is_open = is_open
+        self._going: list[T] = []
+
+    def make(self, wanted: int, candidates: Callable[[], list[T]]) -> None:
+        """End so many, less those who are on their way.
+
+        :param candidates: returns who is to go, the first first.
+        """
+        if wanted <= 0:
+            return
+        self._going = [one for one in self._going if self._is_open(one)]
+        missing = wanted - len(self._going)
+        if missing > 0:
+            for one in candidates()[:missing]:
+                self._going.append(one)
+                self._end(one)
+
+
+def in_turn(silent: list[T], idle: list[T], half: list[T]) -> list[T]:
+    """Return who is to go, the first first, so that another connection can be made.
+
+    Each list begins with the oldest. Where most are silent they are a crowd, and whoever has just
+    connected and is about to ask comes last; where few are, they are such.
+
+    :param silent: who has not sent the whole head of a first request.
+    :param idle: who has asked and has all answers.
+    :param half: who is in the middle of a request, or of reading an answer.
+    """
+    crowd = len(silent) > len(idle) + len(half)
+    return [*silent, *idle, *half] if crowd else [*idle, *half, *silent]
+
+
+def hang_up(sock: socket.socket) -> None:
+    """End a connection for whoever reads from it; that one closes it."""
+    with suppress(OSError):
+        sock.shutdown(SHUT_RDWR)
+
+
+def is_open(sock: socket.socket) -> bool:
+    """Return whether a socket has a descriptor."""
+    return sock.fileno() >= 0
 
 
 def spare(most: int) -> int:
@@ -42,12 +121,9 @@ def bearable(most: int, least: int) -> int:
     """Return how many connections can be open beside what is open now.
 
     :param most: as many as the server is to have at once, if there are descriptors for them.
-    :param least: as many as there must be.
+    :param least: as many as there must be, if it is to have so many.
     """
     bound = limit()
     if bound is None:
         return most
-    taken = 0
-    with suppress(OSError):  # no such folder on this system
-        taken = len(os.listdir("/dev/fd"))
-    return max(least, min(most, bound - taken - spare(bound)))
+    return min(most, max(least, bound - taken(bound) - spare(bound)))

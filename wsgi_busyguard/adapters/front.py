@@ -27,6 +27,7 @@ from ..patience import reader
 from ..policy import CLIENT_TIMEOUT, DAMPED, PATIENCE, Reason, flag, seconds
 from ..posting import Member
 from .lastcall import HANDSHAKES, LINGER, LOOK, admit_no_more, pending
+from .standing import Outside, StandingQueue
 from .threads import Beat, Teller
 from .wire import gone, whole
 
@@ -96,7 +97,8 @@ class Front:
         self._ending: threading.Thread | None = None
         self._made_by = os.getpid()
         self._teller = Teller()
-        read: Adapter = self.gate if adapter is None else adapter
+        self._standing = StandingQueue(self.listeners)
+        read = Outside(self.gate if adapter is None else adapter, self._standing)
         self._member = None if board is None else Member(board, read)
         self.monitor = Monitor(
             self._member or read, on_busy=on_busy, on_free=on_free, deliver=self._teller.put
@@ -204,6 +206,7 @@ class Front:
     def beat(self) -> None:
         """Look after those who wait, and whether a drain is over."""
         self.gate.expire()
+        self._standing.look()
         self._post()
         waiting = {visit.socket: visit for visit in list(self.waiting)}
         for sock in gone(waiting):

@@ -8,13 +8,17 @@ import time
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
+from ..adapters.descriptors import NO_DESCRIPTOR, Room, excess, hang_up, in_turn, is_open, overdrawn
 from ..adapters.lastcall import HANDSHAKES, LINGER, LOOK, admit_no_more, pending
+from ..adapters.standing import Outside, StandingQueue
+from ..adapters.threads import Beat
 from ..checkport import bound
 from ..middleware import BusyGuard
 
 if TYPE_CHECKING:
     import argparse
     import socket
+    from collections.abc import Callable
 
     from _typeshed.wsgi import WSGIApplication
 
@@ -30,6 +34,8 @@ def serve_werkzeug(app: WSGIApplication, arguments: argparse.Namespace) -> int:
             listener = stack.enter_context(bound(arguments.listen))
         server = _server(listener, guard)
         stack.callback(server.server_close)
+        beat = Beat(_watching(listener, guard.monitor, server.look))
+        stack.callback(beat.stop)
         where = serve._start_ports(guard.monitor, arguments, stack)
         ending = Ending(server, listener, guard, arguments.grace)
 
@@ -41,6 +47,7 @@ def serve_werkzeug(app: WSGIApplication, arguments: argparse.Namespace) -> int:
         serve._at_signals(stop)
         host, port = listener.getsockname()[:2]
         serve._say(arguments, host, port, where)
+        beat.start()
         server.serve_forever(0.1)
         ending.serve_the_last()
     return 0
@@ -59,28 +66,72 @@ def _server(listener: socket.socket, guard: BusyGuard) -> Any:
             try:
                 super().run_wsgi()
             finally:
+                connected.pop(self.connection, None)
+                connected[self.connection] = True  # the last, from now on
                 answering.discard(self)
 
         def log(self, type: str, message: str, *args: Any) -> None:
             """Write nothing: a line a request is what an overloaded server needs least."""
 
     class Server(ThreadedWSGIServer):
+        def get_request(self) -> tuple[Any, Any]:
+            """Accept a connection."""
+            try:
+                return super().get_request()
+            except OSError as error:  # it is asked for again at once
+                if error.errno in NO_DESCRIPTOR:
+                    room.make(1, candidates)
+                    time.sleep(LOOK)
+                raise
+
         def process_request(self, request: Any, client_address: Any) -> None:
             """Start a thread for a connection."""
-            connected.add(request)
+            room.make(excess(request.fileno()), candidates)
+            connected[request] = False
             super().process_request(request, client_address)
 
         def shutdown_request(self, request: Any) -> None:
             """Close a connection."""
             super().shutdown_request(request)
-            connected.discard(request)
+            connected.pop(request, None)
 
     answering: set[Handler] = set()
-    connected: set[Any] = set()
+    # The oldest first, and whether they ever asked for anything.
+    connected: dict[Any, bool] = {}
+
+    def candidates() -> list[Any]:
+        busy = {handler.connection for handler in answering.copy()}
+        known = [(sock, spoke) for sock, spoke in connected.copy().items() if sock not in busy]
+        idle, silent = ([s for s, spoke in known if spoke is which] for which in (True, False))
+        return in_turn(silent, idle, [])
+
+    def end(sock: Any) -> None:
+        connected.pop(sock, None)
+        hang_up(sock)  # its thread closes it
+
+    room: Room[Any] = Room(end, is_open)
     host, port = listener.getsockname()[:2]
     server: Any = Server(host, port, guard, Handler, fd=listener.fileno())
     server.answering, server.connected = answering, connected
+    server.look = lambda: room.make(overdrawn(), candidates)
     return server
+
+
+def _watching(
+    listener: socket.socket, monitor: Any, beside: Callable[[], object]
+) -> Callable[[], object]:
+    """Have a monitor know who cannot get in; return what is to be done for it again and again."""
+    standing = StandingQueue(lambda: (listener,))
+    # With a board the monitor reads what all processes post, and this one posts what it reads.
+    owner = monitor.adapter if hasattr(monitor.adapter, "adapter") else monitor
+    owner.adapter = Outside(owner.adapter, standing)
+
+    def look() -> None:
+        beside()
+        standing.look()
+        monitor.refresh()
+
+    return look
 
 
 class Ending:

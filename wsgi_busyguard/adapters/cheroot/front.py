@@ -11,12 +11,14 @@ import logging
 import threading
 import time
 from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from ...head import Head, read_head, unfinished
 from ...logs import logger
 from ...native import begin
 from ...policy import Reason
+from ..descriptors import Room, excess, hang_up, in_turn, is_open, overdrawn
 from ..front import Front, Visit
 from ..wire import MOST, NO_REQUEST, gone, peeked, readable, said, sent, wake_beyond
 from .desk import Desk
@@ -41,6 +43,8 @@ class CherootFront(Front):
         self._failing = False
         self.stopped = threading.Event()
         self.asking: dict[Any, None] = {}  # connections whose request is still to be answered
+        self.idle: dict[Any, None] = {}  # connections in cheroot's loop, the oldest first
+        self._room: Room[Any] = Room(self._hang_up, lambda conn: is_open(conn.socket))
         self.server: Any = None
         self.hand: Callable[[Any], object]
 
@@ -56,10 +60,19 @@ class CherootFront(Front):
         self._checking.stop()
         self._refusing.stop()
 
+    def beat(self) -> None:
+        """Also make room if a burst has taken the last file descriptors."""
+        super().beat()
+        self._room.make(overdrawn(), self._in_turn)
+
     def meet(self, conn: Any) -> None:
         """Answer a connection if it asks for a check, wait for its head, refuse it or let it in."""
         self.asking[conn] = None
+        self.idle.pop(conn, None)
         try:
+            if not conn.accepted:
+                conn.accepted = time.monotonic()
+                self._make_room(conn)
             self._judge(conn)
         except Exception:  # guarding must never be the outage
             if not self._failing:
@@ -93,6 +106,30 @@ class CherootFront(Front):
         last = reason is Reason.DRAINING
         job = partial(self._say, self._refusing, conn, request, self.refusal(reason), last)
         self._refusing.put(partial(_or_close, conn, job))
+
+    def _make_room(self, newest: Any) -> None:
+        """Have others go for one that was accepted with one of the last file descriptors.
+
+        Without any cheroot would write a traceback, and at once another. Its loop finds the end of
+        such a connection, and closes it.
+        """
+        self._room.make(excess(newest.socket.fileno()), self._in_turn)
+
+    def _in_turn(self) -> list[Any]:
+        """Return the connections in cheroot's loop, and who is to go first."""
+        silent: list[Any] = []
+        idle: list[Any] = []
+        half: list[Any] = []
+        for conn in self.idle.copy():  # threads add to it
+            if not conn.seen and readable(conn.socket):
+                continue  # it is no silent one any more
+            (silent if not conn.used else half if conn.seen else idle).append(conn)
+        silent.sort(key=attrgetter("accepted"))
+        return in_turn(silent, idle, half)
+
+    def _hang_up(self, conn: Any) -> None:
+        self.idle.pop(conn, None)
+        hang_up(conn.socket)
 
     def _judge(self, conn: Any) -> None:
         ahead = _ahead(conn)

@@ -30,11 +30,15 @@ PATIENCE = 1.0
 class GuardedConnection(HTTPConnection):
     """A connection that gives its place back when its request has been served.
 
+    :ivar accepted: when, in monotonic seconds; 0 before the front has seen it.
+    :ivar used: whether a request has come by it.
     :ivar seen: how many bytes of a head that is not whole have been seen, and
     :ivar since: since when, in monotonic seconds.
     """
 
     visit: CherootVisit | None = None
+    accepted = 0.0
+    used = False
     seen = 0
     since: float | None = None
 
@@ -45,11 +49,13 @@ class GuardedConnection(HTTPConnection):
         try:
             return serve() if visit is None else visit.served_by(serve)
         finally:
+            self.used = True
             self.server.guard.asking.pop(self, None)
 
     def close(self) -> None:
         """Close it."""
         self.server.guard.asking.pop(self, None)
+        self.server.guard.idle.pop(self, None)
         super().close()
 
 
@@ -68,6 +74,11 @@ class GuardedServer(Server):
     def process_conn(self, conn: Any) -> None:
         """Answer, refuse, or let in; a connection with something to read, or a new one."""
         self.guard.meet(conn)
+
+    def put_conn(self, conn: Any) -> None:
+        """Wait until there is something to read of a connection."""
+        self.guard.idle[conn] = None
+        super().put_conn(conn)
 
     def prepare(self) -> None:
         """Listen, and start the threads."""

@@ -9,6 +9,7 @@ from gunicorn.workers.ggevent import GeventWorker
 from ...answers import Answers
 from ...gate import Gate
 from ...holding import holding
+from ..descriptors import SPARE, Room, bearable, excess, hang_up, in_turn, is_open, overdrawn
 from .worker import Guarded, counting
 
 if TYPE_CHECKING:
@@ -26,9 +27,38 @@ class GuardedGevent(Guarded, GeventWorker):
 
     loop = True
 
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        # Connections by which no request is being served, the oldest first, and whether one was.
+        self._idle: dict[Any, bool] = {}
+        self._open = 0
+        self._room: Room[Any] = Room(self._end, is_open)
+
+    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+        """Serve a connection; one that asks for nothing makes room when there are too many."""
+        self._open += 1
+        self._room.make(max(self._crowd(), excess(client.fileno())), self._in_turn)
+        self._idle[client] = False
+        try:
+            super().handle(listener, client, addr)
+        finally:
+            self._open -= 1
+            self._idle.pop(client, None)
+
+    def handle_http2(self, listener: Any, client: Any, *arguments: Any, **named: Any) -> Any:
+        """Serve a connection of HTTP/2, which is known to be idle to nobody here."""
+        self._idle.pop(client, None)
+        return super().handle_http2(listener, client, *arguments, **named)
+
+    def work(self) -> tuple[Any, ...]:
+        """Also make room if nobody could go when the last one came."""
+        return (self._look_for_room, *super().work())
+
     def queue(self) -> Any:
         """Return the gate of the requests, which without a limit only counts."""
         options = self.options
+        # As many as there are file descriptors for: gevent accepts a hundred before one is served.
+        self.worker_connections = bearable(self.cfg.worker_connections, SPARE)
         if options.slots is None:
             self._gate = counting(self.worker_connections)
         else:
@@ -51,10 +81,30 @@ class GuardedGevent(Guarded, GeventWorker):
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
         """Serve a request, and post when it is over."""
+        self._idle.pop(sock, None)
         try:
             return super().handle_request(listener_name, req, sock, addr)
         finally:
+            self._idle[sock] = True  # the last, from now on
             self.poster.post()
+
+    def _crowd(self) -> int:
+        """Return how many connections are too many to accept another; gevent has a bound."""
+        most: int = self.worker_connections
+        return self._open + 1 - most
+
+    def _look_for_room(self) -> None:
+        self._room.make(max(self._crowd(), overdrawn()), self._in_turn)
+
+    def _in_turn(self) -> list[Any]:
+        silent = [client for client, was_served in self._idle.items() if not was_served]
+        idle = [client for client, was_served in self._idle.items() if was_served]
+        return in_turn(silent, idle, [])
+
+    def _end(self, client: Any) -> None:
+        del self._idle[client]
+        # Its greenlet finds the end, and closes it; gevent's own shutdown() would raise there.
+        hang_up(getattr(client, "_sock", client))
 
     def _posting(self, app: WSGIApplication) -> WSGIApplication:
         """Return ``app``, with a post when a request has got in: the hub may be stuck from then."""

@@ -25,6 +25,7 @@ from ...environ import stamp
 from ...head import proxied, read_head, split_target
 from ...holding import holding
 from ...logs import logger, unraised
+from ..descriptors import NO_DESCRIPTOR, bearable
 from ..executor import CountingExecutor, ForNobody, QueueFull, QueueTimeout
 from ..lastcall import LINGER, pending
 from ..wire import NO_REQUEST, gone, said
@@ -62,6 +63,9 @@ LATEST = (1, 1)
 # Connections that a worker accepts beyond its threads and its queue. At worker_connections it stops
 # accepting, and then a check waits in the kernel.
 SPARE = 8
+
+# Seconds until one is accepted when no file descriptor was left.
+PAUSE = 0.02
 
 
 def moved(worker_class: type) -> list[str]:
@@ -189,6 +193,9 @@ class GuardedThreads(Guarded, ThreadWorker):
     def queue(self) -> Any:
         """Return the pool; where the guard is not in front, a gate that counts in the app."""
         if self._in_front:
+            # As many as there are file descriptors for; without one gunicorn's worker ends.
+            most = self.cfg.worker_connections
+            self.worker_connections = bearable(most, self.cfg.threads + SPARE)
             self._lingering = Lingering(self.poller)
             # For each thread one may always be there who has connected and is about to speak.
             most = max(self.cfg.threads, self.worker_connections // 2)
@@ -223,6 +230,15 @@ class GuardedThreads(Guarded, ThreadWorker):
         """
         if self._in_front and self._safely(self._left_to_others, arguments[-1]):
             return
+        try:
+            self._accept(*arguments)
+        except OSError as error:
+            if not self._in_front or error.errno not in NO_DESCRIPTOR:
+                raise
+            self._safely(self._make_room, 1)
+            time.sleep(PAUSE)  # the app has them, perhaps; it is asked for again at once
+
+    def _accept(self, *arguments: Any) -> None:
         if not (self._in_front and self._endless):
             super().accept(*arguments)
             return
@@ -387,13 +403,13 @@ class GuardedThreads(Guarded, ThreadWorker):
             self._silent.hurry(LINGER)
         self._silent.expire(everyone)
 
-    def _make_room(self) -> None:
+    def _make_room(self, least: int = 0) -> None:
         """Let idle connections go while hardly another can be accepted, the oldest first.
 
         Else a check would wait in the kernel for as long as they are idle.
         """
         spare = min(SPARE, max(0, self.worker_connections - self.cfg.threads)) // 2
-        over = self.nr_conns - (self.worker_connections - spare)
+        over = max(least, self.nr_conns - (self.worker_connections - spare))
         if over <= 0:
             return
         kept = getattr(self, "keepalived_conns", None)

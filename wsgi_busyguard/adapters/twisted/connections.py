@@ -9,7 +9,10 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from ..descriptors import scarce
+from twisted.internet.error import ConnectionAborted
+from twisted.python.failure import Failure
+
+from ..descriptors import Room, excess, in_turn, overdrawn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +30,7 @@ def speaks_http2(connection: Any) -> bool:
 
 def is_open(connection: Any) -> bool:
     """Return whether neither side has closed."""
-    return not getattr(connection.transport, "disconnected", True)
+    return _is_open(connection.transport)
 
 
 def close(connection: Any) -> bool:
@@ -55,25 +58,16 @@ class Carrier:
     :ivar connection: returns what carries the requests, which holds the transport and so is not
         held here; ``None`` until the first has begun to come.
     :ivar asking: how many requests have begun to come, and are not whole.
+    :ivar uploading: whether the head of one of these has come.
     :ivar used: whether one has come whole.
     """
 
-    __slots__ = ("asking", "connection", "used")
+    __slots__ = ("asking", "connection", "uploading", "used")
 
     def __init__(self) -> None:
         self.connection: Callable[[], Any] = _nothing
         self.asking = 0
-        self.used = False
-
-    @property
-    def rank(self) -> int | None:
-        """Return how soon it may be closed to make room; ``None`` while a request is answered."""
-        connection = self.connection()
-        if connection is None:
-            return 0
-        if _under_way(connection) > self.asking:
-            return None
-        return 2 if self.asking else 1
+        self.uploading = self.used = False
 
 
 class Connections:
@@ -82,6 +76,7 @@ class Connections:
     def __init__(self) -> None:
         # By transport.
         self._known: weakref.WeakKeyDictionary[Any, Carrier] = weakref.WeakKeyDictionary()
+        self._room: Room[Any] = Room(self._end, _is_open)
 
     def attend(self, protocol: Any) -> None:
         """Know of a connection as soon as it is made."""
@@ -101,18 +96,25 @@ class Connections:
             carrier.connection = weakref.ref(connection)
             carrier.asking += 1
 
+    def headed(self, connection: Any) -> None:
+        """Note that the head of a request has come."""
+        carrier = self._known.get(connection.transport)
+        if carrier is not None:
+            carrier.uploading = True
+
     def given_up(self, connection: Any) -> None:
         """Note that the rest of a request will not come."""
         carrier = self._known.get(connection.transport)
         if carrier is not None:
             carrier.asking -= 1
+            carrier.uploading = False
 
     def asked(self, connection: Any) -> None:
         """Note that a request has come whole."""
         carrier = self._known.pop(connection.transport, None)
         if carrier is not None:
             carrier.asking -= 1
-            carrier.used = True
+            carrier.uploading, carrier.used = False, True
             self._known[connection.transport] = carrier  # the last, from now on
 
     def may_ask(self, transport: Any) -> bool:
@@ -125,30 +127,46 @@ class Connections:
         connections = [carrier.connection() for carrier in self._known.values() if carrier.used]
         return [one for one in connections if one is not None and is_open(one)]
 
-    def shed(self, count: int) -> None:
-        """End so many, the oldest first, by which no request is being answered.
-
-        First who has never asked for anything, then who has had all answers, then who is in the
-        middle of a request.
-        """
-        ranked = [
-            (carrier.rank, transport)
-            for transport, carrier in self._known.items()
-            if not getattr(transport, "disconnected", False)
-        ]
-        idle = [transport for wanted in range(3) for rank, transport in ranked if rank == wanted]
-        for transport in idle[:count]:
-            del self._known[transport]  # it is closed in the reactor's next turn
-            transport.abortConnection()  # a polite end over TLS would wait for the peer's
+    def look(self) -> None:
+        """Make room, a few times a second; a burst may have taken the last descriptors."""
+        self._room.make(overdrawn(), self._in_turn)
 
     def _make_room(self, transport: Any) -> None:
-        """Have another go for one that has got one of the last descriptors.
+        """Have others go for one that has got one of the last descriptors.
 
         Twisted itself closes whoever comes when there is none, and so each check as well.
         """
         descriptor = getattr(transport, "fileno", None)
-        if descriptor is not None and scarce(descriptor()):
-            self.shed(1)
+        if descriptor is not None:
+            self._room.make(excess(descriptor()), self._in_turn)
+
+    def _in_turn(self) -> list[Any]:
+        """Return the transports by which no request is being answered, and who is to go first."""
+        silent: list[Any] = []
+        idle: list[Any] = []
+        half: list[Any] = []
+        for transport, carrier in self._known.items():
+            connection = carrier.connection()
+            under_way = 0 if connection is None else _under_way(connection)
+            if under_way > carrier.asking or not _is_open(transport):
+                continue
+            if carrier.used or carrier.uploading:
+                (half if carrier.asking else idle).append(transport)
+            else:
+                silent.append(transport)
+        return in_turn(silent, idle, half)
+
+    def _end(self, transport: Any) -> None:
+        del self._known[transport]
+        descriptor = getattr(transport, "transport", transport)  # of TLS, what carries it
+        transport.abortConnection()  # a polite end over TLS would wait for the peer's
+        # In the next turn Twisted would do the same, and find it done; a hundred may be accepted in
+        # this one, and for the last of them no descriptor be left.
+        descriptor.connectionLost(Failure(ConnectionAborted()))
+
+
+def _is_open(transport: Any) -> bool:
+    return not getattr(transport, "disconnected", True)
 
 
 def _nothing() -> None:

@@ -106,6 +106,8 @@ class GuardedWSGIResource:
         self._threadless = False  # the last attempt to have a pool thread run a request failed
         self._reactor = reactor
         self._turns = Turns(reactor)
+        #: What else is to be done a few times a second.
+        self.beside: Callable[[], object] = _nothing
         self._pool = threadpool
         self._application = application
         self.gate = Gate(threadpool.max, max_queue, max_wait, client_timeout=client_timeout)
@@ -215,6 +217,7 @@ class GuardedWSGIResource:
 
     def _every_beat(self) -> None:
         self.gate.expire()
+        self.beside()
         if self._member is not None:
             self._member.beat()
         self.monitor.refresh()  # the lag may have changed the state, which nobody else notices

@@ -94,6 +94,11 @@ class GuardedRequest(Request):
         self._connections: Connections = channel.site.connections
         self._connections.begun(self._connection)
 
+    def gotLength(self, length: int | None) -> None:
+        """Note that the head is there, and prepare for the body."""
+        self._connections.headed(self._connection)
+        super().gotLength(length)  # type: ignore[no-untyped-call]
+
     def process(self) -> None:
         """Process the request; Twisted itself would answer ``OPTIONS *`` with 200, always."""
         if self.path == b"*" and self.method == b"OPTIONS":
@@ -151,7 +156,7 @@ def guarded_site(
     known = inspect.signature(Site.__init__).parameters
     spare = {"parsePOSTFormSubmission": False} if "parsePOSTFormSubmission" in known else {}
     site = GuardedSite(guard, requestFactory=GuardedRequest, reactor=reactor, **spare)
-    site.guard = guard
+    site.guard, guard.beside = guard, site.connections.look
     reactor.callWhenRunning(pool.start)
     reactor.addSystemEventTrigger("before", "shutdown", site.drain, grace)
     reactor.addSystemEventTrigger("after", "shutdown", _stop, pool)

@@ -8,7 +8,9 @@ whatever is said here is said by other threads.
 from __future__ import annotations
 
 import logging
+import sys
 from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from waitress.task import ThreadedTaskDispatcher
@@ -17,8 +19,10 @@ from waitress.wasyncore import close_all, dispatcher
 
 from ...logs import logger
 from ...policy import Reason
+from ..descriptors import Room, excess, in_turn, overdrawn
 from ..front import Front, Visit
 from ..lastcall import pending
+from ..wire import readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -53,6 +57,8 @@ class WaitressFront(Front):
         self._map = sockets  # of waitress's main loop: every open connection is in there
         self._trigger = trigger(sockets)
         self._over = False
+        self._limit = sys.maxsize
+        self._room: Room[Any] = Room(_close, lambda _: False)
 
     def in_loop(self, work: Callable[[], object]) -> None:
         """Have waitress's main loop do something soon."""
@@ -81,6 +87,53 @@ class WaitressFront(Front):
     def stop_listening(self) -> None:
         """Close them, in the main loop, when all who wait there are taken in."""
         self.in_loop(self._close_servers)
+
+    def make_room(self, limit: int) -> None:
+        """Have one who asks for nothing go when almost as many are accepted as may be.
+
+        At its limit waitress accepts nobody, and then a check waits in the kernel for as long as
+        they are silent.
+        """
+        self._limit = limit
+        for server in self._servers():
+            server.channel_class = partial(self._accepted, server.channel_class)
+
+    def beat(self) -> None:
+        """Also make room when somebody could not go before: no request was answered by then."""
+        super().beat()
+        wanted = max(self._crowd(), overdrawn())
+        if wanted > 0:
+            self.in_loop(lambda: self._room.make(wanted, self._in_turn))
+
+    def _crowd(self) -> int:
+        """Return how many connections are too many to accept another two."""
+        return len(self._map) + 2 - self._limit
+
+    def _accepted(self, make: Callable[..., Any], *arguments: Any, **named: Any) -> None:
+        channel = make(*arguments, **named)
+        wanted = max(self._crowd(), excess(channel.socket.fileno()))
+        self._room.make(wanted, lambda: [one for one in self._in_turn() if one is not channel])
+
+    def _in_turn(self) -> list[Any]:
+        """Return the channels of which no request is being answered, and who is to go first."""
+        silent: list[Any] = []
+        idle: list[Any] = []
+        half: list[Any] = []
+        channels = [one for one in self._map.values() if hasattr(one, "creation_time")]
+        for channel in sorted(channels, key=attrgetter("last_activity")):
+            # Who is about to be read is no silent one; and the loop would take whoever gets its
+            # descriptor next for readable.
+            if channel.requests or readable(channel.socket):
+                continue
+            is_headless = channel.request is not None and not channel.request.headers_finished
+            if channel.creation_time == channel.last_activity or is_headless:
+                silent.append(channel)
+            elif channel.request is None and not channel.total_outbufs_len:
+                idle.append(channel)
+            else:
+                half.append(channel)
+        silent.sort(key=attrgetter("creation_time"))
+        return in_turn(silent, idle, half)
 
     def _servers(self) -> list[Any]:
         return [one for one in list(self._map.values()) if getattr(one, "accepting", False)]

@@ -5,15 +5,16 @@ from __future__ import annotations
 import inspect
 import math
 import select
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from waitress import create_server
 from waitress.channel import HTTPChannel
+from waitress.server import BaseWSGIServer
 from waitress.task import ThreadedTaskDispatcher
 
 from ...logs import logger
 from ...policy import limits, seconds, whole
+from ..descriptors import limit
 from ..front import GRACE, split
 from ..signals import draining_at_signals
 from .dispatcher import PATIENCE, GuardedDispatcher, WaitressFront
@@ -35,6 +36,7 @@ CONNECTIONS = 1000
 # What the guard uses of waitress's beside what its manual names, in all from 2.1 to 3.0.
 KNOWN = {
     ThreadedTaskDispatcher: ("add_task", "set_thread_count", "shutdown", "queue_logger"),
+    BaseWSGIServer: ("channel_class",),
     HTTPChannel: ("service", "cancel", "handle_close", "close_when_flushed", "total_outbufs_len"),
 }
 
@@ -96,23 +98,18 @@ def guarded_server(
 
 def connections() -> int:
     """Return how many connections can be open and leave the app its file descriptors."""
-    with suppress(ImportError):
-        import resource
-
-        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if most != resource.RLIM_INFINITY:
-            return max(100, min(CONNECTIONS, most // 2))
-    return CONNECTIONS
+    most = limit()
+    return CONNECTIONS if most is None else max(100, min(CONNECTIONS, most // 2))
 
 
 def _in_front(
     app: WSGIApplication, threads: int, ours: dict[str, Any], adjustments: dict[str, Any]
 ) -> Any:
     _, queue, _ = limits(threads, ours.get("max_queue"))
-    limit = int(adjustments["connection_limit"])
-    if queue != math.inf and threads + queue + SPARE > limit:
+    most = int(adjustments["connection_limit"])
+    if queue != math.inf and threads + queue + SPARE > most:
         raise ValueError(
-            f"connection_limit={limit} is too few for threads={threads} and max_queue={queue}:"
+            f"connection_limit={most} is too few for threads={threads} and max_queue={queue}:"
             f" make it {threads + int(queue) + SPARE} at least, or lower max_queue"
         )
     sockets: dict[int, Any] = {}
@@ -125,6 +122,7 @@ def _in_front(
         front.abandon()
         raise
     front.dispatcher.set_thread_count(threads)
+    front.make_room(most)
     server.guard = front
     return server
 

@@ -1,0 +1,80 @@
+"""The kernel's queue of a server that accepts at once: who stands there cannot get in.
+
+At a limit of its own, or without a file descriptor left, a server accepts nobody, while its threads
+are idle and the queue in front of them is empty: by those figures it is free.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from .acceptqueue import waiting
+from .threads import INTERVAL
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Iterable
+
+    from ..load import Adapter, Load
+
+
+class StandingQueue:
+    """How long the kernel's queue has not become shorter.
+
+    :param listeners: returns the listening sockets.
+    """
+
+    def __init__(self, listeners: Callable[[], Iterable[socket.socket]]) -> None:
+        self._listeners = listeners
+        self._length = 0
+        self._since: float | None = None
+
+    def look(self) -> None:
+        """Look at it, a few times a second."""
+        length = self._waiting()
+        if not length:
+            self._since = None
+        elif self._since is None or length < self._length:
+            self._since = time.monotonic()
+        self._length = length
+
+    def added(self, load: Load) -> Load:
+        """Return the load with those who cannot get in. In any thread.
+
+        They are queued; and as nobody takes them in, the loop that should is late by as much.
+        """
+        since = self._since
+        if since is None:
+            return load
+        age = time.monotonic() - since
+        length = self._waiting() if age >= INTERVAL else 0
+        if not length:
+            return load
+        return load._replace(queued=load.queued + length, lag=max(load.lag, age))
+
+    def _waiting(self) -> int:
+        return sum(waiting(listener) or 0 for listener in self._listeners())
+
+
+class Outside:
+    """An adapter with those who cannot get in.
+
+    :param adapter: reads the load of those who have.
+    """
+
+    def __init__(self, adapter: Adapter, queue: StandingQueue) -> None:
+        self._adapter = adapter
+        self._queue = queue
+
+    def read(self) -> Load | None:
+        """Return the load of both."""
+        load = self._adapter.read()
+        return None if load is None else self._queue.added(load)
+
+    def __getattr__(self, name: str) -> Any:
+        # Whatever else an adapter can do: count, say when its state may have changed.
+        return getattr(self._adapter, name)
+
+    def __repr__(self) -> str:
+        return f"{self._adapter!r} and the kernel's queue"
