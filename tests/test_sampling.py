@@ -120,6 +120,13 @@ def test_progress_elsewhere_is_progress(sampled, adapter, clock):
     assert sampled.read().waited == 1.5
 
 
+def test_a_queue_that_gets_shorter_is_progress_in_whichever_process(sampled, adapter, clock):
+    for queued, waited in ((5, 0.0), (5, 1.0), (4, 0.0), (6, 1.0)):
+        adapter.load = Load(queued, 4, 4)
+        assert sampled.read().waited == waited
+        clock.now += 1.0
+
+
 def test_without_a_guard_nothing_is_added(adapter):
     adapter.load = Load(1, 4, 4)
     assert Sampled(adapter).read() == Load(1, 4, 4)

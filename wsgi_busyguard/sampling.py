@@ -55,6 +55,7 @@ class Sampled:
         self._adapter = adapter
         self._clock = clock
         self._next: object = None  # what will be timed
+        self._queued = 0  # at the last look
         self._still_since = 0.0  # since when nobody has got a thread, as far as is known
         self._progress: object = None
         self._running: dict[object, float] = {}  # when those that are being timed began
@@ -65,9 +66,10 @@ class Sampled:
         load = self._adapter.read()
         if load is None or load.service is not None or self.calls is None:
             return load
-        now = self._clock()
-        if not load.queued:
+        now, before, self._queued = self._clock(), self._queued, load.queued
+        if load.queued < before:  # somebody has got a thread, in whichever process
             self._still_since = now
+        if not load.queued:
             return load
         self._look_out(self.calls, now)
         service = self._service(load.active, now)

@@ -56,7 +56,7 @@ class Line:
         while (line := self._file.readline().decode("latin-1").strip()) != "":
             name, _, value = line.partition(":")
             headers[name.lower()] = value.strip()
-        body = b"" if method == "HEAD" else self._body(headers)
+        body = b"" if method == "HEAD" or status == "100" else self._body(headers)
         return Answer(int(status), headers, body, time.monotonic() - began, version)
 
     def _body(self, headers):

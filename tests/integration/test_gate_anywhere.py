@@ -231,9 +231,10 @@ def test_granians_metrics_say_what_was_sent(anywhere):
     eventually(lambda: (now := server.load)["active"] == 0 and now["state"] == "free")
     _, threads = many(40, server.port, path="/sleep/5")
     eventually(lambda: server.load["queued"] == 36 and server.load["active"] == 4)
-    busy = ask(server.check, path="/readyz")
+    busy = ask(server.check, path="/readyz?ready=exact")
     assert (busy.status, busy.text) == (503, "busy")
     assert busy.took < SOON
+    eventually(lambda: ask(server.check, path="/readyz").status == 503)  # nobody gets a thread
     assert server.logged == []
     server.reap()
     together(threads)
@@ -376,9 +377,10 @@ def test_on_bjoern_the_check_port_says_who_waits(bjoern):
     answers, more = many(9, server.port)
     eventually(lambda: (server.load["queued"], server.load["active"]) == (9, 1))
     assert (server.load["capacity"], server.load["state"]) == (1, "busy")
-    busy = ask(server.check, path="/readyz")
+    busy = ask(server.check, path="/readyz?ready=exact")
     assert (busy.status, busy.text) == (503, "busy")
     assert busy.took < SOON
+    eventually(lambda: ask(server.check, path="/readyz").status == 503)  # nobody is served
     together(threads + more)
     assert [answer.status for answer in first + answers] == [200] * 10
     eventually(lambda: (server.load["queued"], server.load["active"]) == (0, 0))

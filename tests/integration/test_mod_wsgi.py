@@ -17,6 +17,7 @@ from wsgi_busyguard import Board
 from .apaches import Apache, newest_mod_wsgi
 from .client import ask, check, eventually, many, percentile, together
 from .test_agent import Agent
+from .test_refused_uploads import upload
 
 SHAPES = {"1 x 4": (1, 4), "2 x 2": (2, 2), "4 x 1": (4, 1)}
 
@@ -136,6 +137,17 @@ def test_as_a_gate_it_serves_24_and_refuses_16_and_checks_get_through(apache, ag
     assert percentile(took, 99) < 0.05
     eventually(lambda: shows(agent, queued=0, active=0))
     assert check(server.port).text == "free"
+
+
+def test_the_refusal_of_an_upload_is_read(apache, agent):
+    """Apache reads what is left of it, and passes on what the daemon has answered."""
+    server = apache(1, 6, slots=1, max_queue=0)
+    agent = agent(server)
+    many(1, server.port, path="/sleep/60", timeout=60)
+    eventually(lambda: shows(agent, queued=0, active=1, capacity=1))
+    for size in (1_000, 60_000, 400_000):
+        for close in (True, False):
+            assert [upload(server.port, size, close=close) for _ in range(4)] == [503] * 4, size
 
 
 @pytest.mark.alone

@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import textwrap
+import threading
 import time
 
 import pytest
@@ -74,6 +75,39 @@ def test_all_are_served_and_the_figures_return_to_zero(uwsgi, shape):
 def test_what_a_worker_reads_by_itself_is_what_was_sent(uwsgi, shape):
     server = uwsgi(*shape, side=True)
     threads = filled(server)
+    server.reap()
+    together(threads)
+
+
+def test_one_who_waits_for_a_moment_does_not_make_it_leave_the_rotation(uwsgi):
+    """Each look finds somebody waiting, and never the same one."""
+    server = uwsgi(4, 1, board=None)
+    begun, until = time.monotonic(), time.monotonic() + 4
+
+    def ask_on():
+        while time.monotonic() < until:
+            ask(server.port, path="/sleep/0.1")
+
+    crowd = [threading.Thread(target=ask_on, daemon=True) for _ in range(5)]
+    for one in crowd:
+        one.start()
+    answers = []
+    while time.monotonic() < until - 0.5:
+        answers.append(check(server.port))
+    together(crowd)
+    assert time.monotonic() - begun > 3
+    assert {answer.status for answer in answers} == {200}
+    assert "busy" in {answer.text for answer in answers}
+
+
+def test_where_all_are_stuck_the_board_says_so_and_before_that_nothing(uwsgi):
+    server = uwsgi(4, 1, checks="agent", agent_ready="damped")
+    eventually(lambda: server.shows(queued=0, active=0, capacity=4))
+    _, threads = many(6, server.port, path="/sleep/8")
+    eventually(lambda: server.shows(queued=2, active=4, capacity=4), every=0.005)
+    first = ask(server.check, path="/readyz")
+    assert (first.status, first.text) == (200, "busy")
+    eventually(lambda: ask(server.check, path="/readyz").status == 503, 5)
     server.reap()
     together(threads)
 

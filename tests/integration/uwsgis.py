@@ -32,16 +32,19 @@ class Uwsgi(Process):
     """A uWSGI of so many processes and threads: ``port`` is where it serves.
 
     :param checks: who answers checks from the board: ``"mule"`` or ``"agent"``.
+    :param agent_ready: what the agent's ready checks follow.
     :param site: the options of uwsgi_site.py.
     """
 
-    def __init__(self, folder, processes, threads, *arguments, checks=None, **site):
+    def __init__(
+        self, folder, processes, threads, *arguments, checks=None, agent_ready="exact", **site
+    ):
         board = folder / "board"
         if checks:
             site = {"board": str(board), **site}
         attached = {
             "mule": [f"--mule={HERE / 'uwsgi_mule.py'}"],
-            "agent": [f"--attach-daemon={agent(board)}"],
+            "agent": [f"--attach-daemon={agent(board, agent_ready)}"],
             None: [],
         }[checks]
         numbers = [f"--processes={processes}", f"--threads={threads}"]
@@ -83,12 +86,12 @@ class Uwsgi(Process):
         return seen == (queued, active, capacity, capacity - active)
 
 
-def agent(board):
+def agent(board, ready):
     """Return the command of an agent for this board, for a shell; it dies with its uWSGI.
 
     uWSGI gives it a session of its own, so it is not in the group that is killed here.
     """
     run = "import sys; from wsgi_busyguard.cli import main; sys.exit(main())"
-    options = f"agent --board={board} --check=127.0.0.1:0 --ready=exact"
+    options = f"agent --board={board} --check=127.0.0.1:0 --ready={ready}"
     leash = f"exec {sys.executable} -I {LEASH} $PPID"
     return f'{leash} {sys.executable} -u -c "{run}" {options}'

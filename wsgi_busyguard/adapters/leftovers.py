@@ -56,14 +56,15 @@ class Leftovers:
         free = self._free
         if not left or not free.acquire(blocking=False):
             return
+        body = None
         try:
             body = _body(environ, left, chunked)
-            if body is None:
-                free.release()
-            else:
+            if body is not None:
                 body.read_off(free.release)
         except Exception:
             logger.debug("could not read the body of a refused request", exc_info=True)
+        if body is None:
+            free.release()
 
 
 class Body:

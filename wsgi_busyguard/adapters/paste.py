@@ -15,8 +15,8 @@ class PasteAdapter:
 
     It counts connections. What it reads changes between two of its looks; a connection that a
     thread has just taken may be in none of them. Paste adds threads by itself while fewer than five
-    make progress, and the capacity grows with them. It knows no service times, so the damped policy
-    judges as the exact one does.
+    make progress, and the capacity grows with them. It knows no service times, see
+    :ref:`how they are estimated <estimated>`.
     """
 
     def __init__(self, pool: Any) -> None:

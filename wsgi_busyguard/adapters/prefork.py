@@ -126,6 +126,7 @@ class Share:
     def __init__(self, board: Board, adapter: Adapter) -> None:
         self._board = board
         self._adapter = adapter
+        self.progress: Any = getattr(adapter, "progress", None)
 
     def read(self) -> Load | None:
         """Return the figures of this instant."""

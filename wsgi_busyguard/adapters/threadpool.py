@@ -23,8 +23,8 @@ class ThreadPoolAdapter:
         job that is in none, such as one that iterates a body, counts only while it waits.
 
     What it reads changes between two of its looks. Of the private names ``_work_queue`` and
-    ``_max_workers`` are read; one that is missing is an unknown load. It knows no service times, so
-    the damped policy judges as the exact one does.
+    ``_max_workers`` are read; one that is missing is an unknown load. It knows no service times,
+    see :ref:`how they are estimated <estimated>`.
     """
 
     def __init__(self, executor: ThreadPoolExecutor, *, active: Callable[[], int] = inside) -> None:

@@ -61,7 +61,7 @@ class UwsgiAdapter:
 
     def progress(self) -> int:
         """Return how many requests have been answered, by all processes."""
-        return sum(worker["requests"] for worker in self._uwsgi.workers())
+        return answered(self._uwsgi.workers())
 
     def share(self, board: Board) -> Share:
         """Return what reads this worker's part of it, for a board on which every worker posts."""
@@ -86,6 +86,10 @@ class WorkerAdapter:
         """Return the figures of this instant; ``None`` if no listener's queue can be read."""
         queued = self._listeners.waiting()
         return None if queued is None else Load(queued, self._active(), threads())
+
+    def progress(self) -> int:
+        """Return how many requests have been answered, by all processes."""
+        return answered(self._uwsgi.workers())
 
     def _active(self) -> int:
         if threads() > 1:
@@ -151,6 +155,11 @@ def working(workers: Any) -> int:
     """Return how many of ``uwsgi.workers()`` are at work, be it for one of uWSGI's signals."""
     statuses = [worker["status"] for worker in workers if worker["pid"]]
     return sum(status == b"busy" or status.startswith(b"sig") for status in statuses)
+
+
+def answered(workers: Any) -> int:
+    """Return how many requests ``uwsgi.workers()`` have answered."""
+    return sum(worker["requests"] for worker in workers)
 
 
 def _after_forks(uwsgi: Any, begin: Callable[[], object]) -> None:

@@ -15,8 +15,8 @@ class CherootAdapter:
     It counts connections, and such as have not said anything yet are among them. What it reads
     changes between two of its looks; a connection that a thread has just taken may be in none of
     them. Connections that the kernel has not let in are not seen: cheroot lets only 5 wait there
-    unless ``request_queue_size`` is raised. It knows no service times, so the damped policy judges
-    as the exact one does.
+    unless ``request_queue_size`` is raised. It knows no service times, see
+    :ref:`how they are estimated <estimated>`.
     """
 
     def __init__(self, server: Any) -> None:

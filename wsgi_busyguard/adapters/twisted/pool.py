@@ -22,7 +22,7 @@ class TwistedAdapter:
 
     What it reads changes between two of its looks (three unlocked counters): 2 readings in 1 000
     are off by one under full load, which is good enough to be shown and to be asked by a check. It
-    knows no service times, so the damped policy judges as the exact one does. For exact edges use
+    knows no service times, see :ref:`how they are estimated <estimated>`. For exact edges use
     :class:`BusyThreadPool`.
     """
 

@@ -20,8 +20,8 @@ class WaitressAdapter:
     :param server: what :func:`waitress.create_server` returns.
 
     Requests that a client has pipelined behind one that is queued or runs are not counted: waitress
-    takes them up one by one. It knows no service times, so the damped policy judges as the exact
-    one does.
+    takes them up one by one. It knows no service times, see
+    :ref:`how they are estimated <estimated>`.
     """
 
     def __init__(self, server: Any) -> None:
