@@ -171,17 +171,17 @@ class Board:
             )
         return rows
 
-    def awake(self, other_than: int) -> list[Load]:
-        """Return the loads of the ready processes, but for one, that gave a sign of life just now.
+    def awake(self) -> dict[int, Load]:
+        """Return, by its id, the load of each ready process that gave a sign of life just now.
 
         Not of those that are there and silent: they may be stopped.
         """
         now, ready, columns = self._look(READY)
-        return [
-            summed(columns, [row], now)
+        return {
+            columns[OWNER][row] >> FLAGS: summed(columns, [row], now)
             for row in ready
-            if columns[OWNER][row] >> FLAGS != other_than and columns[BEAT][row] > now - YOUNG
-        ]
+            if columns[BEAT][row] > now - YOUNG
+        }
 
     def is_first(self) -> bool:
         """Return whether this process is the first that is ready and not silent: it may speak."""

@@ -18,7 +18,13 @@ from hypothesis import strategies as st
 from wsgi_busyguard import Load
 from wsgi_busyguard.adapters.executor import QueueFull
 from wsgi_busyguard.adapters.gunicorn import lingering
-from wsgi_busyguard.adapters.gunicorn.balance import DOUBT, LOOK, PATIENCE, Balance
+from wsgi_busyguard.adapters.gunicorn.balance import (
+    DOUBT,
+    LOOK,
+    PATIENCE,
+    Balance,
+    is_sibling,
+)
 from wsgi_busyguard.adapters.gunicorn.lingering import (
     ABOUT_TO_ASK,
     LINGER,
@@ -214,15 +220,15 @@ class Others:
     def __init__(self, *loads):
         self.loads = loads
 
-    def awake(self, other_than):
-        return self.loads
+    def awake(self):
+        return dict(enumerate(self.loads))
 
 
 def balance(clock, *loads):
     def sleep(seconds):
         clock.now += seconds
 
-    return Balance(Others(*loads), lambda: clock.now, sleep)
+    return Balance(Others(*loads), lambda pid: pid != 7, lambda: clock.now, sleep)
 
 
 def full(balance, waits=True, taken=4):
@@ -246,10 +252,17 @@ IDLE, HALF, FULL = Load(0, 0, 4), Load(0, 2, 4), Load(0, 4, 4)
         (4, [Load(0, 7, 8)], True),
         (4, [Load(0, 8, 8)], False),
         (4, [Load(0, 0, None), Load(0, 0, 0)], False),
+        (4, [FULL] * 7 + [IDLE], False),  # the eighth is none of the same master
+        (4, [FULL] * 8 + [IDLE], True),
     ],
 )
 def test_who_is_full_leaves_a_connection_to_whoever_has_less_to_do(clock, taken, others, leaves):
     assert full(balance(clock, *others), taken=taken) is leaves
+
+
+def test_a_sibling_is_another_child_of_the_same_parent():
+    assert not is_sibling(os.getpid())
+    assert not is_sibling(os.getppid())
 
 
 def test_nobody_waits_for_ever_for_one_who_does_not_take_it(clock):

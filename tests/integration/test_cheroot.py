@@ -104,6 +104,56 @@ def test_half_a_head_is_closed_when_cheroot_would_give_up_and_takes_no_thread_ti
         assert dripping.closed()
 
 
+@pytest.mark.parametrize("before", [b"", request(path="/first")], ids=["fresh", "read ahead"])
+@pytest.mark.parametrize("part", [b"G", b"\r\n", b"GET /echo HTTP/1.1\r\nHost: a\r\nX: y"])
+def test_who_has_not_asked_to_the_end_takes_no_thread(site, before, part):
+    """What cheroot has read ahead of a connection is not in the socket any more."""
+    guarded = site(threads=2)
+    with contextlib.ExitStack() as lines:
+        held = [lines.enter_context(Line(guarded.port)) for _ in range(4)]
+        for line in held:
+            line.send(before + part)
+            assert not before or line.answer().status == 200
+        assert ask(guarded.port, path="/echo").took < 1
+        assert check(guarded.port).text == "free"
+        guarded.at_rest()
+        rest = request(path="/echo")
+        for line in held:
+            line.send(b"ET " + rest[4:] if part == b"G" else b"\r\n\r\n" if b"X" in part else rest)
+            assert b"waited" in line.answer().body
+    guarded.at_rest()
+
+
+@pytest.mark.parametrize(
+    "nonsense", [b"\x16\x03\x01\x00\xc8\x01", b"GET / HTTP/1.1\nHost: a\n\n", b"SSH-2.0\r\n"]
+)
+def test_what_is_no_request_is_told_so_at_once_and_takes_no_thread(site, nonsense):
+    guarded = site(threads=1, max_queue=0)
+    with Line(guarded.port) as stuck:
+        stuck.send(request(path="/hang"))
+        guarded.filled(1)
+        for _ in range(3):
+            with Line(guarded.port) as line:
+                line.send(nonsense)
+                answer = line.answer()
+                assert (answer.status, answer.headers["connection"]) == (400, "close")
+                assert line.closed()
+        guarded.tell("release")
+        assert stuck.answer().status == 200
+    guarded.at_rest()
+
+
+def test_over_tls_who_says_nothing_takes_no_thread(site, certificate):
+    guarded = site(threads=1, max_queue=0, tls=str(certificate))
+    context = ssl._create_unverified_context()
+    with contextlib.ExitStack() as silent:
+        for _ in range(3):
+            plain = silent.enter_context(socket.create_connection(("127.0.0.1", guarded.port), 10))
+            silent.enter_context(context.wrap_socket(plain))
+        guarded.at_rest()
+        assert b"waited" in encrypted(guarded.port, "GET", "/echo")
+
+
 def test_a_head_of_a_hundred_kilobytes_reaches_the_app(site):
     guarded = site(threads=1)
     headers = {f"X-{number}": "y" * 1000 for number in range(100)}

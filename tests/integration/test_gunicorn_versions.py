@@ -62,6 +62,8 @@ def test_the_guarded_threads_of_another_gunicorn(old, connect, held):
     lines += [connect(server.port) for _ in range(6)]
     eventually(lambda: inside(server)["silent"] == 6)
 
+    parts_take_no_thread(server, connect)
+
     # A queue that is full, of those whose age is too great.
     answers, threads = many(24, server.port, path=held.path)
     server.filled(4, 20)
@@ -104,6 +106,35 @@ def checks_are_told_from_requests(server, connect, attempts):
         if texts[1:] != ["", ""]:
             break
     assert texts == ["slept 0.2", "GET /second", "free"]
+
+
+def parts_take_no_thread(server, connect):
+    lines = [connect(server.port) for _ in range(8)]
+    for line in lines[:4]:  # these are kept alive
+        line.send(request(path="/kept"))
+        assert line.answer().text == "GET /kept"
+    for line in lines:
+        line.send(b"GET /page HTTP/1.1\r\nHost:")
+    eventually(lambda: inside(server)["silent"] >= 8)
+    server.at_rest()
+    for line in lines:
+        line.send(b" localhost\r\n\r\n")
+        assert line.answer().text == "GET /page"
+    nonsense = connect(server.port)
+    nonsense.send(b"\x16\x03\x01\x00\xc8\x01")
+    assert nonsense.answer().status == 400
+
+
+def test_two_workers_of_another_gunicorn_refuse_nobody_while_a_thread_is_idle(old):
+    _, start = old
+    server = start("-w", "2", "--threads", "4", max_queue=0)
+    server.boots = 2
+    server.all_ready(2)
+    for _ in range(5):
+        answers, threads = many(8, server.port, path="/sleep/0.2")
+        together(threads)
+        assert [answer.status for answer in answers] == [200] * 8
+        server.at_rest()
 
 
 def the_end_is_graceful(server, connect, threaded):

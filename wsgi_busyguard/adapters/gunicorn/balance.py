@@ -1,14 +1,15 @@
 """Which of several workers takes a connection: none that is full while others have less to do.
 
-All workers listen at one socket, and whoever takes a connection out of it keeps it: no thread of
-another worker can help any more. So one that is full leaves it there for a moment. Nobody says that
-another one takes it: it may be stuck, or it may be none of this server. So there is a limit to it.
+All workers of a master listen at one socket, and whoever takes a connection out of it keeps it: no
+thread of another worker can help any more. So one that is full leaves it there for a moment. Nobody
+says that another one takes it, for it may be stuck; so there is a limit to it.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,10 +26,21 @@ PATIENCE = 0.1
 DOUBT = 1.0
 
 
+def is_sibling(pid: int) -> bool:
+    """Return whether a process is another one's child of the same parent, as far as is known."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:  # no descriptor is left, or no /proc is here
+        return True
+    return pid != os.getpid() and int(fields[1]) == os.getppid()
+
+
 class Balance:
     """Says whether a worker leaves a connection to others.
 
-    :param board: where all workers post.
+    :param board: where all workers post, and those of other masters if they were told to.
+    :param is_sibling: returns whether a process is another worker of the same master.
     :param clock: monotonic seconds.
     :param sleep: waits for so many seconds.
     """
@@ -36,10 +48,12 @@ class Balance:
     def __init__(
         self,
         board: Board,
+        is_sibling: Callable[[int], bool] = is_sibling,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self._board = board
+        self._is_sibling = cache(is_sibling)
         self._clock = clock
         self._sleep = sleep
         self._since: float | None = None  # when the first was seen of those that still wait
@@ -70,6 +84,6 @@ class Balance:
         """Return whether another worker, of those that show signs of life, has less to do."""
         return any(
             (load.queued + load.active) * threads < taken * load.capacity
-            for load in self._board.awake(os.getpid())
-            if load.capacity
+            for pid, load in self._board.awake().items()
+            if load.capacity and self._is_sibling(pid)
         )

@@ -133,15 +133,18 @@ class Lingering:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def close(self, sock: Any, last: bytes = b"") -> None:
-        """Say the last that is said, and close a socket, now or later.
+    def close(self, sock: Any, last: bytes | None = None) -> None:
+        """Close a socket, now or later.
 
-        From now on it is ours alone: for the app, which may have kept it, it is closed.
+        From here on it is ours alone: for the app, which may have kept it, it is closed.
+
+        :param last: what is said before that; ``None`` if it has been shut down for sending.
         """
         own = taken_over(sock)
         if own is None:
             return
-        send(own, last)
+        if last is not None:
+            send(own, last)
         if not drained(own):
             with suppress(OSError, ValueError, KeyError):  # the poller is closed: the worker stops
                 self._waiting.add(own, LINGER, own, self._more)

@@ -30,9 +30,9 @@ from ..executor import CountingExecutor, ForNobody, QueueFull, QueueTimeout
 from ..lastcall import LINGER, pending
 from ..wire import NO_REQUEST, gone, said
 from .balance import Balance
-from .heads import Heads
 from .lingering import SILENCE, Lingering, Waiting
-from .wire import MOST, peeked
+from .partheads import PartHeads
+from .wire import MOST, peeked, send
 from .worker import Guarded, counting
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ class GuardedThreads(Guarded, ThreadWorker):
             most = max(self.cfg.threads, self.worker_connections // 2)
             self._silent = Waiting(self.poller, most, self._silent_too_long)
             secret = self.cfg.is_ssl
-            self._heads = Heads(
+            self._heads = PartHeads(
                 self._silent, self.enqueue_req, is_ssl=secret, is_proxied=self._proxied
             )
             self._balance = Balance(self.host.board)
@@ -438,7 +438,7 @@ class GuardedThreads(Guarded, ThreadWorker):
         self._silent.remove(conn.sock)
         self.nr_conns -= 1
         if hasattr(conn, "seen"):  # what it has sent is unread, so a plain close() would reset it
-            self._lingering.close(conn.sock)
+            self._lingering.close(conn.sock, b"")
         else:
             conn.close()
 
@@ -462,7 +462,8 @@ class GuardedThreads(Guarded, ThreadWorker):
         begins = _ahead(conn) or peeked(conn.sock) or b""
         skip = proxied(begins) if self._proxied else 0
         method = "HEAD" if begins.startswith(b"HEAD ", skip or 0) else "GET"
-        self._lingering.close(conn.sock, said(self._answers.refused(reason), method, LATEST, True))
+        send(conn.sock, said(self._answers.refused(reason), method, LATEST, True))
+        self._lingering.close(conn.sock)
 
     def _answered(self, conn: Any, data: bytes, fresh: bool) -> bool:
         """Answer a connection if it asks for a check and nothing else; return whether it did."""
@@ -475,8 +476,9 @@ class GuardedThreads(Guarded, ThreadWorker):
             return False
         accept, patience = head.headers.get("HTTP_ACCEPT"), self.options.patience
         answer = self._answers.to(ask, accept, self.monitor.check, patience)
-        self._lingering.close(conn.sock, said(answer, head.method, LATEST, True))
+        send(conn.sock, said(answer, head.method, LATEST, True))
         self.nr_conns -= 1
+        self._lingering.close(conn.sock)
         return True
 
     def _check_in(self, data: bytes) -> Head | None:
@@ -497,7 +499,7 @@ class GuardedThreads(Guarded, ThreadWorker):
     def _close(self, conn: Any, graceful: bool = False) -> None:
         vars(conn).pop("close", None)  # it holds the connection that holds it
         if graceful:
-            self._lingering.close(conn.sock)
+            self._lingering.close(conn.sock, b"")
         else:
             conn.close()
 

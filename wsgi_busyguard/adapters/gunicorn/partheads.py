@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .lingering import Waiting
 
 
-class Heads:
+class PartHeads:
     """Leaves connections to the poller until a thread has something to do.
 
     :param waiting: where they wait, in the order in which they have come.
