@@ -52,12 +52,14 @@ class Meeting:
         self._again = again
         self._lock = threading.RLock()
         self._met = False
+        monitor.serves = False  # whoever imports the app makes its guard
         _meetings.add(self)
 
     def meet(self, environ: WSGIEnvironment) -> None:
         """Do it, unless it is done. Of several first calls at once one does and others wait."""
         if self._met:
             return
+        self._monitor.serves = True
         with self._lock:
             if not self._met:
                 try:
@@ -116,7 +118,7 @@ class Meeting:
     def _after_fork(self) -> None:
         self._lock = threading.RLock()
         if self._met:
-            self._met = False
+            self._met = self._monitor.serves = False
             if not isinstance(self._adapter, Gate):
                 self._turn_to(self._adapter)
             self._again()
