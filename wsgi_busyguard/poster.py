@@ -270,12 +270,13 @@ class Poster:
     def beat(self) -> None:
         """Post, and note that this process makes progress."""
         self.board.current()
-        if self._wanted and not self.joined and self.board.now() >= self._due:
+        wanted = self._wanted if self._pid == os.getpid() else 0  # what a parent wanted is its own
+        if wanted and not self.joined and self.board.now() >= self._due:
             self.seek()
         place, now = self._mine(), self.board.now()
         if place is not None:
             place.put(BEAT, now)
-        if (self._wanted if place is None else self._state()) == READY:
+        if (wanted if place is None else self._state()) == READY:
             self.board.note_ready(now)
         self.post()
         self.post_counts()
