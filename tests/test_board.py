@@ -20,7 +20,7 @@ from wsgi_busyguard.load import UNKNOWN
 from wsgi_busyguard.poster import Poster
 from wsgi_busyguard.table import is_gone
 from wsgi_busyguard.watcher import Watcher
-from wsgi_busyguard.words import MOST, packed
+from wsgi_busyguard.words import BEAT, MOST, packed
 
 DEADLINE = 20.0
 
@@ -492,8 +492,13 @@ def test_free_gives_away_the_slots_of_one_process(board, poster):
     board.free(os.getpid())
     assert board.rows() == []
     assert not poster.joined
-    poster.beat()  # somebody else's by now, perhaps
     poster.ready()
+    poster.post()
+    assert board.rows() == []  # somebody else's by now, perhaps
+    poster.beat()  # by which it shows that it lives
+    assert board.read() == FREE
+    poster.leave()
+    poster.beat()
     assert board.rows() == []
 
 
@@ -534,7 +539,7 @@ def test_threads_that_join_at_once_never_share_a_slot(start, hurry):
     for thread in threads:
         thread.join(DEADLINE)
     assert board.read() == Load(0, 0, 64)
-    assert len({poster._row for poster in kept}) == 64
+    assert len({poster._place.row for poster in kept}) == 64
 
 
 @pytest.mark.parametrize("anonymous", [True, False], ids=["in memory", "in a file"])
@@ -754,7 +759,7 @@ def test_nobody_ever_sees_a_part_of_what_another_process_writes(tmp_path, child,
             for size in (1, 1000, MOST - 1, 77, 65536):
                 poster.adapter.load = Load(size, size, size, 0.0, 0.5)
                 poster.post()
-                poster._words[poster._table.at(2, poster._row)] = board.now()
+                poster._place.put(BEAT, board.now())
 
     for number in range(4):
         child(write, number)
@@ -1074,7 +1079,8 @@ def test_a_second_board_on_the_same_file_does_not_lose_the_first_ones_lock(tmp_p
     """A process loses its record locks with any descriptor of the file that it closes."""
     path = tmp_path / "board"
     board = Board(path)
-    with board.table._locked():
+    with board.table.tried() as locked:
+        assert locked
         Board(path)
         gc.collect()
 
@@ -1183,6 +1189,8 @@ class BoardMachine(RuleBasedStateMachine):
     @rule()
     def free(self):
         self.board.free(os.getpid())
+        for poster in self.posters:
+            poster.leave()  # else each comes back at its next beat
         self.model.clear()
 
     @invariant()

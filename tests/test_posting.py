@@ -7,6 +7,10 @@ import gc
 import logging
 import os
 import signal
+import socket
+import subprocess
+import sys
+import textwrap
 import threading
 from contextlib import suppress
 from multiprocessing import Pipe
@@ -14,12 +18,13 @@ from multiprocessing import Pipe
 import pytest
 
 from wsgi_busyguard import Board, BusyGuard, Load, Monitor
-from wsgi_busyguard.board import BoardFull
+from wsgi_busyguard.checkport import CheckPort
 from wsgi_busyguard.load import UNKNOWN
 from wsgi_busyguard.poster import Poster
 from wsgi_busyguard.posting import Member
 from wsgi_busyguard.table import OWNER
-from wsgi_busyguard.words import READY, STARTING
+from wsgi_busyguard.watcher import Watcher
+from wsgi_busyguard.words import BEAT, READY, STARTING
 
 DEADLINE = 20.0
 
@@ -45,10 +50,10 @@ class Fixed:
 class Family:
     """A process that makes a guard, and those that it forks; each does what it is told.
 
-    The first one is number 0.
+    The first one is number 0. As a server's they listen, all at the same socket.
     """
 
-    def __init__(self, make):
+    def __init__(self, make, listens):
         self.pipes = [Pipe() for _ in range(5)]
         self.logged = []
         self.pid = os.fork()
@@ -57,6 +62,8 @@ class Family:
             keep = logging.Handler()
             keep.emit = lambda record: self.logged.append(record.getMessage())
             logging.getLogger("wsgi_busyguard").addHandler(keep)
+            if listens:
+                self.listener = socket.create_server(("127.0.0.1", 0))
             self.obey(0, make())
 
     def tell(self, number, *what):
@@ -70,6 +77,18 @@ class Family:
         while True:
             what, *with_ = pipe.recv()
             pipe.send(getattr(self, "do_" + what)(guard, *with_))
+
+    def do_listen(self, guard):
+        self.listener = socket.create_server(("127.0.0.1", 0))
+
+    def do_listen_for_checks(self, guard):
+        self.port = CheckPort(guard.monitor, "127.0.0.1:0")
+
+    def do_look(self, guard):
+        """Do what is done at a beat, as often as it takes to be sure."""
+        for _ in range(3):
+            guard.monitor.adapter.beat()
+        return guard.monitor.adapter.joined
 
     def do_pid(self, guard):
         return os.getpid()
@@ -110,9 +129,8 @@ class Family:
         guard.monitor.drain()
 
     def do_wants_to_join(self, guard):
-        poster = guard.monitor.adapter
         names = [thread.name for thread in threading.enumerate()]
-        return poster.joined or poster._due is not None or "busyguard-beat" in names
+        return guard.monitor.adapter.joined or "busyguard-beat" in names
 
     def do_logged(self, guard):
         return self.logged
@@ -133,8 +151,8 @@ def family(path):
     """Starts a family; all of it is gone in the end."""
     families = []
 
-    def family(make=lambda: BusyGuard(app, slots=4, board=path)):
-        families.append(Family(make))
+    def family(make=lambda: BusyGuard(app, slots=4, board=path), listens=True):
+        families.append(Family(make, listens))
         families[-1].tell(0, "pid")
         return families[-1]
 
@@ -146,6 +164,28 @@ def family(path):
 
 
 @pytest.fixture
+def python_started():
+    """Start a script in a fresh interpreter; it and its children are gone in the end."""
+    processes = []
+
+    def python_started(script, *args):
+        process = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(script), *args],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        processes.append(process)
+        return process
+
+    yield python_started
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+@pytest.fixture
 def states(board):
     """Says how each process is, by its id."""
     return lambda: {row.pid: row.state for row in board.rows()}
@@ -154,10 +194,75 @@ def states(board):
 # Forks
 
 
-def test_a_process_is_counted_from_the_start(family, board, states):
-    """A server of one process has to be there before its first request comes."""
+def test_a_process_that_listens_is_counted_before_it_is_called(family, board, states, until):
+    """Else no request would come to a server whose balancer asks the board first."""
     first = family()
+    until(lambda: states() == {first.pid: "ready"})
+    assert board.read() == Load(0, 0, 4)
+
+
+def test_a_process_is_counted_when_it_begins_to_listen(family, board, states, until):
+    first = family(listens=False)
+    assert not first.tell(0, "look")
+    first.tell(0, "listen")
+    until(lambda: states() == {first.pid: "ready"})
+
+
+def test_a_process_that_only_imports_the_app_is_not_counted(family, board, states, until):
+    """A shell, a queue worker, a test run."""
+    server, shell = family(), family(listens=False)
+    until(lambda: states() == {server.pid: "ready"})
+    assert not shell.tell(0, "look")
+    assert states() == {server.pid: "ready"}
+    assert board.read() == Load(0, 0, 4)
+    assert Watcher(board).check()[:2] == ("free", True)
+    os.killpg(server.pid, signal.SIGKILL)
+    until(lambda: Watcher(board).check("damped", 0.1)[:2] == ("absent", False))
+    assert not shell.tell(0, "look")
+    assert Watcher(board).check("damped", 0.1)[:2] == ("absent", False)
+
+
+def test_a_queue_worker_s_children_are_not_counted_either(family, board, states):
+    first = family(listens=False)
+    first.tell(0, "fork", 1)
+    assert not first.tell(1, "look")
+    assert states() == {}
+
+
+def test_a_check_port_is_no_sign_that_the_app_is_served(family, states):
+    first = family(listens=False)
+    first.tell(0, "listen_for_checks")
+    assert not first.tell(0, "look")
+    assert states() == {}
+
+
+def test_a_process_that_does_not_listen_is_counted_when_it_is_called(family, board, states):
+    """One that is given its connections, say."""
+    first = family(listens=False)
+    assert first.tell(0, "call") == ("200", b"app")
     assert states() == {first.pid: "ready"}
+
+
+def test_a_parent_that_was_executed_by_and_not_forked_from_is_not_counted(
+    path, board, family, states, until, python_started
+):
+    """That of a reloader, which has the listener and gives it to its child."""
+    script = """
+        import socket, subprocess, sys
+        from wsgi_busyguard import BusyGuard
+
+        listener = socket.create_server(("127.0.0.1", 0))
+        listener.set_inheritable(True)
+        guard = BusyGuard(lambda environ, start_response: [], slots=4, board=sys.argv[1])
+        if len(sys.argv) > 2:
+            print(flush=True)
+            sys.stdin.read()
+        else:
+            subprocess.run([*sys.orig_argv, "child"], close_fds=False)
+    """
+    parent = python_started(script, path)
+    until(lambda: sorted(states().values()) == ["ready", "starting"])
+    assert states()[parent.pid] == "starting"
     assert board.read() == Load(0, 0, 4)
 
 
@@ -174,6 +279,17 @@ def test_where_the_app_is_made_before_the_fork_the_children_are_counted(
     assert states() == expected
 
 
+def test_a_parent_that_listens_later_than_its_child_is_not_counted(family, board, states, until):
+    """It forks within a beat, and finds only then that it listens."""
+    first = family(listens=False)
+    one = first.tell(0, "fork", 1)
+    first.tell(1, "listen")
+    until(lambda: states() == {one: "ready"})
+    first.tell(0, "listen")
+    until(lambda: states() == {one: "ready", first.pid: "starting"})
+    assert board.read() == Load(0, 0, 4)
+
+
 def test_the_parent_is_counted_again_when_it_serves(family, board, states, until):
     first = family()
     child = first.tell(0, "fork", 1)
@@ -185,6 +301,7 @@ def test_the_parent_is_counted_again_when_it_serves(family, board, states, until
 
 def test_a_parent_that_serves_before_its_child_is_there_stays_counted(family, board, states, until):
     first = family()
+    until(lambda: states() == {first.pid: "ready"})
     child = first.tell(0, "fork", 1)
     first.tell(0, "call")
     until(lambda: child in states())
@@ -221,6 +338,7 @@ def test_a_grandchild_is_counted_and_who_forked_it_is_not(family, states, until)
 def test_a_daemon_is_counted_and_not_the_process_that_made_it(family, board, states, until):
     """The one in the middle never had a slot, so the one before it is the parent."""
     first = family()
+    until(lambda: states() == {first.pid: "ready"})
     assert first.tell(0, "fork_twice", 1) == 0
     daemon = first.tell(1, "pid")
     until(lambda: states() == {first.pid: "starting", daemon: "ready"})
@@ -229,6 +347,7 @@ def test_a_daemon_is_counted_and_not_the_process_that_made_it(family, board, sta
 def test_a_child_that_executes_another_program_is_no_server(family, board, states, until):
     """It would stay for as long as that program runs."""
     first = family()
+    until(lambda: states() == {first.pid: "ready"})
     executed = first.tell(0, "fork_and_execute")
     child = first.tell(0, "fork", 1)
     until(lambda: states().get(child) == "ready")
@@ -236,9 +355,10 @@ def test_a_child_that_executes_another_program_is_no_server(family, board, state
 
 
 def test_where_python_is_not_told_of_the_fork_a_child_joins_when_it_is_called(
-    family, board, states
+    family, board, states, until
 ):
     first = family()
+    until(lambda: states() == {first.pid: "ready"})
     child = first.tell(0, "fork_in_c", 1)
     assert states() == {first.pid: "ready"}
     assert first.tell(1, "call") == ("200", b"app")
@@ -251,7 +371,8 @@ def test_a_child_is_on_the_board_by_its_own_beats(family, board, states, until):
     child = first.tell(0, "fork", 1)
     until(lambda: states().get(child) == "ready")
     seen = set()
-    until(lambda: seen.add(round(board.rows()[1].beat, 2)) or {0.0, 0.2} <= seen)
+    rows = lambda: {row.pid: row for row in board.rows()}  # noqa: E731
+    until(lambda: seen.add(round(rows()[child].beat, 2)) or {0.0, 0.2} <= seen)
 
 
 def test_a_child_that_finds_no_slot_serves_on_and_says_so_once(family, path):
@@ -274,10 +395,10 @@ def test_a_child_that_finds_no_slot_gets_one_later(clock, caplog):
     other.enter()
     late.enter()
     other.leave()
-    clock.now += 9
+    clock.now += 0.9
     late.beat()
     assert not late.joined
-    clock.now += 2
+    clock.now += 0.2
     late.beat()
     assert board.read() == Load(0, 0, 4)
     late.beat()
@@ -302,6 +423,7 @@ def test_one_that_was_declared_dead_by_mistake_comes_back(clock):
 
 def test_draining_is_told_at_the_next_beat(family, states, until):
     first = family()
+    until(lambda: states() == {first.pid: "ready"})
     first.tell(0, "drain")
     until(lambda: states() == {first.pid: "stopping"})
 
@@ -311,8 +433,9 @@ def test_draining_is_told_at_the_next_beat(family, states, until):
 
 @pytest.fixture
 def guard(path):
-    """A guard of this process."""
+    """A guard of this process, which serves."""
     guard = BusyGuard(app, slots=4, board=path)
+    guard.monitor.adapter.enter()
     yield guard
     guard.monitor.adapter.stop()
     guard.monitor.adapter.leave()
@@ -333,7 +456,7 @@ def test_a_check_tells_the_load_of_the_host(guard, other, ask):
     assert guard.monitor.load == Load(0, 0, 8)
     other.adapter.load = CROWD._replace(queued=20)
     other.post()
-    other._words[other._table.at(2, other._row)] = other.board.now()
+    other._place.put(BEAT, other.board.now())
     assert ask(guard, path="/readyz").text == "busy"
     assert ask(guard, path="/readyz").status == 503
 
@@ -349,6 +472,7 @@ def test_its_own_share_is_told_as_it_is_at_that_moment(guard, board):
 def test_listeners_hear_of_what_others_do(path, other, until):
     told = []
     guard = BusyGuard(app, slots=4, board=path, on_busy=told.append, on_free=told.append)
+    guard.monitor.adapter.enter()
     other.adapter.load = CROWD._replace(queued=20)
     other.start()
     until(lambda: [change.state.value for change in told] == ["busy"])
@@ -367,9 +491,9 @@ def test_after_the_first_call_there_is_nothing_more_in_a_requests_way(guard, ask
 
 def test_a_guard_without_slots_posts_that_its_capacity_is_unknown(path, board, ask, caplog):
     guard = BusyGuard(app, board=path)
-    assert board.read() == UNKNOWN
-    assert len(board.rows()) == 1
     assert ask(guard, path="/readyz").text == "free"
+    assert len(board.rows()) == 1
+    assert board.read() == UNKNOWN
     assert ask(guard).text == "app"
     assert guard.__call__.__name__ == "pass_on"
     assert "the queue of this server" in caplog.text
@@ -379,6 +503,7 @@ def test_a_guard_without_slots_posts_that_its_capacity_is_unknown(path, board, a
 
 def test_a_guard_that_nobody_has_leaves_the_board(path, board):
     guard = BusyGuard(app, slots=4, board=path)
+    guard.monitor.adapter.enter()
     assert len(board.rows()) == 1
     guard.monitor.adapter.stop()
     del guard
@@ -422,9 +547,5 @@ def test_a_board_that_cannot_be_used_is_told_at_construction(path, tmp_path):
     with pytest.raises(OSError, match="directory"):
         BusyGuard(app, board=tmp_path)
     full = Board(slots=1)
-    kept = Member(full, Fixed(CROWD))
-    kept.enter()
-    with pytest.raises(BoardFull, match="make it with more slots"):
-        BusyGuard(app, slots=1, board=full)
     with pytest.raises(ValueError, match="give monitor or board, not both"):
         BusyGuard(app, board=full, monitor=Monitor(full))

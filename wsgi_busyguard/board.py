@@ -58,6 +58,9 @@ BELIEVED = int(0.25 * SECOND)
 # Seconds without a beat after which another process speaks for the host.
 SILENT = 1.0
 
+# Between two looks at whether the path still names the file that is mapped.
+LOOK_AT_PATH = SECOND
+
 
 class BoardFull(RuntimeError):
     """Every slot of the board belongs to a process that is there."""
@@ -100,7 +103,11 @@ class Board:
     :raises OSError: for one that cannot be read and written.
 
     It is an adapter. A look takes no lock and waits for nobody, whatever the others do. All
-    methods may be called from any thread.
+    methods may be called from any thread, and none of them ever waits.
+
+    Who holds a board may live longer than those who post there, and the file be removed and made
+    anew in the meantime, as systemd does with a ``RuntimeDirectory=``. So once a second a look also
+    sees whether the path names another board by now, and goes on with that one.
 
     One board is for one host and one namespace of process ids: processes that cannot see each
     other take each other for dead.
@@ -117,11 +124,24 @@ class Board:
         if slots > MOST_ROWS:
             raise ValueError(f"slots must be at most {MOST_ROWS}, not {slots}")
         self.path = path
-        self.table = Table(path, slots, COLUMNS)
-        self.slots = self.table.rows
         self._clock = clock
-        self._words = self.table.words
+        # The folder of now: a daemon goes to another one.
+        self._where = None if path is None else os.path.abspath(path)
+        self._turn_to(Table(path, slots, COLUMNS))
+
+    def _turn_to(self, table: Table) -> None:
+        """Go on with these rows. Other threads may look meanwhile: each takes the table once."""
+        self._look_at_path = self.now() + LOOK_AT_PATH
+        self.slots = table.rows
+        self.table = table
         self._believed: dict[int, tuple[int, int, int, bool]] = {}
+        # What was read here, for no count ever goes down, nor do the nanoseconds of being busy,
+        # which are the last. Whoever has these before the table cannot put old ones in there.
+        self._most = [0] * (LENGTH + CHECKED + 1)
+
+    @property
+    def _words(self) -> memoryview:
+        return self.table.words
 
     @property
     def shared(self) -> Board:
@@ -143,8 +163,8 @@ class Board:
         now, ready, columns = self._look(READY)
         if not ready:
             return UNKNOWN
+        self.note_ready(now)
         words = self._words
-        words[LAST_READY] = now
         load = summed(columns, ready, now)
         if load.service is not None:
             words[TOOK] = int(load.service * SECOND)
@@ -191,23 +211,41 @@ class Board:
 
     def counts(self) -> Counts:
         """Return what all processes have counted that ever had a slot, up to their last beats."""
-        return of([sum(self.table.column(COUNTS + n)) for n in range(LENGTH)])
+        return of(self._summed(COUNTS, LENGTH))
 
     def asked(self) -> list[int]:
         """Return how many checks they have answered, in the order of ``counts.CHECKS``."""
-        return [sum(self.table.column(ASKED + n)) for n in range(CHECKED)]
+        return self._summed(ASKED, CHECKED)
+
+    def _summed(self, first: int, length: int) -> list[int]:
+        """Return the sums of these columns, none of which ever goes down for who reads here.
+
+        A process that was stopped in the middle of a store may put an old word in the place of a
+        newer one when it goes on, until the next beat of the row's owner.
+        """
+        most, table = self._most, self.table
+        for column in range(first, first + length):
+            n = column - COUNTS
+            most[n] = max(most[n], sum(table.column(column)))
+        return most[first - COUNTS :][:length]
 
     def changes(self) -> Changes:
         """Return how often the state has changed, and for how long it has been busy."""
-        number, now = self._words[STATE], self.now()
-        busy = self._words[BUSY_FOR]
+        most, words = self._most, self._words
+        number, now = words[STATE], self.now()
+        busy = words[BUSY_FOR]
         if number & 1:
-            busy = max(busy, now - self._words[BUSY_FROM])
-        recent = tuple(self._recent(number))
+            busy = max(busy, now - words[BUSY_FROM])
+        # Who notes that it is over may have been stopped for a while since it read the clock.
+        most[-1] = busy = max(busy, most[-1])
+        recent = tuple(self._recent(words, number))
         return Changes((number + 1) // 2, number // 2, busy / SECOND, recent)
 
     def free(self, pid: int) -> None:
-        """Give away the slot of a process that is known to be gone."""
+        """Give away the slot of a process that is known to be gone, if nobody is to be waited for.
+
+        Else those who look see within a second that it is gone.
+        """
         self.table.free(pid)
 
     def judge(self, load: Load) -> State:
@@ -215,11 +253,14 @@ class Board:
 
         So at equality, where the state stays what it was, all of them say the same.
         """
-        number = self._words[STATE]
-        before = BUSY if number & 1 else FREE
-        after = judged(before, load)
-        if after is not before:
-            self._change(number + 1, load)
+        table = self.table
+        number = table.words[STATE]
+        after = judged(BUSY if number & 1 else FREE, load)
+        if (after is BUSY) is not bool(number & 1):
+            with table.tried() as locked:
+                # If somebody else has noted a change meanwhile, the next look judges from there.
+                if locked and table.words[STATE] == number:
+                    self._change(table.words, number + 1, load)
         return after
 
     @property
@@ -236,11 +277,15 @@ class Board:
         """Return whether nobody is there to serve, and has not been for ``patience`` seconds."""
         now, ready, _ = self._look(READY)
         if ready:
-            self._words[LAST_READY] = now
+            self.note_ready(now)
             return False
         last = self._words[LAST_READY]
         # One in the future was written before the host was booted.
         return not last or not 0 <= now - last <= patience * SECOND
+
+    def note_ready(self, now: int) -> None:
+        """Note that somebody is there who serves, be it one that finds no slot."""
+        self._words[LAST_READY] = now
 
     def expect(self) -> None:
         """Note that a process is about to be made, which will join.
@@ -263,35 +308,43 @@ class Board:
 
     def stalled(self, seconds: float) -> bool:
         """Return whether there are ready processes and none has got on for so long."""
+        return self.silent() > seconds
+
+    def silent(self) -> float:
+        """Return the seconds since any of the ready processes has beaten; 0 if there is none."""
         now, ready, columns = self._look(READY)
-        return bool(ready) and now - max(columns[BEAT][row] for row in ready) > seconds * SECOND
+        return (now - max(columns[BEAT][row] for row in ready)) / SECOND if ready else 0.0
 
-    def is_vacant(self, row: int, also_the_young: bool) -> bool:
+    def is_vacant(self, table: Table, row: int, also_the_young: bool) -> bool:
         """Return whether the process of a row is gone; one that beat just now is not looked for."""
-        owner = self._words[self.table.at(OWNER, row)]
+        owner, since, beat = (table.words[table.at(word, row)] for word in (OWNER, BORN, BEAT))
         if also_the_young:
-            return is_gone(owner >> FLAGS, self._words[self.table.at(BORN, row)])
-        beat, now = self._words[self.table.at(BEAT, row)], self.now()
-        return not (now - YOUNG < beat <= now or self._is_there(row, owner, now))
+            return is_gone(owner >> FLAGS, since)
+        now = self.now()
+        return not (now - YOUNG < beat <= now or self._is_there(row, owner, since, now))
 
-    def _change(self, number: int, load: Load) -> None:
-        """Note a change of state, which others may be noting as well."""
-        words, now = self._words, self.now()
+    def _change(self, words: memoryview, number: int, load: Load) -> None:
+        """Note a change of state. Requires the table's lock.
+
+        The number is the one word that several processes read and write anew. One that is stopped
+        between the two would write an old one when it goes on, and the changes since be undone.
+        """
+        now = self.now()
         at = CHANGES + number % RECENT * CHANGE
         for offset, word in enumerate(change(number, now, time.time_ns(), load)):
             words[at + offset] = word
         if number & 1:
             words[BUSY_FROM] = max(0, now - words[BUSY_FOR])
         else:
-            words[BUSY_FOR] = max(0, now - words[BUSY_FROM])
+            words[BUSY_FOR] = max(words[BUSY_FOR], now - words[BUSY_FROM])
         words[STATE] = number
 
-    def _recent(self, last: int) -> Iterator[Change]:
+    def _recent(self, words: memoryview, last: int) -> Iterator[Change]:
         """Yield the last changes, the oldest first."""
         before: int | None = None  # when the one before was
         for number in range(max(1, last - RECENT + 1), last + 1):
             at = CHANGES + number % RECENT * CHANGE
-            known, when, wall, load = changed(self._words[at : at + CHANGE].tolist())
+            known, when, wall, load = changed(words[at : at + CHANGE].tolist())
             if known != number:  # just being written over
                 before = None
                 continue
@@ -305,20 +358,32 @@ class Board:
         The owners are read first. If a row changes hands in the middle of this, its new process
         has not posted yet, and adds nothing.
         """
-        columns = [self.table.column(column) for column in range(most)]
+        table = self.current()
+        columns = [table.column(column) for column in range(most)]
         now = self.now()  # after the beats, so that none of them is in the future
         young = now - YOUNG
         owners = enumerate(zip(columns[OWNER], columns[BEAT], strict=False))
         living = [
             row
             for row, (owner, beat) in owners
-            if owner & states and (young < beat <= now or self._is_there(row, owner, now))
+            if owner & states
+            and (young < beat <= now or self._is_there(row, owner, columns[BORN][row], now))
         ]
         return now, living, columns
 
-    def _is_there(self, row: int, owner: int, now: int) -> bool:
+    def current(self) -> Table:
+        """Return the table that the path names, which is looked at once a second."""
+        due, now = self._look_at_path, self.now()
+        if self._where is not None and not due - LOOK_AT_PATH <= now < due:
+            self._look_at_path = now + LOOK_AT_PATH
+            found = self.table.successor(self._where)
+            if found is not None:
+                self._turn_to(found)
+        return self.table
+
+    def _is_there(self, row: int, owner: int, since: int, now: int) -> bool:
         """Return whether the process of a row that is silent is there."""
-        pid, since = owner >> FLAGS, self._words[self.table.at(BORN, row)]
+        pid = owner >> FLAGS
         known = self._believed.get(row)
         if known is not None and known[:2] == (pid, since) and (not known[3] or now < known[2]):
             return known[3]  # the dead stay dead

@@ -68,6 +68,7 @@ class Meeting:
         self._again = again
         self._lock = threading.RLock()
         self._met = False
+        monitor.serves = False  # whoever imports the app makes its guard
         _meetings.add(self)
 
     def meet(self, environ: WSGIEnvironment) -> None:
@@ -77,6 +78,7 @@ class Meeting:
         """
         if self._met:
             return
+        self._monitor.serves = True
         with self._lock:
             if not self._met:
                 try:
@@ -136,7 +138,7 @@ class Meeting:
     def _after_fork(self) -> None:
         self._lock = threading.RLock()
         if self._met:
-            self._met = False
+            self._met = self._monitor.serves = False
             if not isinstance(self._adapter, Gate):
                 self._turn_to(self._adapter)
             self._again()

@@ -106,6 +106,7 @@ class Monitor:
     that raises is logged and passed over; one may call the monitor. What comes and goes between
     two looks is not seen.
 
+    :ivar serves: set to false while its process has only imported the app and serves nobody.
     :ivar quiet: set to true if changes are to get no line in the log, because another monitor of
         the same requests writes them.
 
@@ -129,6 +130,7 @@ class Monitor:
         self.interval = seconds("interval", interval)
         self.draining = False
         self.quiet = False
+        self.serves = True
         self._clock = clock
         self._deliver = deliver
         self._lock = threading.RLock()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .listeners import note_ours
 from .listening import listening
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Face:
 
     def __init__(self, listen: str, patience: float, share: bool = False) -> None:
         self.listener = listening(listen, share)
+        note_ours(self)
         self.address: tuple[str, int] = self.listener.getsockname()[:2]
         self.patience = patience
 

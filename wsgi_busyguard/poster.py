@@ -9,6 +9,8 @@ import os
 import threading
 import weakref
 from collections import deque
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from .board import Board, BoardFull
@@ -16,18 +18,19 @@ from .counts import LENGTH, NAMED, Counts, asked, counts_of, no_checks
 from .load import UNKNOWN, Adapter, Load
 from .logs import logger
 from .native import Bell
+from .place import Place
 from .table import BORN, FLAGS, OWNER, Full, born
 from .turn import Turn
 from .words import (
     BEAT,
     BEAT_EVERY,
     BEFORE,
-    CHECKED,
+    CALLED,
     COUNTS,
     FIGURES,
-    LAST_READY,
     LOOP,
     READY,
+    SECOND,
     STARTING,
     STOPPING,
     THERE,
@@ -37,8 +40,15 @@ from .words import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from .table import Table
+
 # What an adapter that does not count itself may have counted, by the place in a list of counts.
 COUNTED = {"served": 1, "refused": 2, "dropped": NAMED - 1}
+
+# Nanoseconds after which a process that found no slot tries again.
+AGAIN = SECOND
+
+WITHOUT = "this process is not on %r, and serves on; it tries again"
 
 
 class Poster:
@@ -52,6 +62,10 @@ class Poster:
     :ivar joined: whether this process has a slot.
 
     An adapter with ``counts()`` has its counts posted at every beat.
+
+    Once it has joined, or tried to, it looks after its slot at the beats: it takes another one if
+    there was none, if this process was taken for dead, and if the board was made anew. Without one
+    it says at least that somebody is there who serves.
 
     An adapter itself: it reads the load of the host, after posting that of this process, so that
     its own share is never old. Whoever subscribes is called at every beat.
@@ -68,29 +82,30 @@ class Poster:
             raise TypeError(f"adapter must have a read() that returns a Load, not {adapter!r}")
         self.board = board
         self.adapter = adapter
-        self._flags = LOOP if loop else 0
-        self._table = board.table
-        self._words = board.table.words
+        # Who is made by a server, and not by an app that anybody may import, serves for certain.
+        self._flags = CALLED | (LOOP if loop else 0)
         self._told: list[Callable[[], object]] = []
-        self._asked: Mapping[str, Sequence[int]] = no_checks()
+        self._asked: list[Mapping[str, Sequence[int]]] = []
         self._renew()
         _posters.add(self)
 
-    _row: int | None = None
-    _pid = 0
+    _place: Place | None = None
 
     def _renew(self) -> None:
         """Begin without a slot."""
         self._lock = threading.RLock()
         self._looking = False
         self._interrupted = False
-        self._row = None
-        self._pid = 0
+        self._place = None
+        self._pid = os.getpid()
+        self._wanted = 0  # the state that it is to have on the board; 0: it is not to be there
+        self._due = 0  # when to look for a slot, if there is none
         self._counted: deque[tuple[int, int]] = deque()
         self._counting = Turn()
         self._uncounted = False  # since what was counted was last stored
         self._own = [0] * LENGTH
-        self._from = [0] * (LENGTH + CHECKED)  # what to add to what is counted here
+        self._last = Counts()  # as the adapter last told
+        self._from: tuple[Place, list[int]] | None = None  # what to add to what is counted here
         self._end: Bell | None = None
         self._thread: threading.Thread | None = None
         self._failing: set[object] = set()  # of what is called here, since it last went well
@@ -109,78 +124,98 @@ class Poster:
         """Whether this process has a slot."""
         return self._mine() is not None
 
-    def _mine(self) -> int | None:
-        """Return the row of this process, if it has one.
-
-        Not in a child, also where nobody tells Python of the fork (uWSGI does not); and not when
-        somebody has declared this process dead and given its row away.
-        """
-        row = self._row
-        if row is None or self._pid != os.getpid():
+    def _mine(self) -> Place | None:
+        """Return the place of this process, if it has one on the board of now."""
+        place = self._place
+        if place is None or not place.table.shares(self.board.table):
             return None
-        return row if self._words[self._table.at(OWNER, row)] >> FLAGS == self._pid else None
+        return place if place.is_ours() else None
 
     def join(self) -> None:
         """Take a slot for this process, which is starting.
 
-        :raises BoardFull: if there is none.
+        :raises BoardFull: if there is none. It is tried again at the beats.
+        :raises OSError: if the system does not let this process look; likewise.
         """
         with _joining:
             if self.joined:
                 return
-            pid = os.getpid()
-            if self._pid != pid:
+            if self._pid != os.getpid():
                 self._renew()
-            now = self.board.now()
-            others = [poster for poster in list(_posters) if self._table.shares(poster._table)]
-            mine = {row for row in (other._mine() for other in others) if row is not None}
-            try:
-                row = self._table.claim(
-                    pid << FLAGS | STARTING | self._flags,
-                    mine,
-                    self.board.is_vacant,
-                    {BORN: born(pid, now), BEAT: now},
-                    {BEFORE + n: COUNTS + n for n in range(NAMED)},
-                    COUNTS,
-                )
-            except Full:
-                raise BoardFull(
-                    f"the board has {self.board.slots} slots and every one belongs to a process"
-                    " that is there: make it with more slots"
-                ) from None
-            for other in others:
-                if other._row == row:  # it was declared dead, and would take this for its own
-                    other._row = None
-            left = [self._words[self._table.at(COUNTS + n, row)] for n in range(len(self._from))]
-            own = self._tally()
-            self._from = [there - here for there, here in zip(left, own, strict=True)]
-            self._pid, self._row = pid, row
+            self._wanted = self._wanted or STARTING
+            self._place = self._claimed(self.board.table)
+        self._turn()
+        self.post_counts()
         self.post()
+
+    def _claimed(self, table: Table) -> Place:
+        """Return a place for this process. Requires _joining."""
+        pid, now = self._pid, self.board.now()
+        others = [poster for poster in list(_posters) if poster.board.table.shares(table)]
+        places = [place for place in (other._mine() for other in others) if place is not None]
+        try:
+            row = table.claim(
+                pid << FLAGS | STARTING | self._flags,
+                {place.row for place in places},
+                partial(self.board.is_vacant, table),
+                {BORN: born(pid, now), BEAT: now},
+                {BEFORE + n: COUNTS + n for n in range(NAMED)},
+                COUNTS,
+            )
+        except Full:
+            raise BoardFull(
+                f"the board has {table.rows} slots and every one belongs to a process"
+                " that is there: make it with more slots"
+            ) from None
+        for other in others:
+            if other._place is not None and other._place.row == row:
+                other._place = None  # it was declared dead, and would take this for its own
+        return Place(table, row, pid)
+
+    def seek(self) -> None:
+        """Take a slot, now or at a later beat; what stands in the way is logged once."""
+        error: Exception | None = None
+        try:
+            self.join()
+        except Exception as raised:  # no slot, mostly
+            error = raised
+        self._due = 0 if error is None else self.board.now() + AGAIN
+        self._note("join", error, WITHOUT, self.board)
 
     def leave(self) -> None:
         """Give the slot back, with all that has been counted in it."""
+        self._wanted = 0
         self.post_counts()
-        row, self._row = self._mine(), None
-        if row is not None:
-            self._words[self._table.at(OWNER, row)] = 0
+        place, self._place = self._mine(), None
+        if place is not None:
+            place.put(OWNER, 0)
 
     def ready(self) -> None:
         """Have this process be counted from now on."""
-        self._turn(READY)
+        self._be(READY)
 
     def stopping(self) -> None:
         """Have this process not be counted any more: it goes."""
-        self._turn(STOPPING)
+        self._be(STOPPING)
+
+    def _be(self, state: int) -> None:
+        if self._wanted:  # else it has left, or never tried to join
+            self._wanted = state
+            self._turn()
 
     def _state(self) -> int:
         """Return how this process is by its row; 0 if it has none."""
-        row = self._mine()
-        return 0 if row is None else self._words[self._table.at(OWNER, row)] & THERE
+        place = self._mine()
+        return 0 if place is None else place.get(OWNER) & THERE
 
-    def _turn(self, state: int) -> None:
-        row = self._mine()
-        if row is not None:
-            self._words[self._table.at(OWNER, row)] = self._pid << FLAGS | state | self._flags
+    def _turn(self) -> None:
+        """Store the state that is wanted, in whatever order threads and signal handlers say so."""
+        place = self._mine()
+        while place is not None:
+            wanted = self._wanted
+            place.put(OWNER, wanted and place.pid << FLAGS | wanted | self._flags)
+            if wanted == self._wanted:
+                return
 
     def read(self) -> Load:
         """Post, and return the load of the host."""
@@ -215,8 +250,8 @@ class Poster:
 
     def _store(self) -> Exception | None:
         """Look and store; return what went wrong. Requires self._lock."""
-        row = self._mine()
-        if row is None:
+        place = self._mine()
+        if place is None:
             return None
         now = self.board.now()
         error: Exception | None = None
@@ -228,17 +263,20 @@ class Poster:
         except Exception as raised:
             error, words = raised, packed(UNKNOWN, now)
         for column, word in enumerate(words, FIGURES):
-            self._words[self._table.at(column, row)] = word
+            place.put(column, word)
         return error
 
     def beat(self) -> None:
         """Post, and note that this process makes progress."""
-        row = self._mine()
-        if row is not None:
-            now = self.board.now()
-            self._words[self._table.at(BEAT, row)] = now
-            if self._state() == READY:
-                self._words[LAST_READY] = now
+        self.board.current()
+        wanted = self._wanted if self._pid == os.getpid() else 0  # what a parent wanted is its own
+        if wanted and not self.joined and self.board.now() >= self._due:
+            self.seek()
+        place, now = self._mine(), self.board.now()
+        if place is not None:
+            place.put(BEAT, now)
+        if (wanted if place is None else self._state()) == READY:
+            self.board.note_ready(now)
         self.post()
         self.post_counts()
         for changed in tuple(self._told):
@@ -246,7 +284,8 @@ class Poster:
 
     def hears(self, asked: Mapping[str, Sequence[int]]) -> None:
         """Have these counts of checks be posted, too; see :func:`~.counts.no_checks`."""
-        self._asked = asked
+        if not any(known is asked for known in self._asked):
+            self._asked.append(asked)
 
     def counts(self) -> Counts:
         """Post what has been counted, and return the counts of the host."""
@@ -260,22 +299,34 @@ class Poster:
 
     def _post_counts(self) -> None:
         self._uncounted = False
-        row = self._mine()
-        if row is not None:
-            for n, count in enumerate(self._tally()):
-                self._words[self._table.at(COUNTS + n, row)] = self._from[n] + count
+        place = self._mine()
+        if place is not None:
+            self._store_counts(place, self._tally())
+
+    def _store_counts(self, place: Place, tally: list[int]) -> None:
+        """Add to what the row's last owner left what was counted since it is ours.
+
+        Requires self._counting.
+        """
+        known, before = self._from or (None, [])
+        if known is not place:
+            before = [place.get(COUNTS + n) - count for n, count in enumerate(tally)]
+            self._from = place, before
+        for n, count in enumerate(tally):
+            place.put(COUNTS + n, before[n] + count)
 
     def _tally(self) -> list[int]:
-        """Return what has been counted in this process."""
-        try:
-            counts = counts_of(self.adapter) or Counts()
-        except Exception:  # the next look at the load says what is wrong
-            counts = Counts()
+        """Return what has been counted in this process. Requires self._counting."""
+        # If the adapter raises, the next look at the load says what is wrong.
+        with suppress(Exception):
+            self._last = counts_of(self.adapter) or Counts()
+        counts = self._last
         while self._counted:
             which, more = self._counted.popleft()
             self._own[which] += more
         here = [count + own for count, own in zip(counts.flat(), self._own, strict=True)]
-        return [*here, *asked(self._asked)]
+        checks = [asked(heard) for heard in (*self._asked, no_checks())]
+        return [*here, *map(sum, zip(*checks, strict=True))]
 
     def count(self, what: str, n: int = 1) -> None:
         """Count requests that were ``"served"``, ``"refused"`` or ``"dropped"``.
@@ -334,7 +385,8 @@ class Poster:
             self.leave()
 
     def __repr__(self) -> str:
-        where = f"slot {self._row} of " if self.joined else "no slot of "
+        place = self._mine()
+        where = "no slot of " if place is None else f"slot {place.row} of "
         return f"<Poster of {self.adapter!r}: {where}{self.board!r}>"
 
 

@@ -6,20 +6,19 @@ Nothing here may stop a server: a process that finds no slot serves on without.
 from __future__ import annotations
 
 import contextlib
+import math
+import os
 from typing import TYPE_CHECKING
 
 from .board import Board
+from .listeners import listens
 from .poster import Poster
 from .words import BEAT_EVERY, CALLED, READY, SECOND, STARTING, STOPPING
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable
 
     from .load import Adapter
-
-# Nanoseconds after which a process that found no slot tries again.
-AGAIN = 10 * SECOND
 
 
 class Member(Poster):
@@ -35,52 +34,40 @@ class Member(Poster):
 
     def _renew(self) -> None:
         super()._renew()
-        self._due: int | None = None  # when to look for a slot, if there is none
         self._going = False
 
     def enter(self) -> None:
         """Have this process be counted, or say in the log why it is not."""
-        error: Exception | None = None
-        try:
-            self.join()
-        except Exception as raised:  # no slot, mostly
-            error = raised
-        self._due = 0 if error is None else self.board.now() + AGAIN
-        self._note("join", error, "this process is not on %r, and serves on", self.board)
-        self._turn(self._wanted)
-
-    @property
-    def _wanted(self) -> int:
-        return STOPPING if self._going else READY
+        if self._pid != os.getpid():
+            self._renew()
+        self._wanted = STOPPING if self._going else READY
+        self.seek()
+        self._turn()
 
     def go(self) -> None:
         """Have this process not be counted any more: it is shutting down."""
         self._going = True
         self.stopping()
 
-    def leave(self) -> None:
-        """Give the slot back, and look for no other one."""
-        self._due = None
-        super().leave()
-
-    def beat(self) -> None:
-        """Post, and look for a slot if there is none and one is due."""
-        if self._due is not None and not self.joined and self.board.now() >= self._due:
-            self.enter()
-        super().beat()
-
 
 class Forking(Member):
-    """A member of a server that may fork after the app is made, in a way that nobody knows here.
+    """A member in a process that has imported an app, and may serve it, or fork those who do.
 
     :param forgotten: called in a child of a process that has been called, so that the first call
         there is told to :meth:`call` again.
 
-    Where the app is made before the fork (preload, uWSGI) the process that made it serves nothing
-    and its children do; where it is made after it, the children are nobody's servers (an app that
-    uses multiprocessing). What tells the two apart is whether the parent has been called before
-    the fork. So a child of one that has not been called joins by itself and has its parent not be
-    counted, and a child of one that has joins when it is called itself.
+    *Who serves?* Whoever imports the app makes the guard: a server, but also a shell, a queue
+    worker, a test run, and the parent that only reloads. So a process is counted when it is called,
+    or before that, when it listens; else no request would ever come where a balancer asks the board
+    first.
+
+    *Whose child?* Where the app is made before the fork (preload, uWSGI) the process that made it
+    listens and serves nothing, and its children do; where it is made after it, the children are
+    nobody's servers (an app that uses multiprocessing). What tells the two apart is whether the
+    parent has been called before the fork. So a child of one that has not been called looks whether
+    it listens, and has its parent not be counted; likewise any process whose parent is on the
+    board, as that of a reloader is. A child of one that has been called joins when it is called
+    itself.
     """
 
     def __init__(
@@ -89,56 +76,67 @@ class Forking(Member):
         adapter: Adapter,
         forgotten: Callable[[], object],
     ) -> None:
+        self._look_from: float = 0  # when to look whether it listens
         self._called = False
-        self._parent: tuple[int, int] | None = None
+        self._ancestors: set[int] = set()
         self._forgotten = forgotten
         self._is_draining: Callable[[], bool] = bool
         super().__init__(board, adapter)
 
     def begin(self, is_draining: Callable[[], bool]) -> None:
-        """Have this process be counted, and beat.
+        """Have this process be counted as soon as it serves, and beat then.
 
         :param is_draining: whether it is shutting down.
-        :raises BoardFull: if there is no slot for it.
         """
-        self.join()  # enter() would only log that it cannot
         self._is_draining = is_draining
-        self.enter()
-        self.start()
+        self._begin()
 
     def call(self) -> None:
         """Note that this process serves. At its first request."""
         self.enter()
         self._called = True
         self._flags |= CALLED
-        self._turn(self._wanted)
+        self._turn()
         with self._lock:
             if self._thread is None:
                 self._begin()
 
     def enter(self) -> None:
-        """Have this process be counted, and in its place not the parent that was."""
+        """Have this process be counted, and in its place not those that it was forked from."""
         super().enter()
-        parent, self._parent = self._parent, None
-        if parent is not None:
-            # Only if it has not been called, as the word itself says. One that is called between
-            # the look and the store finds out at its next beat.
-            row, pid = parent
-            self._table.turn(row, pid, READY, STARTING, unless=CALLED)
+        ancestors, self._ancestors = self._ancestors, set()
+        for pid in ancestors:
+            self._take_the_place_of(pid)
+
+    def leave(self) -> None:
+        """Give the slot back, and look for no other one before it is called."""
+        self._look_from = math.inf
+        super().leave()
+
+    def _take_the_place_of(self, pid: int) -> None:
+        """Have a process not be counted that has not been called.
+
+        One that is called between the look and the store finds out at its next beat.
+        """
+        self.board.table.turn(pid, READY, STARTING, unless=CALLED)
 
     def beat(self) -> None:
-        """Post, and be counted again if it was not and should be."""
+        """Post, and be counted if it is not and should be."""
         if self._is_draining():
             self.go()
         elif self._called and self._state() == STARTING:
             self.ready()
-        super().beat()
+        elif not self._wanted and self.board.now() >= self._look_from and listens():
+            self.enter()
+        if self._wanted:
+            super().beat()
+            self._take_the_place_of(os.getppid())
 
     def _renew(self) -> None:
         """Begin without a slot, as a child does; remember whose child it is."""
-        if self._row is not None:
-            self._parent = self._row, self._pid
+        self._ancestors |= {self.__dict__.get("_pid", 0)} - {0, os.getpid()}
         self._flags &= ~CALLED
+        self._look_from = 0
         super()._renew()
 
     def _after_fork(self) -> None:
@@ -146,10 +144,10 @@ class Forking(Member):
         super()._after_fork()
         if self._called:
             self._called = False
-            self._parent = None
+            self._ancestors = set()
             self._forgotten()
         else:
-            self._due = self.board.now() + int(BEAT_EVERY * SECOND)
+            self._look_from = self.board.now() + int(BEAT_EVERY * SECOND)
             self._begin()
 
     def _begin(self) -> None:

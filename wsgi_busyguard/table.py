@@ -5,11 +5,14 @@ Knows files, locks and processes. What the words of a row mean is not its busine
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import stat
+import sys
 import threading
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
@@ -34,8 +37,18 @@ FLAGS = 8
 MOST_ROWS = 1 << 20
 
 
+# Seconds for which a claim waits for another process that is in the middle of one. That takes a
+# millisecond at most, unless that process is stopped there, and then it may take for ever.
+LOCK_PATIENCE = 0.25
+LOCK_PAUSE = 0.002
+
+
 class Full(Exception):
     """Every row has an owner that is still there."""
+
+
+class Held(OSError):
+    """Another process has the lock, and does not let go of it: it may have been stopped."""
 
 
 class Table:
@@ -43,7 +56,7 @@ class Table:
 
     :param path: the file behind it, made if it is missing; ``None`` for memory that only this
         process and those that it forks share.
-    :param rows: how many rows a new one has.
+    :param rows: how many rows a new one has; 0: none is made.
     :param columns: words in a row.
     :raises ValueError: for a file that is no such table.
     :raises OSError: for one that cannot be opened.
@@ -55,6 +68,7 @@ class Table:
         with _lock:
             self._memory = _memory(path, rows, columns)
         self.words = self._memory.words
+        self.columns = columns
         self.rows = self.words[_ROWS]
         self._starts = [HEADER + column * self.rows for column in range(columns)]
 
@@ -71,6 +85,27 @@ class Table:
     def shares(self, other: Table) -> bool:
         """Return whether the other one is the same memory."""
         return self._memory is other._memory
+
+    def successor(self, path: str | os.PathLike[str]) -> Table | None:
+        """Return the table that ``path`` names now, if that is another one than this.
+
+        ``None`` also while the file is missing, or not yet whole, or none of this kind. Waits for
+        nobody, so it may be called in a process that must not block.
+        """
+        try:
+            found = os.stat(path)
+        except OSError:
+            return None
+        if self._memory.is_file(found) or not stat.S_ISREG(found.st_mode) or not found.st_size:
+            return None
+        if not _lock.acquire(blocking=False):
+            return None
+        try:
+            return Table(path, 0, self.columns)
+        except (OSError, ValueError):
+            return None
+        finally:
+            _lock.release()
 
     def claim(
         self,
@@ -91,9 +126,10 @@ class Table:
         :param copied: the columns that start with what stands in another one.
         :param kept: from this column on, what the row's last owner left is kept.
         :raises Full: if there is none.
+        :raises Held: if another process has been in the middle of this for a quarter of a second.
         """
         pid = owner >> FLAGS
-        with self._locked():
+        with _lock, self._memory.locked():
             for row, word in enumerate(self.column(OWNER)):
                 # Another process that had this id, or this one before an exec().
                 if word >> FLAGS == pid and row not in mine:
@@ -112,18 +148,29 @@ class Table:
         return row
 
     def free(self, pid: int) -> None:
-        """Have the rows of a process that is gone be nobody's."""
-        with self._locked():  # else the row might be somebody else's by now
-            for row, word in enumerate(self.column(OWNER)):
+        """Have the rows of a process that is gone be nobody's.
+
+        Not if that means to wait: whoever looks sees within a second that it is gone.
+        """
+        with self.tried() as locked:  # else the row might be somebody else's by now
+            for row, word in enumerate(self.column(OWNER) if locked else ()):
                 if word >> FLAGS == pid:
                     self.words[self.at(OWNER, row)] = 0
 
-    def turn(self, row: int, pid: int, before: int, after: int, unless: int) -> None:
-        """Change a flag of a process that is still in that row, unless it has another one."""
-        with self._locked():
-            word = self.words[self.at(OWNER, row)]
-            if word >> FLAGS == pid and word & before and not word & unless:
-                self.words[self.at(OWNER, row)] = word & ~before | after
+    def turn(self, pid: int, before: int, after: int, unless: int) -> None:
+        """Change a flag of a process, unless it has another one, or this would mean to wait."""
+
+        def is_meant(word: int) -> bool:
+            return bool(word >> FLAGS == pid and word & before and not word & unless)
+
+        rows = [row for row, word in enumerate(self.column(OWNER)) if is_meant(word)]
+        if not rows:
+            return
+        with self.tried() as locked:
+            for row in rows if locked else ():
+                word = self.words[self.at(OWNER, row)]
+                if is_meant(word):
+                    self.words[self.at(OWNER, row)] = word & ~before | after
 
     def _vacant(self, is_gone: Callable[[int, bool], bool]) -> int:
         """Return the number of a row that may be taken. Requires the lock."""
@@ -139,9 +186,26 @@ class Table:
         raise Full
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
-        with _lock, self._memory.locked():
-            yield
+    def tried(self) -> Iterator[bool]:
+        """Keep others from writing what more than one may write, if that can be had at once.
+
+        Yields whether it can be. A process that holds the lock may be stopped, and who must not
+        block (gunicorn's master) is not to wait for it. Not for one who interrupts, in a signal
+        handler or a finalizer, what this very thread does under the lock.
+        """
+        if _lock._is_owned():
+            yield False
+            return
+        try:
+            # Inside of the "try", for a signal handler may raise as soon as the lock is taken.
+            if _lock.acquire(blocking=False):
+                with self._memory.tried() as got:
+                    yield got
+            else:
+                yield False
+        finally:
+            with suppress(RuntimeError):  # it is another thread's
+                _lock.release()
 
 
 class _Memory:
@@ -157,9 +221,16 @@ class _Memory:
         self._map = mmap.mmap(self._descriptor, 0)
         self.words = memoryview(self._map).cast("Q")
 
+    def is_file(self, found: os.stat_result) -> bool:
+        """Return whether that is what is mapped here."""
+        mine = os.fstat(self._descriptor)
+        return (mine.st_dev, mine.st_ino) == (found.st_dev, found.st_ino)
+
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes from claiming. Requires _lock.
+    def tried(self, patience: float = 0.0) -> Iterator[bool]:
+        """Keep other processes from writing; yield whether that can be. Requires _lock.
+
+        :param patience: seconds for which another one is waited for.
 
         A record lock belongs to a process, so it also stands between a parent and its children,
         who share everything else. A signal handler may come here in the middle of it.
@@ -169,14 +240,37 @@ class _Memory:
         before = self._depth
         try:
             # Inside of the "try", for a signal handler may raise as soon as the lock is taken; and
-            # also in the middle of another one's, who may just be waiting for it.
-            fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
+            # noted before, for one that comes here itself must not let go of it.
             self._depth = before + 1
-            yield
+            yield self._lock_for_others(time.monotonic() + patience)
         finally:
             self._depth = before
             if not before:
                 fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
+
+    def _lock_for_others(self, until: float) -> bool:
+        import fcntl
+
+        while True:
+            try:
+                fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            except OSError:  # somebody has it, or the system has no lock to give
+                if time.monotonic() >= until:
+                    return False
+            time.sleep(LOCK_PAUSE)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from claiming. Requires _lock.
+
+        :raises Held: if another one has it and does not let go.
+        """
+        with self.tried(LOCK_PATIENCE) as got:
+            if not got:
+                words = "another process holds the board's lock and may be stopped"
+                raise Held(errno.EAGAIN, words)
+            yield
 
     def __del__(self) -> None:
         os.close(self._descriptor)
@@ -185,7 +279,7 @@ class _Memory:
 # A process loses its record locks on a file with *any* descriptor of that file that it closes. So
 # each file is opened once in a process, and only while nobody here claims.
 _memories: WeakValueDictionary[tuple[int, int], _Memory] = WeakValueDictionary()
-_lock = threading.RLock()
+_lock: Any = threading.RLock()
 
 
 def _memory(path: str | os.PathLike[str] | None, rows: int, columns: int) -> _Memory:
@@ -202,15 +296,23 @@ def _memory(path: str | os.PathLike[str] | None, rows: int, columns: int) -> _Me
         memory = _memories.get((found.st_dev, found.st_ino))
         if memory is not None:
             return memory
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | (os.O_CREAT if rows else 0)
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
+        descriptor = os.open(path, flags, 0o660)
     except FileNotFoundError:
         folder = os.path.dirname(os.path.abspath(os.fspath(path)))
+        if os.path.isdir(folder):  # it is the file that is missing, and is not to be made
+            raise
         raise FileNotFoundError(
             f"the folder {os.fsdecode(folder)!r} for the board is missing: make it first,"
             " or name another"
         ) from None
     memory = _Memory(descriptor)
+    # What is whole stays so, and needs no lock; a board is whole when its first word is there.
+    if not rows or _begins_well(descriptor):
+        _examine(path, descriptor, columns)
+        memory.map()
+        return _known(memory)
     with memory.locked():
         if os.fstat(descriptor).st_size:
             _examine(path, descriptor, columns)
@@ -218,6 +320,10 @@ def _memory(path: str | os.PathLike[str] | None, rows: int, columns: int) -> _Me
         else:
             _made(memory, rows, columns)
     return _known(memory)
+
+
+def _begins_well(descriptor: int) -> bool:
+    return os.pread(descriptor, WORD, 0) == MAGIC.to_bytes(WORD, sys.byteorder)
 
 
 def _known(memory: _Memory) -> _Memory:

@@ -54,11 +54,20 @@ class Watcher:
 
         Where all are stopping, what they have left to do.
         """
+        return self._read(PATIENCE)
+
+    def _read(self, patience: float) -> Load:
         load = self.board.read()
         if load is UNKNOWN and self.board.stopping():
             load = self.board.left()
         more = None if self._queued is None else self._queued()
-        return load._replace(queued=load.queued + more) if more else load
+        if more:
+            load = load._replace(queued=load.queued + more)
+        if load.queued and (silent := self.board.silent()) >= patience:
+            # What waits in the kernel has no age. But where no process gets to run, be it stopped
+            # or in C code that keeps the interpreter, nobody takes it in, though all be idle.
+            load = load._replace(lag=max(load.lag, silent))
+        return load
 
     @property
     def draining(self) -> bool:
@@ -79,7 +88,7 @@ class Watcher:
         return verdict
 
     def _judged(self, ready: str, patience: float) -> Verdict:
-        board, load = self.board, self.load
+        board, load = self.board, self._read(patience)
         if self.draining:
             return Verdict(DRAINING, False, load)
         if self.absent(patience):

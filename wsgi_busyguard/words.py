@@ -40,10 +40,10 @@ COUNTS = BEFORE + NAMED
 ASKED = COUNTS + COUNTED
 COLUMNS = ASKED + CHECKED
 
-# The header's words. The state is how often it has changed: odd is busy. So of several processes
-# that see one change at once all write the same, and it counts once, without a lock. The same
-# goes for BUSY_FROM (written when busy begins: the moment, less all busy time before) and BUSY_FOR
-# (written when it ends: the moment, less that).
+# The header's words. The state is how often it has changed: odd is busy. Of several processes that
+# see one change at once it is noted by the one that gets the lock. The same goes for BUSY_FROM
+# (written when busy begins: the moment, less all busy time before) and BUSY_FOR (written when it
+# ends: the moment, less that). All others are only ever written, never read and written anew.
 STATE, UNREADY, LAST_READY, EXPECTED, BUSY_FROM, BUSY_FOR, TOOK = range(OTHERS, OTHERS + 7)
 
 # The last changes, each by its number: that, when (monotonic, and as the time of day), and the load

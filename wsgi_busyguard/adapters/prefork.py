@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..board import Board
 from ..counts import counts_of
+from ..listeners import is_socket
 from ..middleware import BusyGuard
 from ..monitor import Monitor
 from ..posting import Member
@@ -67,6 +68,8 @@ def name_of(sock: socket.socket) -> Any:
 
 def look_at(number: int, look: Callable[[socket.socket], Any]) -> Any:
     """Return what a look at the socket of this number says; ``None`` if it is none."""
+    if not is_socket(number):
+        return None
     try:
         copy = os.dup(number)
     except OSError:

@@ -160,11 +160,6 @@ def drained(sock: socket.socket) -> bool:
     return False
 
 
-def readable(sock: socket.socket) -> bool:
-    """Return whether there is something to read, or the peer has left."""
-    return _ready(sock, select.POLLIN)
-
-
 def _ready(sock: socket.socket, event: int) -> bool:
     poller = select.poll()
     poller.register(sock, event)

@@ -48,6 +48,9 @@ def serve_werkzeug(app: WSGIApplication, arguments: argparse.Namespace) -> int:
         host, port = listener.getsockname()[:2]
         serve._say(arguments, host, port, where)
         beat.start()
+        if arguments.board is not None:
+            adapter: Any = guard.monitor.adapter
+            adapter.call()  # before its first request: it serves
         server.serve_forever(0.1)
         ending.serve_the_last()
     return 0

@@ -216,9 +216,12 @@ class Push:
         return load.queued - max(0, share(load.capacity, live) * live - load.capacity)
 
     def _is_my_turn(self) -> bool:
-        """Return whether this is the process that pushes: the first that is ready and not stuck."""
+        """Return whether this is the process that pushes: the first that is ready and not stuck.
+
+        Without a board any that serves does, but not one that has only imported the app.
+        """
         if self._rows is None:
-            return True
+            return bool(getattr(self._monitor, "serves", True))
         ready = [row for row in self._rows() if row.state == "ready"]
         awake = [row for row in ready if row.beat < 4 * LOOK] or ready
         return bool(awake) and awake[0].pid == os.getpid()

@@ -33,9 +33,14 @@ def board_of(monitor: Any) -> Any:
 
 
 def is_my_turn(monitor: Any) -> bool:
-    """Return whether this is the process that speaks for the host; any is, without a board."""
+    """Return whether this is the process that speaks for the host.
+
+    Without a board any does that serves, but not one that has only imported the app: a shell, say.
+    """
     board = board_of(monitor)
-    return board is None or board.is_first()
+    if board is None:
+        return bool(getattr(monitor, "serves", True))
+    return bool(board.is_first())
 
 
 class Sender:

@@ -6,8 +6,6 @@ Neither may block, so whatever is said here is said by other threads.
 
 from __future__ import annotations
 
-import socket
-import logging
 import threading
 import time
 from functools import partial

@@ -21,7 +21,7 @@ from ..acceptqueue import waiting
 from .options import Options, read_options
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 # More processes than one master has workers, with room for those that are being replaced.
 SLOTS = 1024
@@ -56,6 +56,7 @@ class Host:
         options = self.options
         watcher = _Watcher(
             self.board,
+            serves=self._serves,
             queued=self._in_the_kernel,
             draining=self._draining,
             stall_after=options.stall_after,
@@ -76,6 +77,11 @@ class Host:
 
     def _in_the_kernel(self) -> int | None:
         return in_the_kernel(getattr(self.arbiter, "LISTENERS", ()))
+
+    def _serves(self) -> bool:
+        """Return whether any worker serves, as far as gunicorn itself knows."""
+        workers = list(getattr(self.arbiter, "WORKERS", {}).values())
+        return any(getattr(worker, "has_served", False) for worker in workers)
 
     def meet(self, arbiter: Any) -> None:
         """Get to know the arbiter, and hear of its end.
@@ -104,12 +110,17 @@ class Host:
 
 
 class _Watcher(Watcher):
-    def absent(self, patience: float) -> bool:
-        """Say of nobody's absence while this is the new master of two, after USR2.
+    def __init__(self, board: Board, *, serves: Callable[[], bool], **options: Any) -> None:
+        super().__init__(board, **options)
+        self._serves = serves
 
-        The old one's workers serve until the new ones are ready, on the very same listeners.
+    def absent(self, patience: float) -> bool:
+        """Say of nobody's absence while workers serve that have no slot on the board.
+
+        Nor while this is the new master of two, after USR2: the old one's workers serve until the
+        new ones are ready, on the very same listeners.
         """
-        return not _upgrading() and super().absent(patience)
+        return super().absent(patience) and not _upgrading() and not self._serves()
 
 
 def _upgrading() -> bool:

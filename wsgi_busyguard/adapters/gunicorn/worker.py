@@ -11,11 +11,10 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
-from ...board import BoardFull
 from ...counts import counts_of
 from ...gate import Gate
 from ...haproxy import Push
-from ...logs import logger, unraised
+from ...logs import unraised
 from ...middleware import BusyGuard
 from ...monitor import Monitor
 from ...native import begin
@@ -100,6 +99,7 @@ class Guarded:
     log: Any
     sockets: Any
     alive: bool
+    tmp: Any
     wsgi: WSGIApplication
 
     @classmethod
@@ -132,6 +132,18 @@ class Guarded:
         self.host: Host
         self.host, self.options = the_host(self.cfg, self.log)
         self.host.board.expect()  # in the master, which is about to fork
+        self._made: float = self.tmp.last_update()
+
+    @property
+    def has_served(self) -> bool:
+        """Whether it has told gunicorn that it is alive, as it does while it serves.
+
+        For the master, which sees that of all its workers, whether they are on the board or not.
+        """
+        try:
+            return bool(self.tmp.last_update() != self._made)
+        except (OSError, ValueError):  # it has just been reaped
+            return False
 
     def queue(self) -> Adapter:
         """Return what counts the requests of this worker."""
@@ -156,11 +168,8 @@ class Guarded:
     def _take_a_place(self) -> None:
         poster = Poster(self.host.board, OwnLoad(self.queue(), self), loop=self.loop)
         self.monitor = Monitor(HostLoad(poster, self), deliver=_aside)
-        try:
-            poster.join()
-        except (BoardFull, OSError) as error:
-            logger.error("%s; this worker serves, and its load is not counted", error)
         self.poster = poster
+        poster.seek()  # tried again at its beats
 
     def guarded(self, app: WSGIApplication) -> WSGIApplication:
         """Return the app behind a guard, for checks that no place in front has answered."""

@@ -22,8 +22,8 @@ from ...deadlines import timed
 from ...environ import stamp
 from ...gate import Gate, Slot, Ticket
 from ...haproxy import Push
-from ...logs import logger
 from ...head import split_target
+from ...logs import logger
 from ...monitor import Monitor
 from ...orca import Reporter
 from ...policy import (

@@ -1,0 +1,86 @@
+"""Tells whether this process listens: what serves does, and what only imports an app does not.
+
+Knows descriptors and sockets; no server.
+"""
+
+from __future__ import annotations
+
+import _socket
+import os
+import socket
+import stat
+import weakref
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class Listening(Protocol):
+    """A check port or an agent port, which shows nothing of whether an app is served."""
+
+    listener: _socket.socket
+
+
+# Where a system shows the descriptors of a process; macOS has the second.
+FOLDERS = ("/proc/self/fd", "/dev/fd")
+
+# Where it does not, so many are tried.
+MOST_TRIED = 512
+
+_ours: weakref.WeakSet[Listening] = weakref.WeakSet()
+
+
+def note_ours(port: Listening) -> None:
+    """Have :func:`listens` pass over the listener of this port."""
+    _ours.add(port)
+
+
+def listens() -> bool:
+    """Return whether this process has a socket that connections are accepted from.
+
+    Some 2 us for each open descriptor.
+    """
+    ours = {port.listener.fileno() for port in list(_ours)}
+    return any(number not in ours and _is_listener(number) for number in _descriptors())
+
+
+def is_socket(number: int) -> bool:
+    """Return whether a descriptor is a socket.
+
+    To be asked before a descriptor is copied: when a copy is closed, the process loses the record
+    locks that it has on that file, SQLite's among them.
+    """
+    try:
+        return stat.S_ISSOCK(os.fstat(number).st_mode)
+    except OSError:
+        return False
+
+
+def _is_listener(number: int) -> bool:
+    if not is_socket(number):
+        return False
+    try:
+        copy = os.dup(number)
+    except OSError:
+        return False
+    try:
+        sock = _socket.socket(fileno=copy)
+    except OSError:
+        os.close(copy)
+        return False
+    try:
+        return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    except OSError:
+        return False
+    finally:
+        sock.close()
+
+
+def _descriptors() -> Iterable[int]:
+    for folder in FOLDERS:
+        try:
+            return [int(name) for name in os.listdir(folder) if name.isdigit()]
+        except OSError:
+            continue
+    return range(MOST_TRIED)
