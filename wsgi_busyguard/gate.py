@@ -150,11 +150,7 @@ class Gate:
 
     def take(self, ago: float = 0.0) -> Slot:
         """Do the same for one who may forget the slot instead of leaving it. A tenth quicker."""
-        if (
-            not self._waiting
-            and not self.draining
-            and (not ago or ago <= self.limits.max_wait)  # to read a limit takes long
-        ):
+        if not (self._waiting or self.draining or (ago and ago > self.limits.max_wait)):
             now = self._clock()  # before, for nothing may be called with a slot at hand
             try:
                 slot = self._pop()

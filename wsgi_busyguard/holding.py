@@ -69,14 +69,14 @@ def holding(
             environ[DEADLINE] = until = since - waited + patience  # type: ignore[operator]
             body = app(environ, start_response)
             kind = type(body)
+            if kind is list or kind is tuple:
+                # The app has done all its work and has nothing to close. Servers measure such
+                # bodies for a Content-Length, so they get the very same object.
+                leave(slot)
+                return body
             if kind is GeneratorType:  # no length, and no file
-                return Held(body, slot, gate, until)
-            if kind is not list and kind is not tuple:
-                return _until_closed(body, slot, gate, environ.get("wsgi.file_wrapper"), until)
-            # The app has done all its work and has nothing to close. Servers measure such bodies
-            # for a Content-Length, so they get the very same object.
-            leave(slot)
-            return body
+                return Held(body, slot, gate, until, since)
+            return _until_closed(body, slot, gate, environ.get("wsgi.file_wrapper"), until)
         except BaseException:
             # A time limit of the app's may come late, when the slot is left and somebody else has
             # it by now. Each holder has its own "since".
@@ -125,13 +125,15 @@ class Held(Timed):
 
     __slots__ = ("_body", "_gate", "_since", "_slot")
 
-    def __init__(self, body: Any, slot: Slot, gate: Gate, until: float) -> None:
+    def __init__(
+        self, body: Any, slot: Slot, gate: Gate, until: float, since: float | None
+    ) -> None:
         self.until = until
         self._body = body
         self._gate = gate
         # Forgotten only when the slot has been left, so that one who was interrupted at that can
         # do it once more; and by this it is known whether it is another's by then.
-        self._since = slot.place.since
+        self._since = since
         self._slot: Slot | None = slot
 
     def __iter__(self) -> Iterator[bytes]:
@@ -142,11 +144,14 @@ class Held(Timed):
 
     def close(self) -> None:
         """Close the body and leave the slot; only the first call does anything."""
-        if self._slot is not None:
+        slot = self._slot
+        if slot is not None:
             try:
                 self._body.close()
-            finally:
-                self.release()
+            finally:  # release(), written out
+                if slot.place.since is self._since:
+                    self._gate.leave(slot)
+                self._slot = None
 
     def release(self) -> None:
         """Leave the slot and let the body be."""
@@ -178,7 +183,7 @@ class HeldAny(Held):
         until: float,
         close: Callable[[], object] | None,
     ) -> None:
-        super().__init__(body, slot, gate, until)
+        super().__init__(body, slot, gate, until, slot.place.since)
         self._close = close
 
     def close(self) -> None:

@@ -215,7 +215,11 @@ class Monitor:
         asked = self._asked.get(ready)
         if asked is None:
             asked = self._asked[known_policy(ready)]  # says what it expected
-        with self._lock:
+        lock = self._lock
+        try:
+            # What "with" does, in half the time. Inside of the "try", for a signal handler may
+            # raise as soon as the lock is taken.
+            lock.acquire()
             load = self._look()
             state, was_ready = self._state, self._was_ready.get(patience, True)
             if state is FREE:
@@ -232,6 +236,11 @@ class Monitor:
                 word, well, place = DRAINING, False, GOING
             if count:
                 asked[place] += 1
+        finally:
+            try:  # noqa: SIM105 - a call more would be one in which a handler may raise
+                lock.release()
+            except RuntimeError:  # it raised while this waited for the lock
+                pass
         if self._news and not self._looking:
             self._tell()
         return word, well, load
