@@ -207,7 +207,6 @@ class Front:
     def beat(self) -> None:
         """Look after those who wait, and whether a drain is over."""
         self.gate.expire()
-        self._standing.look()
         self._post()
         waiting = {visit.socket: visit for visit in list(self.waiting)}
         for sock in gone(waiting):
@@ -216,6 +215,7 @@ class Front:
         if self._ending is None and self._is_over():
             self._ending = threading.Thread(target=self._end, name="busyguard-end", daemon=True)
             self._ending.start()
+        self._standing.look()
 
     def flushed(self) -> bool:
         """Return whether all that was answered has been sent."""
