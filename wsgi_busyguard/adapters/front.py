@@ -206,7 +206,6 @@ class Front:
     def beat(self) -> None:
         """Look after those who wait, and whether a drain is over."""
         self.gate.expire()
-        self._standing.look()
         self._post()
         waiting = {visit.socket: visit for visit in list(self.waiting)}
         for sock in gone(waiting):
@@ -215,6 +214,7 @@ class Front:
         if self._ending is None and self._is_over():
             self._ending = threading.Thread(target=self._end, name="busyguard-end", daemon=True)
             begin(self._ending)
+        self._standing.look()
 
     def flushed(self) -> bool:
         """Return whether all that was answered has been sent."""

@@ -54,7 +54,10 @@ class StandingQueue:
         return load._replace(queued=load.queued + length, lag=max(load.lag, age))
 
     def _waiting(self) -> int:
-        return sum(waiting(listener) or 0 for listener in self._listeners())
+        try:
+            return sum(waiting(listener) or 0 for listener in self._listeners())
+        except Exception:  # a server that is ending, or not as it was known: nobody stands there
+            return 0
 
 
 class Outside:
