@@ -48,7 +48,7 @@ from wsgi_busyguard.adapters.gunicorn.wire import (
     taken_over,
     unfinished_hello,
 )
-from wsgi_busyguard.adapters.wire import gone, wake_beyond
+from wsgi_busyguard.adapters.wire import cut_short, gone, wake_beyond
 
 DEADLINE = 20.0
 
@@ -201,6 +201,19 @@ def test_a_unix_socket_cannot_wait_for_more_than_a_byte():
     with ours, peer:
         assert wake_beyond(ours, 0)
         assert not wake_beyond(ours, 1)
+
+
+def test_who_leaves_behind_the_rest_has_not_been_cut_short(pair, until):
+    """Both may come between a look at the socket and the next one."""
+    ours, peer = pair()
+    peer.sendall(b"half")
+    until(lambda: peeked(ours) == b"half")
+    assert not cut_short(ours, 4)
+    peer.sendall(b" and half")
+    peer.shutdown(socket.SHUT_WR)
+    until(lambda: gone([ours]))
+    assert not cut_short(ours, 4)
+    assert cut_short(ours, 13)
 
 
 def test_a_hello_is_unfinished_until_its_record_is_whole():

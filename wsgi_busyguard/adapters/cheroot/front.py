@@ -18,7 +18,7 @@ from ...native import begin
 from ...policy import Reason
 from ..descriptors import Room, excess, hang_up, in_turn, is_open, overdrawn
 from ..front import Front, Visit
-from ..wire import MOST, NO_REQUEST, gone, peeked, readable, said, sent, wake_beyond
+from ..wire import MOST, NO_REQUEST, cut_short, peeked, readable, said, sent, wake_beyond
 from .desk import Desk
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ class CherootFront(Front):
         """
         now = time.monotonic()
         since = now if conn.since is None else conn.since
-        if gone([conn.socket]) or now - since > self.server.timeout:
+        if cut_short(conn.socket, seen) or now - since > self.server.timeout:
             conn.close()
             return True
         # It would be readable all the time, but for this. Where that is of no use it comes again.

@@ -28,7 +28,7 @@ from ...logs import logger, unraised
 from ..descriptors import NO_DESCRIPTOR, bearable
 from ..executor import CountingExecutor, ForNobody, QueueFull, QueueTimeout
 from ..lastcall import LINGER, pending
-from ..wire import NO_REQUEST, gone, said
+from ..wire import NO_REQUEST, cut_short, gone, said
 from .balance import Balance
 from .lingering import SILENCE, Lingering, Waiting
 from .partheads import PartHeads
@@ -378,7 +378,7 @@ class GuardedThreads(Guarded, ThreadWorker):
                 patience = max(self.cfg.keepalive, SILENCE) if self.alive else LINGER
                 self._heads.wait(conn, patience)
             return conn.parser is None
-        if gone([conn.sock]):  # the rest will never come
+        if cut_short(conn.sock, len(data)):
             self._drop(conn)
             return True
         return self._heads.wait_beyond(conn, len(data), SILENCE if self.alive else LINGER)
@@ -389,8 +389,8 @@ class GuardedThreads(Guarded, ThreadWorker):
             self._drop(conn)
             return
         self._silent.remove(conn.sock)
-        self.nr_conns -= 1
         self._lingering.close(conn.sock, NO_REQUEST)
+        self.nr_conns -= 1
 
     def _end_the_silent(self, everyone: bool) -> None:
         """End those who have said nothing for too long.
@@ -498,8 +498,8 @@ class GuardedThreads(Guarded, ThreadWorker):
 
     def _close(self, conn: Any, graceful: bool = False) -> None:
         vars(conn).pop("close", None)  # it holds the connection that holds it
-        if graceful:
-            self._lingering.close(conn.sock, b"")
+        if graceful:  # gunicorn would count the connection twice if this raised
+            self._safely(self._lingering.close, conn.sock, b"")
         else:
             conn.close()
 
