@@ -235,6 +235,7 @@ class BusyGuard:
         passing = self.__call__
 
         def first(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+            self.monitor.serves = True
             self._push.start()
             self._become(passing)
             return passing(environ, start_response)

@@ -30,6 +30,10 @@ def serve_werkzeug(app: WSGIApplication, arguments: argparse.Namespace) -> int:
             listener = stack.enter_context(bound(arguments.listen))
         server = _server(listener, guard)
         stack.callback(server.server_close)
+        guard.monitor.serves = True  # before its first request
+        if arguments.board is not None:
+            poster: Any = guard.monitor.adapter
+            poster.call()
         where = serve._start_ports(guard.monitor, arguments, stack)
         ending = Ending(server, listener, guard, arguments.grace)
 
@@ -41,9 +45,6 @@ def serve_werkzeug(app: WSGIApplication, arguments: argparse.Namespace) -> int:
         serve._at_signals(stop)
         host, port = listener.getsockname()[:2]
         serve._say(arguments, host, port, where)
-        if arguments.board is not None:
-            adapter: Any = guard.monitor.adapter
-            adapter.call()  # before its first request: it serves
         server.serve_forever(0.1)
         ending.serve_the_last()
     return 0
