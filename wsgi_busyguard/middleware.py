@@ -51,7 +51,7 @@ class BusyGuard:
     :param expose_load: whether answers to checks carry the figures, and all others the header
         ``endpoint-load-metrics``, see :mod:`wsgi_busyguard.orca`.
     :param board: a :class:`~wsgi_busyguard.Board` or the path of one. This process posts its load
-        there, and checks tell the load of all that do.
+        there while it serves, and checks tell the load of all that do.
     :param trust_queue_header: whether ``X-Request-Start`` or ``X-Queue-Start`` says when a request
         arrived: it has waited since then, and is refused if that is longer than ``max_wait``. Only
         behind a proxy that sets the header itself, for clients can send it, too.
@@ -67,7 +67,6 @@ class BusyGuard:
     :raises ValueError, TypeError: for arguments that cannot be meant, and for more slots than the
         server has threads for, where that can be known so early.
     :raises OSError: if the board cannot be read and written.
-    :raises BoardFull: if it has no slot for this process.
 
     The guard may be called from any thread.
     """
