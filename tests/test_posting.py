@@ -19,7 +19,9 @@ import pytest
 
 from wsgi_busyguard import Board, BusyGuard, Load, Monitor
 from wsgi_busyguard.checkport import CheckPort
+from wsgi_busyguard.haproxy import Push
 from wsgi_busyguard.load import UNKNOWN
+from wsgi_busyguard.metrics.sending import is_my_turn
 from wsgi_busyguard.poster import Poster
 from wsgi_busyguard.posting import Member
 from wsgi_busyguard.table import OWNER
@@ -549,3 +551,18 @@ def test_a_board_that_cannot_be_used_is_told_at_construction(path, tmp_path):
     full = Board(slots=1)
     with pytest.raises(ValueError, match="give monitor or board, not both"):
         BusyGuard(app, board=full, monitor=Monitor(full))
+
+
+@pytest.mark.parametrize("board", [False, True], ids=["alone", "on a board"])
+def test_who_has_only_imported_the_app_speaks_for_nobody(path, ask, board):
+    """Neither to balancers nor to whoever keeps figures."""
+    guard = BusyGuard(app, slots=4, board=path if board else None)
+    push = Push(guard.monitor, "unix:/nowhere#app/web1")
+    assert not is_my_turn(guard.monitor)
+    assert not push._is_my_turn()
+    assert ask(guard).text == "app"
+    assert is_my_turn(guard.monitor)
+    assert push._is_my_turn()
+    if board:
+        guard.monitor.adapter.stop()
+        guard.monitor.adapter.leave()

@@ -55,7 +55,7 @@ class BusyGuard:
     :param expose_load: whether answers to checks carry the figures, and all others the header
         ``endpoint-load-metrics``, see :mod:`wsgi_busyguard.orca`.
     :param board: a :class:`~wsgi_busyguard.Board` or the path of one. This process posts its load
-        there, and checks tell the load of all that do.
+        there while it serves, and checks tell the load of all that do.
     :param trust_queue_header: whether ``X-Request-Start`` or ``X-Queue-Start`` says when a request
         arrived: it has waited since then, and is refused if that is longer than ``max_wait``. Only
         behind a proxy that sets the header itself, for clients can send it, too.
@@ -71,7 +71,6 @@ class BusyGuard:
     :raises ValueError, TypeError: for arguments that cannot be meant, and for more slots than the
         server has threads for, where that can be known so early.
     :raises OSError: if the board cannot be read and written.
-    :raises BoardFull: if it has no slot for this process.
 
     The guard may be called from any thread.
     """
@@ -250,7 +249,11 @@ class BusyGuard:
         if self.dry_run is not None:
             raise ValueError("give push or dry_run, not both: a dry run tells balancers nothing")
         self._push = Push(self.monitor, push)
-        self._at_next_call(lambda _: self._push.start(), "could not begin to push")
+        self._at_next_call(self._push_from_now_on, "could not begin to push")
+
+    def _push_from_now_on(self, _: WSGIEnvironment) -> None:
+        self.monitor.serves = True
+        self._push.start()
 
     def _unheard_of(self) -> None:
         """Have the next call tell the board that this process serves."""

@@ -36,6 +36,10 @@ def serve_werkzeug(app: WSGIApplication, arguments: argparse.Namespace) -> int:
         stack.callback(server.server_close)
         beat = Beat(_watching(listener, guard.monitor, server.look))
         stack.callback(beat.stop)
+        guard.monitor.serves = True  # before its first request
+        if arguments.board is not None:
+            poster: Any = guard.monitor.adapter
+            poster.call()
         where = serve._start_ports(guard.monitor, arguments, stack)
         ending = Ending(server, listener, guard, arguments.grace)
 
@@ -48,9 +52,6 @@ def serve_werkzeug(app: WSGIApplication, arguments: argparse.Namespace) -> int:
         host, port = listener.getsockname()[:2]
         serve._say(arguments, host, port, where)
         beat.start()
-        if arguments.board is not None:
-            adapter: Any = guard.monitor.adapter
-            adapter.call()  # before its first request: it serves
         server.serve_forever(0.1)
         ending.serve_the_last()
     return 0
