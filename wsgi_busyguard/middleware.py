@@ -11,6 +11,7 @@ from .environ import stamping
 from .gate import Gate
 from .holding import holding
 from .inside import Inside
+from .launcher import relaunch
 from .meeting import Meeting, room_to_start_with
 from .monitor import Monitor
 from .patience import reader
@@ -76,7 +77,7 @@ class BusyGuard:
     # costs as much as all else that is done for a request that is not a check.
     __slots__ = (
         *("__call__", "__weakref__"),
-        *("_answers", "_checks", "_inside", "_judge", "_meeting", "_patience", "_push"),
+        *("_answers", "_checks", "_inside", "_is_new", "_judge", "_meeting", "_patience", "_push"),
         *("dry_run", "monitor"),
     )
 
@@ -134,6 +135,7 @@ class BusyGuard:
         trusts = flag("trust_queue_header", trust_queue_header)
         told = reader(timeout, client_timeout_header, trusts, time.time)
         self._inside = Inside()
+        self._is_new = False
         self.dry_run = DryRun() if flag("dry_run", dry_run) else None
         adapter: Adapter
         if slots is not None:
@@ -183,6 +185,11 @@ class BusyGuard:
         """Have calls go to ``app`` from now on."""
         object.__setattr__(self, "__call__", app)
 
+    def _go_past(self, first: WSGIApplication, passing: WSGIApplication) -> None:
+        """Have calls go on to ``passing``, unless something else stands before ``first`` by now."""
+        if self.__call__ is first:
+            self._become(passing)
+
     def _passing(self, app: WSGIApplication) -> WSGIApplication:
         """Return the function that answers checks and passes on the rest."""
         suspects, answer, inside = self._checks.suspects, self._answer, self._inside
@@ -220,7 +227,7 @@ class BusyGuard:
 
         def first(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
             meet(environ)
-            self._become(passing)
+            self._go_past(first, passing)
             return passing(environ, start_response)
 
         self._become(first)
@@ -236,25 +243,30 @@ class BusyGuard:
 
         def first(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
             self._push.start()
-            self._become(passing)
+            self._go_past(first, passing)
             return passing(environ, start_response)
 
         self._become(first)
 
     def _unheard_of(self) -> None:
         """Have the next call tell the board that this process serves."""
-        passing = self.__call__
+        if self._is_new:  # it does already
+            return
+        self._is_new, passing = True, self.__call__
 
         def first(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-            poster: Any = self.monitor.adapter
-            poster.call()
-            self._become(passing)
+            self._go_past(first, passing)
+            if self._is_new:
+                self._is_new = False
+                poster: Any = self.monitor.adapter
+                poster.call()  # may have the next call come here as well
             return passing(environ, start_response)
 
         self._become(first)
 
     def _answer(self, environ: WSGIEnvironment, path: str) -> WSGIApplication | None:
         """Return the answer if the request is a check."""
+        relaunch()
         ask = self._checks.asked(
             environ["REQUEST_METHOD"],
             environ.get("SCRIPT_NAME", "") + path,

@@ -5,7 +5,6 @@ Nothing here may stop a server: a process that finds no slot serves on without.
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING
 
 from .board import Board
@@ -114,7 +113,9 @@ class Forking(Member):
         self._turn(self._wanted)
         with self._lock:
             if self._thread is None:
-                self._begin()
+                self.start()
+        if self._thread is None:  # none is to be had: the next call comes here, too
+            self._forgotten()
 
     def enter(self) -> None:
         """Have this process be counted, and in its place not the parent that was."""
@@ -150,8 +151,4 @@ class Forking(Member):
             self._forgotten()
         else:
             self._due = self.board.now() + int(BEAT_EVERY * SECOND)
-            self._begin()
-
-    def _begin(self) -> None:
-        with contextlib.suppress(RuntimeError):  # no thread is to be had: it beats when it is read
             self.start()

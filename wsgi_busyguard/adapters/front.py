@@ -211,8 +211,9 @@ class Front:
             self._drop(waiting[sock])
         self.monitor.refresh()
         if self._ending is None and self._is_over():
-            self._ending = threading.Thread(target=self._end, name="busyguard-end", daemon=True)
-            self._ending.start()
+            ending = threading.Thread(target=self._end, name="busyguard-end", daemon=True)
+            ending.start()  # if no thread is to be had now, the next beat tries again
+            self._ending = ending
 
     def flushed(self) -> bool:
         """Return whether all that was answered has been sent."""

@@ -13,6 +13,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..launcher import launch
 from ..load import BUSY, Load
 from ..policy import seconds
 from .agent import Limit, share
@@ -131,7 +132,7 @@ class Push:
         with self._starting:
             begin, self._started = not self._started, True
         if begin:
-            self._begin()
+            launch(self._begin)
         return self
 
     def stop(self) -> None:
@@ -142,15 +143,21 @@ class Push:
         self._wake_all()
 
     def _begin(self) -> None:
+        if not self._started:  # stopped before there were threads for it
+            return
         self._renew()
         if not self._listening:
             self._listening = True
             self._monitor.on_busy(self._changed)
             self._monitor.on_free(self._changed)
         self._thread = threading.Thread(target=self._watch, name="busyguard-push", daemon=True)
-        for line in self._lines:
-            line.begin(self._stopped)
-        self._thread.start()
+        try:
+            for line in self._lines:
+                line.begin(self._stopped)
+            self._thread.start()
+        except RuntimeError:  # no more threads are to be had: all of them, or none
+            self._stopped.set()
+            raise
 
     def _changed(self, change: Transition) -> None:
         """Think again, in whichever thread saw the change; nothing here waits."""
@@ -246,7 +253,7 @@ class Push:
         self._starting = threading.Lock()
         self._started = self._started and self._rows is not None
         if self._started:
-            self._begin()
+            launch(self._begin)
 
     def __repr__(self) -> str:
         return f"<Push of {self._number} to {', '.join(map(repr, self._lines))}>"

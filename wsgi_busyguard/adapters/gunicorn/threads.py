@@ -25,6 +25,7 @@ from ...deadlines import timed
 from ...environ import stamp
 from ...head import proxied, read_head
 from ...holding import holding
+from ...policy import Reason
 from ..executor import CountingExecutor, ForNobody, QueueFull, QueueTimeout
 from ..lastcall import LINGER
 from ..wire import gone, said
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
     from ...head import Head
-    from ...policy import Reason
     from .options import Options
 
 R = TypeVar("R")
@@ -360,6 +360,9 @@ class GuardedThreads(Guarded, ThreadWorker):
             self._safely(self._tell, conn, full.reason)
         except OSError:  # up to 23.0 it wraps for TLS, here, one who may have left
             self._drop(conn)
+        except RuntimeError:  # not even one thread can be started, or the pool is shut down
+            self.nr_conns -= 1
+            self._safely(self._tell, conn, Reason.QUEUE_FULL)
 
     def _tell(self, conn: Any, reason: Reason) -> None:
         """Refuse a connection, whose request nobody has read, and close it."""
