@@ -29,6 +29,8 @@ from ...holding import holding
 from ...policy import Reason
 from ..executor import CountingExecutor, ForNobody, QueueFull, QueueTimeout
 from ..lastcall import LINGER
+from ..progress import Answers as Unread
+from ..progress import Upload, cut
 from ..wire import gone, plain, said, whole
 from .frames import refusal
 from .heads import asked_in_http2, environ_of, said_in_http2, speaks_http2
@@ -124,6 +126,10 @@ class ConnectionPool(CountingExecutor):
             if conn.sock in left
         )
 
+    def served(self) -> list[Any]:
+        """Return the connections that have a thread."""
+        return [conn for future, conn in self._connections.copy().items() if future.running()]
+
     def _forget(self, future: Future[Any]) -> None:
         self._connections.pop(future, None)
 
@@ -165,6 +171,7 @@ class GuardedThreads(Guarded, ThreadWorker):
         # Up to 23.0 gunicorn waits for a silent connection itself, and without end.
         self._endless = _parameters(ThreadWorker, "accept") == ("server", "listener")
         self._seen = threading.local()
+        self._unread = Unread(options.progress_timeout)
         self._failing: set[str] = set()
 
     def get_thread_pool(self) -> Any:
@@ -203,7 +210,7 @@ class GuardedThreads(Guarded, ThreadWorker):
         """Also let those go who have left, and refuse those who have waited too long."""
         if not self._in_front:
             return super().work()
-        return (self._drop_the_gone, self._pool.expire, *super().work())
+        return (self._drop_the_gone, self._pool.expire, self._cut_the_stalled, *super().work())
 
     def guarded(self, app: WSGIApplication) -> WSGIApplication:
         """Return the guarded app behind the stamps, for the queue is in front of both."""
@@ -243,7 +250,15 @@ class GuardedThreads(Guarded, ThreadWorker):
         slot = self._pool.current()
         if slot is not None and slot.waited and gone([conn.sock]):
             raise ClientGone
+        conn.since = time.monotonic()
         return super().handle(conn)
+
+    def handle_request(self, req: Any, conn: Any) -> Any:
+        """Serve a request, whose client has to get on with what it still sends."""
+        unreader = req.unreader
+        if self._in_front and not isinstance(unreader.sock, Upload):
+            unreader.sock = Upload(unreader.sock, self.options.progress_timeout)
+        return super().handle_request(req, conn)
 
     def finish_request(self, *arguments: Any) -> None:
         """Refuse one who has waited too long, and see to the connection as ever."""
@@ -334,6 +349,22 @@ class GuardedThreads(Guarded, ThreadWorker):
 
     def _changed(self) -> None:
         self.poster.post()
+
+    def _cut_the_stalled(self) -> None:
+        """Cut those off who keep a thread waiting and do not get on."""
+        conns = self._pool.served()
+        stalled = set(self._unread.stalled([conn.sock for conn in conns]))
+        for conn in conns:
+            upload = getattr(getattr(conn.parser, "unreader", None), "sock", None)
+            if isinstance(upload, Upload):
+                is_stalled = upload.cut_if_stalled()
+            else:  # its first head, and the handshake before it, have one time together
+                is_first = not getattr(conn, "is_http2", False) and hasattr(conn, "since")
+                most = self.options.progress_timeout
+                is_stalled = is_first and time.monotonic() - conn.since > most
+            if is_stalled or conn.sock in stalled:
+                cut(conn.sock)
+                logger.info("cut off a client that did not get on: %s", conn.client)
 
     def _drop_the_gone(self) -> None:
         self._pool.drop_the_gone()
