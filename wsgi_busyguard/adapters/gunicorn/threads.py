@@ -255,9 +255,10 @@ class GuardedThreads(Guarded, ThreadWorker):
 
     def handle_request(self, req: Any, conn: Any) -> Any:
         """Serve a request, whose client has to get on with what it still sends."""
-        unreader = req.unreader
-        if self._in_front and not isinstance(unreader.sock, Upload):
-            unreader.sock = Upload(unreader.sock, self.options.progress_timeout)
+        conn.since = math.inf  # its head is there
+        sock = getattr(getattr(req, "unreader", None), "sock", None)
+        if self._in_front and sock is not None and not isinstance(sock, Upload):
+            req.unreader.sock = Upload(sock, self.options.progress_timeout)
         return super().handle_request(req, conn)
 
     def finish_request(self, *arguments: Any) -> None:
