@@ -12,6 +12,7 @@ from .environ import stamping
 from .gate import Gate
 from .holding import holding
 from .inside import Inside
+from .launcher import relaunch
 from .logs import logger
 from .meeting import Meeting, room_to_start_with
 from .monitor import Monitor
@@ -188,6 +189,11 @@ class BusyGuard:
         """Have calls go to ``app`` from now on."""
         object.__setattr__(self, "__call__", app)
 
+    def _go_past(self, first: WSGIApplication, passing: WSGIApplication) -> None:
+        """Have calls go on to ``passing``, unless something else stands before ``first`` by now."""
+        if self.__call__ is first:
+            self._become(passing)
+
     def _passing(self, app: WSGIApplication) -> WSGIApplication:
         """Return the function that answers checks and passes on the rest."""
         suspects, answer, inside = self._checks.suspects, self._answer, self._inside
@@ -297,6 +303,7 @@ class BusyGuard:
 
     def _answer(self, environ: WSGIEnvironment, path: str) -> WSGIApplication | None:
         """Return the answer if the request is a check."""
+        relaunch()
         ask = self._ask(environ, path)
         if ask is None:
             return None

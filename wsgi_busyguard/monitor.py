@@ -19,6 +19,7 @@ from .counts import DRAINING as GOING
 from .counts import FREE as IS_FREE
 from .history import RECENT, Change, Changes
 from .journal import Journal, Line
+from .launcher import launch
 from .load import BUSY, FREE, UNKNOWN, Adapter, Load, State, Transition, judge
 from .logs import logger
 from .native import Bell, elsewhere
@@ -411,7 +412,7 @@ class Monitor:
             first = self._polled and not self._ticking
             self._ticking = self._ticking or first
         if first:
-            self._start_ticker()
+            launch(self._start_ticker)
 
     def _start_ticker(self) -> None:
         threading.Thread(
@@ -430,7 +431,7 @@ class Monitor:
             counts[:] = [0] * len(counts)
         self._begin_history()
         if self._ticking:
-            self._start_ticker()
+            launch(self._start_ticker)
 
 
 def _tick(monitor_ref: weakref.ref[Monitor], pause: Bell, interval: float) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from .board import Board, BoardFull
 from .counts import LENGTH, NAMED, Counts, asked, counts_of, no_checks
+from .launcher import launch, relaunch
 from .load import UNKNOWN, Adapter, Load
 from .logs import logger
 from .native import Bell
@@ -108,6 +109,7 @@ class Poster:
         self._from: tuple[Place, list[int]] | None = None  # what to add to what is counted here
         self._end: Bell | None = None
         self._thread: threading.Thread | None = None
+        self._work: tuple[Callable[[], object], ...] | None = None  # for a thread, if it is wanted
         self._failing: set[object] = set()  # of what is called here, since it last went well
 
     def _after_fork(self) -> None:
@@ -232,6 +234,7 @@ class Poster:
         Under a lock, so that the last figures stored are those of the last look. A finalizer may
         come here in the middle of that, in the same thread; then it is looked once more.
         """
+        relaunch()  # here, for it is where every process comes by
         if self._mine() is None:
             return
         with self._lock:
@@ -347,17 +350,38 @@ class Poster:
         """Beat every quarter of a second on a thread of its own, and do ``work`` then.
 
         Made when it is called, so that under gevent's monkey patching it is a greenlet, and a
-        stalled hub shows. It ends with :meth:`stop`, or when nobody else has this poster.
+        stalled hub shows. It ends with :meth:`stop`, or when nobody else has this poster. While no
+        thread is to be had it is tried again, and :meth:`beat_if_due` beats meanwhile.
         """
         self.stop()
-        self._end = end = Bell()
-        self._thread = threading.Thread(
+        self._work = work
+        launch(self._begin_to_beat)
+
+    def _begin_to_beat(self) -> None:
+        work, end = self._work, Bell()
+        if work is None or self._thread is not None:
+            return
+        thread = threading.Thread(
             target=_beat, args=(weakref.ref(self), end, work), name="busyguard-beat", daemon=True
         )
-        self._thread.start()
+        thread.start()
+        self._end, self._thread = end, thread
+        if self._work is not work:  # stopped meanwhile
+            end.ring()
+
+    def beat_if_due(self) -> None:
+        """Beat here if a thread should and none is to be had. For a loop that comes by often."""
+        work, place = self._work, self._mine()
+        if work is None or self._thread is not None:
+            return
+        if place is None or self.board.now() - place.get(BEAT) >= BEAT_EVERY * SECOND:
+            self.beat()
+            for function in work:
+                self._call(function)
 
     def stop(self) -> None:
         """End that thread; the slot is kept."""
+        self._work = None
         end, thread, self._end, self._thread = self._end, self._thread, None, None
         if end is not None and thread is not None:
             end.ring()

@@ -5,7 +5,6 @@ Nothing here may stop a server: a process that finds no slot serves on without.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 from typing import TYPE_CHECKING
@@ -89,7 +88,7 @@ class Forking(Member):
         :param is_draining: whether it is shutting down.
         """
         self._is_draining = is_draining
-        self._begin()
+        self.start()
 
     def call(self) -> None:
         """Note that this process serves. At its first request."""
@@ -99,7 +98,9 @@ class Forking(Member):
         self._turn()
         with self._lock:
             if self._thread is None:
-                self._begin()
+                self.start()
+        if self._thread is None:  # none is to be had: the next call comes here, too
+            self._forgotten()
 
     def enter(self) -> None:
         """Have this process be counted, and in its place not those that it was forked from."""
@@ -148,8 +149,4 @@ class Forking(Member):
             self._forgotten()
         else:
             self._look_from = self.board.now() + int(BEAT_EVERY * SECOND)
-            self._begin()
-
-    def _begin(self) -> None:
-        with contextlib.suppress(RuntimeError):  # no thread is to be had: it beats when it is read
             self.start()

@@ -623,6 +623,7 @@ def test_everything_can_be_said():
         "client_timeout": "10",
         "ready": "exact",
         "patience": "3",
+        "progress_timeout": "40",
         "stall_after": "20",
         "retry_after": "0",
         "check_root": "no",
@@ -633,8 +634,8 @@ def test_everything_can_be_said():
     assert texts.keys() == READERS.keys() == set(Options._fields)
     said = {f"BUSYGUARD_{name.upper()}": text for name, text in texts.items()}
     assert read_options(said) == Options(
-        *("127.0.0.1:8081", "8082", "/run/board", 8, 32, 1.5, 10.0, "exact", 3.0, 20.0, 0, False),
-        *(("/a", "/b"), ("/c",), "unix:/run/haproxy.sock#app/a"),
+        *("127.0.0.1:8081", "8082", "/run/board", 8, 32, 1.5, 10.0, 40.0, "exact", 3.0, 20.0, 0),
+        *(False, ("/a", "/b"), ("/c",), "unix:/run/haproxy.sock#app/a"),
     )
 
 

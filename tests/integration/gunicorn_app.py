@@ -77,6 +77,12 @@ def pid(how, environ):
     return str(os.getpid())
 
 
+def own(how, environ):
+    """Read the connection without gunicorn, as what serves WebSockets does."""
+    sock = environ["gunicorn.socket"]
+    return sock.recv(100)
+
+
 def length(how, environ):
     return str(len(environ["wsgi.input"].read()))
 
@@ -125,4 +131,5 @@ DOES = {
     "pid": pid,
     "version": version,
     "length": length,
+    "own": own,
 }

@@ -31,6 +31,7 @@ WRONG = [
     ("max_wait", "soon", "max_wait must be a number of seconds"),
     ("max_wait", "nan", "max_wait must be more than 0 seconds"),
     ("client_timeout", "0", "client_timeout must be more than 0 seconds"),
+    ("progress_timeout", "0", "progress_timeout must be more than 0 seconds"),
     ("ready", "maybe", "ready must be one of exact, damped, always"),
     ("patience", "-1", "patience must be more than 0 seconds"),
     ("stall_after", "0", "stall_after must be more than 0 seconds"),

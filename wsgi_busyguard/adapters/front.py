@@ -212,8 +212,9 @@ class Front:
             self._drop(waiting[sock])
         self.monitor.refresh()
         if self._ending is None and self._is_over():
-            self._ending = threading.Thread(target=self._end, name="busyguard-end", daemon=True)
-            begin(self._ending)
+            ending = threading.Thread(target=self._end, name="busyguard-end", daemon=True)
+            begin(ending)  # if no thread is to be had now, the next beat tries again
+            self._ending = ending
         self._standing.look()
 
     def flushed(self) -> bool:

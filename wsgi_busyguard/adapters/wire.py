@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 # As much as is looked at: a browser's head with its cookies fits.
 MOST = 8192
 
-# As much of an environ as an answer may look at.
 _ENVIRON = {
     "SCRIPT_NAME": "",
     "PATH_INFO": "/",
@@ -130,14 +129,18 @@ def whole(app: WSGIApplication, environ: WSGIEnvironment) -> tuple[str, Headers,
     return status, headers, b"" if is_head else body
 
 
+def plain(method: str) -> WSGIEnvironment:
+    """Return as much of an environ as an answer may look at."""
+    return {**_ENVIRON, "REQUEST_METHOD": method, "wsgi.input": BytesIO()}
+
+
 def said(app: WSGIApplication, method: str, version: tuple[int, int], last: bool) -> bytes:
     """Return all that an answer or a refusal says to such a request, as the bytes to send.
 
     :param version: of HTTP, the request's.
     :param last: whether the connection is closed after it.
     """
-    environ = {**_ENVIRON, "REQUEST_METHOD": method, "wsgi.input": BytesIO()}
-    status, headers, body = whole(app, environ)
+    status, headers, body = whole(app, plain(method))
     lines = [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in headers)]
     if last:
         lines.append("Connection: close")

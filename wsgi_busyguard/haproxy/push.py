@@ -12,6 +12,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..launcher import launch
 from ..load import BUSY, Load
 from ..logs import logger
 from ..policy import seconds
@@ -130,8 +131,8 @@ class Push:
             begin, self._started = not self._started, True
         if begin:
             try:
-                self._begin()
-            except BaseException:  # no thread can be started, say: then it has not begun
+                launch(self._begin)
+            except BaseException:  # then it has not begun
                 self.stop()
                 raise
         return self
@@ -144,15 +145,21 @@ class Push:
         self._wake_all()
 
     def _begin(self) -> None:
+        if not self._started:  # stopped before there were threads for it
+            return
         self._renew()
         if not self._listening:
             self._listening = True
             self._monitor.on_busy(self._changed)
             self._monitor.on_free(self._changed)
         self._thread = threading.Thread(target=self._watch, name="busyguard-push", daemon=True)
-        for line in self._lines:
-            line.begin(self._stopped)
-        self._thread.start()
+        try:
+            for line in self._lines:
+                line.begin(self._stopped)
+            self._thread.start()
+        except RuntimeError:  # no more threads are to be had: all of them, or none
+            self._stopped.set()
+            raise
 
     def _changed(self, change: Transition) -> None:
         """Think again, in whichever thread saw the change; nothing here waits."""
@@ -251,7 +258,7 @@ class Push:
         self._starting = threading.Lock()
         self._started = self._started and self._rows is not None
         if self._started:
-            self._begin()
+            launch(self._begin)
 
     def __repr__(self) -> str:
         return f"<Push of {self._number} to {', '.join(map(repr, self._lines))}>"

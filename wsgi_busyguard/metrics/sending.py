@@ -10,6 +10,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from ..launcher import launch
 from ..listening import address
 from ..logs import logger
 from ..native import Bell
@@ -77,7 +78,7 @@ class Sender:
             raise RuntimeError("expected a sender that was not started: make one")
         self._started = True
         self._renew()  # one that was stopped has a bell that has been rung
-        self._begin()
+        launch(self._begin)
         return self
 
     def stop(self) -> None:
@@ -93,6 +94,8 @@ class Sender:
         """Let go of what is open, after what could not be sent and at the end."""
 
     def _begin(self) -> None:
+        if not self._started:  # stopped before a thread was to be had
+            return
         threading.Thread(
             target=_send_on,
             args=(weakref.ref(self), self._stopped, self._every),
@@ -120,7 +123,7 @@ class Sender:
         self.close()
         self._renew()
         if self._started:
-            self._begin()
+            launch(self._begin)
 
     def __del__(self) -> None:
         self.close()

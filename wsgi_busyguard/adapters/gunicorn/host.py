@@ -11,6 +11,8 @@ import sys
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
+from gunicorn.arbiter import Arbiter
+
 from ...board import Board
 from ...checkport import AgentPort, CheckPort, introduce
 from ...listening import listening
@@ -52,6 +54,7 @@ class Host:
         """Bind the ports that are asked for and begin to answer.
 
         :raises OSError: if it cannot listen there.
+        :raises RuntimeError: if there is no thread to be had for it.
         """
         options = self.options
         watcher = _Watcher(
@@ -62,18 +65,23 @@ class Host:
             stall_after=options.stall_after,
         )
         ports: dict[str, CheckPort | AgentPort] = {}
-        if options.check is not None:
-            _is_free(options.check)
-            policy = options.ready, options.patience
-            ports["checks at http"] = CheckPort(watcher, options.check, *policy, share=True)
-        if options.agent is not None:
-            _is_free(options.agent)
-            ports["agent at tcp"] = AgentPort(watcher, options.agent, share=True)
+        try:
+            if options.check is not None:
+                _is_free(options.check)
+                policy = options.ready, options.patience
+                ports["checks at http"] = CheckPort(watcher, options.check, *policy, share=True)
+            if options.agent is not None:
+                _is_free(options.agent)
+                ports["agent at tcp"] = AgentPort(watcher, options.agent, share=True)
+            introduce(ports.values())
+            if ports:
+                self._loop = Loop(*ports.values())
+                self._loop.start()
+        except BaseException:  # a port at which nobody answers is worse than none
+            for port in ports.values():
+                port.listener.close()
+            raise
         self.where = {what: port.address for what, port in ports.items()}
-        introduce(ports.values())
-        if ports:
-            self._loop = Loop(*ports.values())
-            self._loop.start()
 
     def _in_the_kernel(self) -> int | None:
         return in_the_kernel(getattr(self.arbiter, "LISTENERS", ()))
@@ -146,8 +154,20 @@ def judge_options() -> None:
     try:
         read_options(os.environ)
     except ValueError as error:
-        if _host is None:
+        if not _serves():
             sys.exit(f"busyguard: {error}")
+
+
+def _serves() -> bool:
+    """Return whether this master serves already: from then on nothing of ours may end it."""
+    return _host is not None or bool(Arbiter.WORKERS)
+
+
+def _mistaken(words: str, log: Any) -> None:
+    """End the process with these words; a master that came to us at a reload goes on with less."""
+    if not _serves():
+        sys.exit(f"busyguard: {words}")
+    log.error("busyguard: %s; going on without", words)
 
 
 def open_host(log: Any) -> Host:
@@ -157,11 +177,13 @@ def open_host(log: Any) -> Host:
         try:
             host = Host(read_options(os.environ))
         except (ValueError, OSError) as error:
-            sys.exit(f"busyguard: {error}")
+            _mistaken(str(error), log)
+            host = Host(Options())
         try:
             host.listen()
-        except OSError as error:
-            sys.exit(f"busyguard: cannot listen for checks: {error.strerror or error}")
+        except (OSError, RuntimeError) as error:
+            why = getattr(error, "strerror", None) or error
+            _mistaken(f"cannot listen for checks: {why}", log)
         for what, where in host.where.items():
             unraised(log.info, "busyguard: %s://%s:%d", what, *where)
         _host = host
@@ -198,8 +220,11 @@ def _listen_in(cfg: Any, host: Host) -> None:
 
     @wraps(child_exit)
     def gone(server: Any, worker: Any) -> None:
-        host.meet(server)
-        host.board.free(worker.pid)
+        try:
+            host.meet(server)
+            host.board.free(worker.pid)
+        except Exception:  # what is raised here ends the master
+            server.log.exception("busyguard: could not note the end of worker %s", worker.pid)
         child_exit(server, worker)
 
     gone.busyguard = True  # type: ignore[attr-defined]

@@ -14,6 +14,7 @@ from ...checks import Checks
 from ...haproxy.runtime import targets
 from ...listening import address
 from ...policy import CLIENT_TIMEOUT, DAMPED, PATIENCE, known_policy, limits, seconds, whole
+from ..progress import STALL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -37,6 +38,7 @@ class Options(NamedTuple):
     :param max_queue: requests that wait in each worker; four a slot if ``None``.
     :param max_wait: seconds that one may wait; 20 % of ``client_timeout`` if ``None``.
     :param client_timeout: seconds after which clients give up.
+    :param progress_timeout: seconds that a client may keep a thread waiting; never mind if inf.
     :param ready: what ready checks follow: exact, damped or always.
     :param patience: seconds of delay that damped bears.
     :param stall_after: seconds without progress in any worker after which the host is not live.
@@ -54,6 +56,7 @@ class Options(NamedTuple):
     max_queue: float | None = None
     max_wait: float | None = None
     client_timeout: float = CLIENT_TIMEOUT
+    progress_timeout: float = STALL
     ready: str = DAMPED
     patience: float = PATIENCE
     stall_after: float = STALL_AFTER
@@ -164,6 +167,7 @@ READERS: dict[str, Callable[[str, str], object]] = {
     "max_queue": _some_or_no_bound,
     "max_wait": _a_number,
     "client_timeout": _a_number,
+    "progress_timeout": _a_number,
     "ready": lambda _name, text: known_policy(text),
     "patience": _a_number,
     "stall_after": _a_number,

@@ -14,6 +14,7 @@ import threading
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote_to_bytes
 
 from gunicorn import __version__
 from gunicorn.workers.gthread import TConn, ThreadWorker
@@ -22,14 +23,19 @@ from ...answers import Answers
 from ...checks import Checks
 from ...deadlines import timed
 from ...environ import stamp
-from ...head import proxied, read_head, split_target
+from ...head import proxied
 from ...holding import holding
 from ...logs import logger, unraised
+from ...policy import Reason
 from ..descriptors import NO_DESCRIPTOR, bearable
 from ..executor import CountingExecutor, ForNobody, QueueFull, QueueTimeout
 from ..lastcall import LINGER, pending
-from ..wire import NO_REQUEST, cut_short, gone, said
+from ..progress import Answers as Unread
+from ..progress import Upload, cut
+from ..wire import NO_REQUEST, cut_short, gone, plain, said, whole
 from .balance import Balance
+from .frames import refusal
+from .heads import asked_in_http2, environ_of, said_in_http2, speaks_http2
 from .lingering import SILENCE, Lingering, Waiting
 from .partheads import PartHeads
 from .wire import MOST, peeked, send
@@ -41,8 +47,6 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-    from ...head import Head
-    from ...policy import Reason
     from .options import Options
 
 R = TypeVar("R")
@@ -126,6 +130,10 @@ class ConnectionPool(CountingExecutor):
             if conn.sock in left
         )
 
+    def served(self) -> list[Any]:
+        """Return the connections that have a thread."""
+        return [conn for future, conn in self._connections.copy().items() if future.running()]
+
     def _forget(self, future: Future[Any]) -> None:
         self._connections.pop(future, None)
 
@@ -168,6 +176,7 @@ class GuardedThreads(Guarded, ThreadWorker):
         # Up to 23.0 gunicorn waits for a silent connection itself, and without end.
         self._endless = _parameters(ThreadWorker, "accept") == ("server", "listener")
         self._seen = threading.local()
+        self._unread = Unread(options.progress_timeout)
         self._failing: set[str] = set()
 
     def get_thread_pool(self) -> Any:
@@ -214,7 +223,7 @@ class GuardedThreads(Guarded, ThreadWorker):
         """Also let those go who have left, and refuse those who have waited too long."""
         if not self._in_front:
             return super().work()
-        return (self._drop_the_gone, self._pool.expire, *super().work())
+        return (self._drop_the_gone, self._pool.expire, self._cut_the_stalled, *super().work())
 
     def guarded(self, app: WSGIApplication) -> WSGIApplication:
         """Return the guarded app behind the stamps, for the queue is in front of both."""
@@ -281,7 +290,16 @@ class GuardedThreads(Guarded, ThreadWorker):
         slot = self._pool.current()
         if slot is not None and slot.waited and gone([conn.sock]):
             raise ClientGone
+        conn.since = time.monotonic()
         return super().handle(conn)
+
+    def handle_request(self, req: Any, conn: Any) -> Any:
+        """Serve a request, whose client has to get on with what it still sends."""
+        conn.since = math.inf  # its head is there
+        sock = getattr(getattr(req, "unreader", None), "sock", None)
+        if self._in_front and sock is not None and not isinstance(sock, Upload):
+            req.unreader.sock = Upload(sock, self.options.progress_timeout)
+        return super().handle_request(req, conn)
 
     def finish_request(self, *arguments: Any) -> None:
         """Refuse one who has waited too long, and see to the connection as ever."""
@@ -421,6 +439,22 @@ class GuardedThreads(Guarded, ThreadWorker):
     def _changed(self) -> None:
         self.poster.post()
 
+    def _cut_the_stalled(self) -> None:
+        """Cut those off who keep a thread waiting and do not get on."""
+        conns = self._pool.served()
+        stalled = set(self._unread.stalled([conn.sock for conn in conns]))
+        for conn in conns:
+            upload = getattr(getattr(conn.parser, "unreader", None), "sock", None)
+            if isinstance(upload, Upload):
+                is_stalled = upload.cut_if_stalled()
+            else:  # its first head, and the handshake before it, have one time together
+                is_first = not getattr(conn, "is_http2", False) and hasattr(conn, "since")
+                most = self.options.progress_timeout
+                is_stalled = is_first and time.monotonic() - conn.since > most
+            if is_stalled or conn.sock in stalled:
+                cut(conn.sock)
+                logger.info("cut off a client that did not get on: %s", conn.client)
+
     def _drop_the_gone(self) -> None:
         self._pool.drop_the_gone()
 
@@ -453,6 +487,9 @@ class GuardedThreads(Guarded, ThreadWorker):
             self._safely(self._tell, conn, full.reason)
         except OSError:  # up to 23.0 it wraps for TLS, here, one who may have left
             self._drop(conn)
+        except RuntimeError:  # not even one thread can be started, or the pool is shut down
+            self.nr_conns -= 1
+            self._safely(self._tell, conn, Reason.QUEUE_FULL)
 
     def _tell(self, conn: Any, reason: Reason) -> None:
         """Refuse a connection, whose request nobody has read, and close it."""
@@ -460,41 +497,69 @@ class GuardedThreads(Guarded, ThreadWorker):
             type(conn).close(conn)
             return
         begins = _ahead(conn) or peeked(conn.sock) or b""
-        skip = proxied(begins) if self._proxied else 0
-        method = "HEAD" if begins.startswith(b"HEAD ", skip or 0) else "GET"
-        send(conn.sock, said(self._answers.refused(reason), method, LATEST, True))
+        refuse = self._answers.refused(reason)
+        if speaks_http2(conn, begins):
+            status, headers, _ = whole(refuse, plain("GET"))
+            send(conn.sock, refusal(begins, int(status[:3]), headers))
+        else:
+            skip = proxied(begins) if self._proxied else 0
+            method = "HEAD" if begins.startswith(b"HEAD ", skip or 0) else "GET"
+            send(conn.sock, said(refuse, method, LATEST, True))
         self._lingering.close(conn.sock)
 
     def _answered(self, conn: Any, data: bytes, fresh: bool) -> bool:
         """Answer a connection if it asks for a check and nothing else; return whether it did."""
-        skip = proxied(data) if fresh and self._proxied else 0
-        head = None if skip is None else self._check_in(data[skip:])
-        if head is None or len(data) != (skip or 0) + head.size:
+        if speaks_http2(conn, data):
+            answer = self._answer_in_http2(conn, data)
+        else:
+            answer = self._answer_in_http1(conn, data, fresh)
+        if answer is None:
             return False
-        ask = self._checks.asked(head.method, head.path, head.query, head.headers)
-        if ask is None:
-            return False
-        accept, patience = head.headers.get("HTTP_ACCEPT"), self.options.patience
-        answer = self._answers.to(ask, accept, self.monitor.check, patience)
-        send(conn.sock, said(answer, head.method, LATEST, True))
+        send(conn.sock, answer)
         self.nr_conns -= 1
         self._lingering.close(conn.sock)
         return True
 
-    def _check_in(self, data: bytes) -> Head | None:
-        """Return the head that is all of ``data``, if it may be a check's."""
+    def _answer_in_http1(self, conn: Any, data: bytes, fresh: bool) -> bytes | None:
+        skip = proxied(data) if fresh and self._proxied else 0
+        if skip is None or not self._may_ask(data[skip:]):
+            return None
+        environ = environ_of(conn, data)
+        answer = None if environ is None else self._check_in(environ)
+        if environ is None or answer is None:
+            return None
+        return said(answer, environ["REQUEST_METHOD"], LATEST, True)
+
+    def _answer_in_http2(self, conn: Any, data: bytes) -> bytes | None:
+        asked = asked_in_http2(data)
+        if asked is None or not self._may_be(*asked):
+            return None
+        return said_in_http2(conn, data, self._check_in)
+
+    def _may_ask(self, data: bytes) -> bool:
+        """Return whether this is worth a closer look, which costs twenty times as much."""
         words = data[: data.find(b"\r\n")].split(b" ")
-        if len(words) != 3:
+        return len(words) == 3 and self._may_be(
+            words[0].decode("latin-1"), words[1].decode("latin-1")
+        )
+
+    def _may_be(self, method: str, target: str) -> bool:
+        """Return whether a request may be a check."""
+        if "://" in target:
+            return True
+        path = target.partition("?")[0]
+        name = unquote_to_bytes(path.encode("latin-1", "replace")).decode("latin-1")
+        return self._checks.asked(method, name, "", ()) is not None
+
+    def _check_in(self, environ: WSGIEnvironment) -> WSGIApplication | None:
+        """Return the answer to a request that is a check."""
+        path = environ["SCRIPT_NAME"] + environ["PATH_INFO"]
+        method, query = environ["REQUEST_METHOD"], environ["QUERY_STRING"]
+        ask = self._checks.asked(method, path, query, environ)
+        if ask is None:
             return None
-        try:
-            if split_target(words[0], words[1])[0] not in self._checks.suspects:
-                return None
-            head = read_head(data)
-        except ValueError:  # gunicorn says what it thinks of it
-            return None
-        if head is None or "CONTENT_LENGTH" in head.headers:
-            return None
-        return None if "HTTP_TRANSFER_ENCODING" in head.headers else head
+        accept, patience = environ.get("HTTP_ACCEPT"), self.options.patience
+        return self._answers.to(ask, accept, self.monitor.check, patience)
 
     def _close(self, conn: Any, graceful: bool = False) -> None:
         vars(conn).pop("close", None)  # it holds the connection that holds it

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ...counts import counts_of
 from ...gate import Gate
 from ...haproxy import Push
+from ...launcher import relaunch
 from ...logs import unraised
 from ...middleware import BusyGuard
 from ...monitor import Monitor
@@ -163,7 +164,7 @@ class Guarded:
         if self.options.push:
             # Here and not in the master, which forks all the time: the first worker that is ready
             # speaks for all, and when it is gone the next.
-            Push(self.monitor, self.options.push).start()
+            self.push = Push(self.monitor, self.options.push).start()
 
     def _take_a_place(self) -> None:
         poster = Poster(self.host.board, OwnLoad(self.queue(), self), loop=self.loop)
@@ -189,6 +190,14 @@ class Guarded:
     def work(self) -> tuple[Any, ...]:
         """Return what is to be done a few times a second."""
         return (self._whether_stopping, self.monitor.refresh)
+
+    def notify(self) -> None:
+        """Tell the master that this worker goes on, and do what a thread would if none is there."""
+        base: Any = super()
+        base.notify()
+        if hasattr(self, "poster"):
+            relaunch()
+            self.poster.beat_if_due()
 
     def run(self) -> None:
         """Serve until the end, and post then what has been counted since the last beat."""
