@@ -81,7 +81,8 @@ class Ticket:
     :param wake: called once, with the ticket, outside any lock and in whichever thread made it so,
         when ``outcome`` has come while it waited. Not called for an outcome that
         :meth:`Gate.offer` returned, nor after :meth:`Gate.withdraw` returned true.
-    :param ago: seconds for which the request has waited elsewhere; they count as waiting here.
+    :param ago: seconds for which the request has waited elsewhere; they count as waiting here, but
+        nobody who finds a slot free is refused for them.
     :ivar outcome: the :class:`Slot`, or the :class:`Reason` for which there is none; ``None``
         while it waits.
     """
@@ -158,14 +159,11 @@ class Gate:
     def enter(self, ago: float = 0.0) -> Slot:
         """Take a slot, waiting for it if need be, and return it.
 
-        :param ago: seconds for which the request has waited elsewhere; they count as waiting here.
+        :param ago: seconds for which the request has waited elsewhere; they count as waiting here,
+            but nobody who finds a slot free is refused for them.
         :raises Refused: if the queue is full, the wait too long, or the gate draining.
         """
-        if (
-            not self._waiting
-            and not self.draining
-            and (not ago or ago <= self.limits.max_wait)  # to read a limit takes long
-        ):
+        if not self._waiting and not self.draining:
             try:
                 slot = self._pop()
             except IndexError:
@@ -243,7 +241,7 @@ class Gate:
         refused = None
         if self.draining:
             refused = Reason.DRAINING
-        elif ticket.ago > self.limits.max_wait:
+        elif ticket.ago > self.limits.max_wait and not self.has_room:
             refused = Reason.QUEUE_AGE
         if refused is not None:
             ticket.outcome = refused
@@ -293,6 +291,15 @@ class Gate:
     def empty(self) -> bool:
         """Whether nobody is inside and nobody waits."""
         return not self._waiting and len(self._free) == self.limits.slots
+
+    @property
+    def has_room(self) -> bool:
+        """Whether somebody who comes now gets a slot at once."""
+        return bool(self._free) and not self._waiting
+
+    def is_idle(self) -> bool:
+        """Return whether half of the slots are free, so that nobody needs to wait anywhere."""
+        return 2 * len(self._free) >= self.limits.slots
 
     def read(self) -> Load:
         """Return the figures of this instant."""
@@ -447,8 +454,9 @@ class Gate:
         woken: list[Ticket] = []
         while self._waiting:
             ticket = self._waiting[0]
-            waited = now - ticket.arrived
-            if waited > self.limits.max_wait:
+            waited, most = now - ticket.arrived, self.limits.max_wait
+            # One that was as old when it came is here because it found a slot free.
+            if waited > most and not (ticket.ago > most and self._free):
                 ticket.outcome = Reason.QUEUE_AGE
                 self._gave_up(ticket)
                 self._count_lost(Reason.QUEUE_AGE)

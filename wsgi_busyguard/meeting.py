@@ -9,17 +9,20 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from .adapters.detection import BE_THE_QUEUE, Server, behind_a_guard, find, find_early
-from .adapters.room import lowered, needed, too_few
+from .adapters.room import needed, too_few
+from .dryrun import Ending
 from .environ import MONITOR
-from .gate import Gate
+from .holding import Held
+from .inside import Inside
 from .monitor import Monitor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sized
+    from collections.abc import Callable, Iterable, Sized
 
     from _typeshed.wsgi import WSGIEnvironment
 
-    from .inside import Inside
+    from .dryrun import Shadow
+    from .gate import Gate
     from .load import Adapter, Load
     from .policy import Limits
 
@@ -30,17 +33,18 @@ class Meeting:
     """Finds out which server calls: what it reads, and whether it has threads for a gate.
 
     :param monitor: is given what reads the server.
-    :param adapter: what is read until then: a :class:`~wsgi_busyguard.Gate`, or what has neither
-        queue nor capacity.
+    :param adapter: what is read until then: a gate, or what has neither queue nor capacity.
     :param inside: counts the calls of the guard's app.
     :param counting: has checks be counted, and returns as many things as are being answered.
     :param again: called in a child process, which may be another server, and meets it anew.
+    :ivar lacks_room: whether a gate here would serve less than the server without it, so that
+        requests are not to go through it.
     """
 
     def __init__(
         self,
         monitor: Monitor,
-        adapter: Adapter,
+        adapter: Gate | Shadow | Inside,
         inside: Inside,
         counting: Callable[[], Sized],
         again: Callable[[], object],
@@ -52,6 +56,7 @@ class Meeting:
         self._again = again
         self._lock = threading.RLock()
         self._met = False
+        self.lacks_room = False
         _meetings.add(self)
 
     def meet(self, environ: WSGIEnvironment) -> None:
@@ -71,12 +76,34 @@ class Meeting:
         self._inside.nested = behind_a_guard()
         if MONITOR in environ:  # another guard stands in front, and knows
             theirs = environ[MONITOR]
-            if isinstance(theirs, Monitor) and not isinstance(self._adapter, Gate):
+            if isinstance(theirs, Monitor) and isinstance(self._adapter, Inside):
                 self._turn_to(WithoutChecks(Same(theirs), self._counting()))
-        elif isinstance(self._adapter, Gate):
-            _make_room(self._adapter, find(environ), name)
-        else:
+        elif isinstance(self._adapter, Inside):
             self._find_load(find(environ), name)
+        else:
+            self._find_room(self._adapter.limits, find(environ), name)
+
+    def _find_room(self, limits: Limits, server: Server | None, name: str) -> None:
+        """Give the gate up where checks and refusals would not get through the server behind it.
+
+        Those who wait at it have the server's threads, and where these are too few they keep out
+        requests that the server alone would serve. It has an answer to checks still.
+        """
+        if server is None or server.threads is None:
+            logger.warning(
+                "cannot tell how many threads this server (%s) has: with slots=%s and max_queue=%s"
+                " checks wait unless it has at least %s",
+                *(name if server is None else server.name, *limits[:2], needed(limits)),
+            )
+            return
+        wrong = server.blocks or too_few(limits, server.threads, server.name, server.start)
+        if wrong is None:
+            return
+        self.lacks_room = True
+        reads = server.adapter is not None
+        until_then = "until then the guard refuses nothing and answers checks"
+        logger.error("%s; %s%s", wrong, until_then, "" if reads else ", which all say free")
+        self._turn_to(self._reader(server) if reads else self._inside)
 
     def _find_load(self, server: Server | None, name: str) -> None:
         if server is None:
@@ -91,11 +118,14 @@ class Meeting:
                 *(server.name, server.why, server.way),
             )
         else:
-            adapter = self._part_of(server.adapter())
-            if server.counts_checks:
-                adapter = WithoutChecks(adapter, self._counting())
+            adapter = self._reader(server)
             self._turn_to(adapter)
             logger.info("reads the load of %s: %r", server.name, adapter)
+
+    def _reader(self, server: Server) -> Adapter:
+        assert server.adapter is not None
+        adapter = self._part_of(server.adapter())
+        return WithoutChecks(adapter, self._counting()) if server.counts_checks else adapter
 
     def _part_of(self, adapter: Adapter) -> Adapter:
         """Return what reads this process's part, where several post and the queue is one for all.
@@ -117,8 +147,9 @@ class Meeting:
         self._lock = threading.RLock()
         if self._met:
             self._met = False
-            if not isinstance(self._adapter, Gate):
+            if self.lacks_room or isinstance(self._adapter, Inside):
                 self._turn_to(self._adapter)
+            self.lacks_room = False
             self._again()
 
 
@@ -163,29 +194,20 @@ def room_to_start_with(limits: Limits) -> None:
     """Raise :exc:`ValueError` if it is known already that a gate of these limits has no room."""
     server = find_early()
     if server is not None and server.threads is not None:
-        wrong = too_few(limits, server.threads, server.name)
+        wrong = too_few(limits, server.threads, server.name, server.start)
         if wrong is not None:
             raise ValueError(wrong)
 
 
-def _make_room(gate: Gate, server: Server | None, name: str) -> None:
-    """See to it that checks and refusals get through a server behind which a gate stands."""
-    slots, queue, _ = gate.limits
-    if server is None or server.threads is None:
-        logger.warning(
-            "cannot tell how many threads this server (%s) has: with slots=%s and max_queue=%s"
-            " checks wait unless it has at least %s",
-            *(name if server is None else server.name, slots, queue, needed(gate.limits)),
-        )
-        return
-    wrong = too_few(gate.limits, server.threads, server.name)
-    limits = lowered(gate.limits, server.threads)
-    if server.blocks:  # one who waits at the gate would hold up those who could leave it
-        wrong = server.blocks
-        limits = limits._replace(max_queue=0)
-    if wrong is not None:
-        gate.lower(limits)
-        logger.error("%s; until then slots=%s and max_queue=%s", wrong, *gate.limits[:2])
+def briefly(body: Iterable[bytes]) -> Iterable[bytes]:
+    """Return a body that holds no slot any more, for a caller that may keep it for ever.
+
+    That is what test clients do with a response that a test does not close. They call the app in
+    their own thread, so that whoever waited for such a slot would wait for itself.
+    """
+    if isinstance(body, (Held, Ending)):
+        body.release()
+    return body
 
 
 _meetings: weakref.WeakSet[Meeting] = weakref.WeakSet()

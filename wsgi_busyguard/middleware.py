@@ -5,27 +5,31 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from .adapters.detection import in_a_test
+from .application import wsgi_app
 from .checks import Checks
 from .dryrun import DryRun, Shadow, rehearsing
 from .environ import stamping
 from .gate import Gate
 from .holding import holding
 from .inside import Inside
-from .meeting import Meeting, room_to_start_with
+from .meeting import Meeting, briefly, room_to_start_with
 from .monitor import Monitor
 from .patience import reader
 from .policy import CLIENT_TIMEOUT, DAMPED, PATIENCE, flag, seconds
 from .posting import Forking
+from .skew import QueueHeader
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Sized
+    from collections.abc import Callable, Iterable, Mapping, Sized
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
     from .board import Board
     from .load import Adapter, Load
     from .monitor import Listener
+    from .patience import Client
 
 
 class BusyGuard:
@@ -34,7 +38,8 @@ class BusyGuard:
     :param app: the WSGI app to guard.
     :param monitor: knows the load of the server in front; see :mod:`wsgi_busyguard.adapters`.
     :param slots: how many requests may be in the app at once; given, the guard is a gate and queues
-        the rest itself. The server needs at least ``slots + max_queue + 2`` threads.
+        the rest itself. The server needs at least ``slots + max_queue + 2`` threads; with fewer the
+        guard answers checks and refuses nothing, and says so in the log.
     :param max_queue: how many may wait; ``None`` is ``4 * slots``.
     :param max_wait: seconds that one may wait; ``None`` is 20 % of ``client_timeout``.
     :param ready: what ready checks follow: ``"exact"``, ``"damped"`` or ``"always"``.
@@ -53,8 +58,9 @@ class BusyGuard:
     :param board: a :class:`~wsgi_busyguard.Board` or the path of one. This process posts its load
         there, and checks tell the load of all that do.
     :param trust_queue_header: whether ``X-Request-Start`` or ``X-Queue-Start`` says when a request
-        arrived: it has waited since then, and is refused if that is longer than ``max_wait``. Only
-        behind a proxy that sets the header itself, for clients can send it, too.
+        arrived: it has waited since then, and if that is longer than ``max_wait`` it is refused
+        unless a slot is free. Only behind a proxy that sets the header itself, for clients can send
+        it, too. What the proxy's clock differs by is learned; see :ref:`queue-time`.
     :param client_timeout_header: a header in which clients say when they give up, that takes the
         place of ``client_timeout`` then: in milliseconds (``"X-Client-Timeout-Ms"``) or as
         ``"grpc-timeout"`` has it. Only where all clients are your own.
@@ -76,8 +82,8 @@ class BusyGuard:
     # costs as much as all else that is done for a request that is not a check.
     __slots__ = (
         *("__call__", "__weakref__"),
-        *("_answers", "_checks", "_inside", "_judge", "_meeting", "_patience", "_push"),
-        *("dry_run", "monitor"),
+        *("_answers", "_checks", "_gated", "_inside", "_judge", "_meeting", "_patience", "_plain"),
+        *("_push", "dry_run", "monitor"),
     )
 
     if TYPE_CHECKING:
@@ -116,8 +122,7 @@ class BusyGuard:
     ) -> None:
         from .answers import Answers  # brings WebOb, whose import costs more than all of ours
 
-        if not callable(app):
-            raise TypeError(f"app must be a WSGI app, not {app!r}")
+        wsgi_app("app", app)
         if client_timeout is not None:
             seconds("client_timeout", client_timeout)
         if monitor is not None and not isinstance(monitor, Monitor):
@@ -132,10 +137,15 @@ class BusyGuard:
         self._answers = Answers(refusal=refusal, retry_after=retry_after, expose_load=expose_load)
         timeout = CLIENT_TIMEOUT if client_timeout is None else client_timeout
         trusts = flag("trust_queue_header", trust_queue_header)
-        told = reader(timeout, client_timeout_header, trusts, time.time)
-        self._inside = Inside()
+        self._inside = inside = Inside()
         self.dry_run = DryRun() if flag("dry_run", dry_run) else None
-        adapter: Adapter
+
+        def told_by(is_idle: Callable[[], bool]) -> Callable[[Mapping[str, Any]], Client] | None:
+            queue_header = QueueHeader(is_idle, timeout) if trusts else None
+            return reader(timeout, client_timeout_header, queue_header)
+
+        told = told_by(lambda: inside.count() <= 1)  # nobody but the one that asks
+        adapter: Gate | Shadow | Inside = self._inside
         if slots is not None:
             if monitor is not None:
                 raise ValueError(
@@ -143,26 +153,30 @@ class BusyGuard:
                 )
             adapter = gate = Gate(slots, max_queue, max_wait, client_timeout=client_timeout)
             room_to_start_with(gate.limits)
-            if self.dry_run is None:
-                self.monitor = self._on_board(board, gate)
-                app = holding(app, gate, self.monitor, self._answers.refused, timeout, told)
-            else:
-                shadow = Shadow(gate, self.dry_run, time.monotonic)
-                self.monitor = self._on_board(board, shadow)
-                app = rehearsing(app, shadow, self.monitor, timeout, told)
+            if self.dry_run is not None:
+                adapter = Shadow(gate, self.dry_run, time.monotonic)
+            told_gate = told_by(gate.is_idle)
         elif max_queue is not None or max_wait is not None:
             raise ValueError("max_queue and max_wait need slots: without them nothing queues here")
+        self.monitor = monitor or self._on_board(board, adapter)
+        plain = app
+        if slots is not None or client_timeout is not None or told is not None:
+            plain = stamping(app, self.monitor, timeout, told)
+        if isinstance(adapter, Gate):
+            refused = self._answers.refused
+            app = holding(app, adapter, self.monitor, refused, timeout, told_gate)
+        elif isinstance(adapter, Shadow):
+            app = rehearsing(app, adapter, self.monitor, timeout, told_gate)
         else:
-            adapter = self._inside
-            self.monitor = monitor or self._on_board(board, adapter)
-            if client_timeout is not None or told is not None:
-                app = stamping(app, self.monitor, timeout, told)
+            app = plain
         if expose_load:
-            from .orca import reporting
+            from .orca import Reporter
 
-            app = reporting(app, self.monitor)
+            reported = Reporter(self.monitor).around
+            app, plain = reported(app), reported(plain)
         self._judge = self.monitor.judged if self.dry_run is None else self._rehearsed
-        self._become(self._passing(app))
+        self._gated, self._plain = self._passing(app), self._passing(plain)
+        self._become(self._gated)
         if monitor is None:
             again = self._unmet
             self._meeting = Meeting(self.monitor, adapter, self._inside, self._counting, again)
@@ -216,10 +230,13 @@ class BusyGuard:
 
     def _unmet(self) -> None:
         """Have the next call find out which server this is."""
-        passing, meet = self.__call__, self._meeting.meet
+        meeting = self._meeting
 
         def first(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-            meet(environ)
+            if in_a_test():  # the next call may come from a server
+                return briefly(self._gated(environ, start_response))
+            meeting.meet(environ)
+            passing = self._plain if meeting.lacks_room else self._gated
             self._become(passing)
             return passing(environ, start_response)
 
