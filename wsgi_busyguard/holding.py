@@ -5,6 +5,7 @@ In WSGI a request ends when the server closes the body, not when the app returns
 
 from __future__ import annotations
 
+import contextlib
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
@@ -108,7 +109,8 @@ def _released_by_waitress(body: Any, held: Held) -> None:
     prepare: Callable[..., int] = body.prepare
 
     def prepared(*arguments: Any, **named: Any) -> int:
-        del body.prepare  # the file and what is here hold each other
+        with contextlib.suppress(AttributeError):
+            del body.prepare  # the file and what is here hold each other
         length = prepare(*arguments, **named)
         if length:
             held.release()

@@ -15,6 +15,7 @@ import socket
 import sys
 import threading
 import time
+from functools import partial
 
 import pytest
 
@@ -314,6 +315,23 @@ def test_on_greenlets_that_are_not_patched_there_is_no_gate(anywhere):
     answers, threads = many(12, server.port, path="/drip/10")
     together(threads)
     assert {answer.status for answer in answers} == {200}
+
+
+def test_a_file_that_waitress_sends_without_a_thread_holds_no_slot(anywhere):
+    """Four clients who did not read their downloads had everybody else refused."""
+    server = anywhere("waitress", ROOM)
+    with contextlib.ExitStack() as stack:
+        lines = [stack.enter_context(Line(server.port)) for _ in range(SLOTS)]
+        for line in lines:
+            line.send(request(path="/file/40000000", version="1.0"))
+            assert line.socket.recv(1) == b"H"
+        eventually(lambda: (server.load["queued"], server.load["active"]) == (0, 0))
+        page = ask(server.port, path="/sleep/0")
+        assert page.status == 200
+        assert page.took < SOON
+        assert ask(server.port, path="/readyz?ready=exact").text == "free"
+        body = b"H" + b"".join(iter(partial(lines[0].socket.recv, 1 << 20), b""))
+    assert body.endswith(b"\0" * 1000)
 
 
 def stamps(server, **headers):
