@@ -8,8 +8,11 @@ import pytest
 from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.wsgi import WSGIHandler
 from flask import Flask
+from webob import Request
 from webob.dec import wsgify
 from webob.exc import HTTPServiceUnavailable
+from webtest import TestApp
+from werkzeug.test import Client
 from werkzeug.wrappers import Response
 
 from wsgi_busyguard import BusyGuard
@@ -175,3 +178,23 @@ def test_what_cannot_be_called_at_all_is_none():
 def test_a_refusal_is_a_wsgi_app_too():
     with pytest.raises(TypeError, match=r"^refusal must be a WSGI app, .* is an ASGI app: "):
         BusyGuard(app, slots=1, refusal=coroutine)
+
+
+# Clients of tests that call the app themselves
+
+
+@pytest.mark.parametrize("client", [Client, TestApp], ids=["Werkzeug", "WebTest"])
+def test_six_responses_that_a_test_keeps_are_six(client):
+    guard = BusyGuard(Response("page"), slots=4, max_queue=0)
+    get = client(guard).get
+    kept = [get("/") for _ in range(6)]
+    assert {response.status_code for response in kept} == {200}
+    assert {get("/readyz").text for _ in range(3)} == {"free"}
+
+
+def test_webobs_requests_leave_the_slot_when_the_body_is_read():
+    """They are used on servers, too, so that nobody can tell a test."""
+    guard = BusyGuard(Response("page"), slots=1, max_queue=0)
+    kept = [Request.blank("/").get_response(guard) for _ in range(1)]
+    assert kept[0].body == b"page"
+    assert Request.blank("/").get_response(guard).status_code == 200
