@@ -17,6 +17,7 @@ from werkzeug.wrappers import Response
 
 from wsgi_busyguard import BusyGuard
 from wsgi_busyguard.application import wsgi_app
+from wsgi_busyguard.deadlines import carrying
 
 
 def app(environ, start_response):
@@ -173,6 +174,11 @@ def test_what_cannot_be_called_as_a_wsgi_app_is_is_none(wrong):
 def test_what_cannot_be_called_at_all_is_none():
     with pytest.raises(TypeError, match=r"^app must be a WSGI app, not 5$"):
         BusyGuard(5)
+
+
+def test_an_asgi_app_does_not_hide_in_what_stands_around_it():
+    with pytest.raises(TypeError, match=r"^app must be a WSGI app, .* is an ASGI app: "):
+        BusyGuard(carrying(coroutine))
 
 
 def test_a_refusal_is_a_wsgi_app_too():
