@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from wsgi_busyguard import BusyGuard, Gate
-from wsgi_busyguard.arrival import OLDEST, age, arrived
+from wsgi_busyguard.arrival import OLDEST, arrived, proxied, queued_here
 from wsgi_busyguard.gate import Refused, Ticket
 from wsgi_busyguard.policy import Reason
 
@@ -94,10 +94,16 @@ def test_clocks_that_differ_by_less_than_a_second_are_borne(ahead, ago):
 
 def test_the_earliest_of_all_headers_counts():
     environ = {"HTTP_X_REQUEST_START": "t=1700000001.5", "HTTP_X_QUEUE_START": "t=1700000000.5"}
-    assert age(environ, NOW) == 2.0
-    assert age({**environ, "mod_wsgi.queue_start": "1699999999500000"}, NOW) == 3.0
-    assert age({"HTTP_X_REQUEST_START": "junk"}, NOW) == 0.0
-    assert age({}, NOW) == 0.0
+    assert proxied(environ, NOW) == 2.0
+    assert proxied({"HTTP_X_REQUEST_START": "junk"}, NOW) is None
+    assert proxied({}, NOW) is None
+
+
+def test_what_mod_wsgi_says_is_of_this_machine():
+    environ = {"mod_wsgi.queue_start": "1699999999500000"}
+    assert queued_here(environ, NOW) == 3.0
+    assert queued_here({}, NOW) == 0.0
+    assert proxied(environ, NOW) is None
 
 
 def test_what_a_client_puts_in_front_does_not_hide_what_the_proxy_says():
@@ -139,7 +145,7 @@ def test_whatever_a_client_adds_its_request_only_gets_older(added, ago):
     alone = arrived(own, NOW)
     assert arrived(f"{added},{own}", NOW) >= alone
     environ = {"HTTP_X_REQUEST_START": added, "HTTP_X_QUEUE_START": own}
-    assert age(environ, NOW) >= alone
+    assert proxied(environ, NOW) >= alone
 
 
 # What has waited elsewhere, at the gate
@@ -157,13 +163,37 @@ def test_what_was_waited_elsewhere_is_waited_here(clock):
     assert ticket.outcome.waited == pytest.approx(0.9)
 
 
-def test_who_is_too_old_on_arrival_is_refused_though_slots_are_free(clock):
+def test_who_is_too_old_on_arrival_is_refused_unless_a_slot_is_free(clock):
+    """A clock that is wrong makes all requests that old, and an idle server would serve nobody."""
     gate = Gate(2, max_wait=1.0, clock=clock)
+    slots = [gate.enter(1.1), gate.offer(Ticket(print, 300.0))]
+    assert [slot.waited for slot in slots] == [1.1, 300.0]
     with pytest.raises(Refused, match="queue-age"):
         gate.enter(1.1)
     assert gate.offer(Ticket(print, 1.1)) is Reason.QUEUE_AGE
+    for slot in slots:
+        gate.leave(slot)
     assert gate.empty
-    gate.leave(gate.enter(1.0))
+
+
+def test_who_is_too_old_goes_past_nobody_though_a_slot_has_just_become_free(clock):
+    gate = Gate(1, max_wait=1.0, clock=clock)
+    slot = gate.enter()
+    waiting = Ticket(lambda ticket: None)
+    gate.offer(waiting)
+    gate._free.append(slot)  # as leave() does, just before it hands it over
+    assert gate.offer(Ticket(print, 1.1)) is Reason.QUEUE_AGE
+    assert waiting.outcome is slot
+
+
+def test_who_found_a_slot_free_and_lost_it_does_not_wait_for_ever(clock):
+    """Between the look and the queue somebody else may take it."""
+    gate = Gate(1, max_wait=1.0, clock=clock)
+    told = []
+    ticket = Ticket(lambda ticket: told.append(ticket.outcome), 1.1)
+    gate.enter()
+    assert gate._locked(gate._queue_up, ticket)[0] is Reason.QUEUE_AGE
+    assert gate.read().queued == 0
 
 
 def test_who_is_too_old_on_arrival_takes_no_place_in_the_queue(clock):

@@ -3,10 +3,12 @@ from __future__ import annotations
 import gc
 import io
 import time
+import weakref
 from wsgiref.util import FileWrapper
 
 import pytest
 import wrapt
+from waitress.buffers import ReadOnlyFileBasedBuffer
 
 from wsgi_busyguard import Gate, Monitor
 from wsgi_busyguard.environ import DEADLINE, MONITOR, WAITED
@@ -338,6 +340,54 @@ def test_a_file_in_the_servers_wrapper_stays_itself_and_holds_until_closed(
     body.close()
     assert gate.empty
     assert file.closed
+    body.close()
+
+
+def test_a_file_that_waitress_sends_by_itself_leaves_when_the_thread_goes_on(hold, gate, tmp_path):
+    """Its main loop closes it, when the client has read all: idle downloads locked the site out."""
+    path = tmp_path / "file"
+    path.write_bytes(b"abc")
+    file = path.open("rb")
+    sent = ReadOnlyFileBasedBuffer(file)
+    body = hold(sent, {"wsgi.file_wrapper": ReadOnlyFileBasedBuffer})
+    assert body is sent
+    assert not gate.empty
+    assert body.prepare(2) == 2
+    assert gate.empty
+    assert body.get() == b"ab"
+    slot = gate.enter()
+    body.close()
+    assert gate.read().active == 1
+    assert file.closed
+    gate.leave(slot)
+    gone = weakref.ref(body)
+    del body, sent
+    assert gone() is None
+
+
+def test_a_file_that_waitress_leaves_to_the_thread_holds_until_it_is_closed(hold, gate):
+    """One whose length nobody can know."""
+    file = type("Pipe", (), {"read": lambda self, size: b""})()
+    body = hold(ReadOnlyFileBasedBuffer(file), {"wsgi.file_wrapper": ReadOnlyFileBasedBuffer})
+    assert body.prepare(None) == 0
+    assert b"".join(body) == b""
+    assert not gate.empty
+    body.close()
+    assert gate.empty
+
+
+def test_a_wrapper_of_the_wrapper_that_takes_attributes_and_gives_none_back_is_served(
+    hold, gate, tmp_path
+):
+    class Traced(ReadOnlyFileBasedBuffer):
+        def __delattr__(self, name):
+            raise AttributeError(name)
+
+    path = tmp_path / "file"
+    path.write_bytes(b"abc")
+    body = hold(Traced(path.open("rb")), {"wsgi.file_wrapper": ReadOnlyFileBasedBuffer})
+    assert body.prepare() == 3
+    assert gate.empty
     body.close()
 
 

@@ -54,7 +54,7 @@ def test_a_header_has_a_name(name):
 
 
 def test_nobody_is_asked_unless_told_to():
-    assert reader(5.0, None, False, time.time) is None
+    assert reader(5.0, None) is None
 
 
 @pytest.fixture
@@ -129,17 +129,31 @@ def test_who_leaves_sooner_waits_less(app, seen, environ, start, until):
     assert guard.monitor.load.active == 0
 
 
-def test_who_has_waited_too_long_before_is_refused_at_once(app, seen, environ):
-    answers = []
+def test_who_has_waited_too_long_before_is_refused_at_once_unless_a_slot_is_free(
+    environ, start, until
+):
+    answers, go_on = [], threading.Event()
+
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        go_on.wait(20)
+        return [b""]
+
     guard = BusyGuard(
         app, slots=1, client_timeout_header="X-Client-Timeout-Ms", trust_queue_header=True
     )
-    guard(
-        environ(HTTP_X_CLIENT_TIMEOUT_MS="1000", HTTP_X_REQUEST_START=f"t={time.time() - 0.5:.3f}"),
-        lambda status, headers, exc_info=None: answers.append(status),
-    )
-    assert answers == ["503 Service Unavailable"]
-    assert seen == []
+    begun = f"t={time.time() - 0.5:.3f}"
+    old = environ(HTTP_X_CLIENT_TIMEOUT_MS="1000", HTTP_X_REQUEST_START=begun)
+
+    def begin(status, headers, exc_info=None):
+        answers.append(status)
+
+    first = start(guard, dict(old), begin)
+    until(lambda: answers)
+    guard(dict(old), begin)
+    assert answers == ["200 OK", "503 Service Unavailable"]
+    go_on.set()
+    first.join(20)
 
 
 def test_and_does_not_stand_in_the_queue_for_it(environ, start, until):

@@ -15,6 +15,7 @@ with warnings.catch_warnings():
     from webob import Request, Response
     from webob.acceptparse import create_accept_header
 
+from .application import wsgi_app
 from .checks import LIVE, METHODS, Ask
 from .logs import logger
 from .policy import DRAINING, PATIENCE, READY_POLICIES, Reason, flag, whole
@@ -124,8 +125,8 @@ class Answers:
     ) -> None:
         whole("retry_after", retry_after, least=0)
         flag("expose_load", expose_load)
-        if refusal is not None and not callable(refusal):
-            raise TypeError(f"refusal must be a WSGI app, not {refusal!r}")
+        if refusal is not None:
+            wsgi_app("refusal", refusal)
         self._expose_load = expose_load
         self._built = {
             (word, well, media, options): _build(word, well, media, options)

@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-#: Where such a time may stand in an environ. The last one comes from mod_wsgi itself.
-SOURCES = ("HTTP_X_REQUEST_START", "HTTP_X_QUEUE_START", "mod_wsgi.queue_start")
+#: Where such a time may stand in an environ.
+HEADERS = ("HTTP_X_REQUEST_START", "HTTP_X_QUEUE_START")
+
+#: Where mod_wsgi says when the request came to this machine, by this machine's clock.
+HERE = "mod_wsgi.queue_start"
 
 # No proxy that is alive keeps a request for longer (New Relic's .NET agent has the same limit).
 OLDEST = 600.0
@@ -48,14 +51,18 @@ def arrived(header: object, wall_now: float) -> float | None:
     return max((ago for ago in said if ago is not None), default=None)
 
 
-def age(environ: Mapping[str, Any], wall_now: float) -> float:
-    """Return how many seconds ago the request arrived at the proxy; 0.0 if nobody says."""
-    oldest = 0.0
-    for source in SOURCES:
-        header = environ.get(source)
-        if header is not None:
-            oldest = max(oldest, arrived(header, wall_now) or 0.0)
-    return oldest
+def proxied(environ: Mapping[str, Any], wall_now: float) -> float | None:
+    """Return how many seconds ago a request came to the first proxy that says so.
+
+    ``None`` if none does. By two clocks: see :mod:`wsgi_busyguard.skew`.
+    """
+    said = [arrived(environ.get(header), wall_now) for header in HEADERS]
+    return max((ago for ago in said if ago is not None), default=None)
+
+
+def queued_here(environ: Mapping[str, Any], wall_now: float) -> float:
+    """Return how many seconds ago a request came to this machine; 0.0 if nobody says."""
+    return arrived(environ.get(HERE), wall_now) or 0.0
 
 
 def _said(value: str, wall_now: float) -> float | None:

@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from types import GeneratorType
 from typing import TYPE_CHECKING
 
+from .application import wsgi_app
 from .policy import seconds
 
 if TYPE_CHECKING:
@@ -87,7 +88,10 @@ def carrying(app: WSGIApplication) -> WSGIApplication:
     An async view under WSGI runs in an event loop's thread with a copy of the context, and so does
     whatever is called by ``contextvars.copy_context().run`` in a thread of your own. Stands between
     the guard and the app. The Django and Flask integrations do this themselves.
+
+    :raises TypeError: for what is no WSGI app.
     """
+    wsgi_app("app", app)
 
     def carry(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         deadline = environ.get(DEADLINE)

@@ -264,5 +264,9 @@ class Ending:
         finally:
             self._guest.end()
 
+    def release(self) -> None:
+        """End the request and let the body be."""
+        self._guest.end()
+
     def __del__(self) -> None:  # dropped by a server that does not close
         self._guest.end()

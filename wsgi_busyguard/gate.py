@@ -50,7 +50,8 @@ class Ticket:
     :param wake: called once, with the ticket, outside any lock and in whichever thread made it so,
         when ``outcome`` has come while it waited. Not called for an outcome that
         :meth:`Gate.offer` returned, nor after :meth:`Gate.withdraw` returned true.
-    :param ago: seconds for which the request has waited elsewhere; they count as waiting here.
+    :param ago: seconds for which the request has waited elsewhere; they count as waiting here, but
+        nobody who finds a slot free is refused for them.
     :ivar outcome: the :class:`Slot`, or the :class:`Reason` for which there is none; ``None``
         while it waits.
     """
@@ -141,7 +142,8 @@ class Gate:
     def enter(self, ago: float = 0.0) -> Slot:
         """Take a slot, waiting for it if need be, and return it; it has to be left.
 
-        :param ago: seconds for which the request has waited elsewhere; they count as waiting here.
+        :param ago: seconds for which the request has waited elsewhere; they count as waiting here,
+            but nobody who finds a slot free is refused for them.
         :raises Refused: if the queue is full, the wait too long, or the gate draining.
         """
         slot = self.take(ago)
@@ -150,7 +152,7 @@ class Gate:
 
     def take(self, ago: float = 0.0) -> Slot:
         """Do the same for one who may forget the slot instead of leaving it. A tenth quicker."""
-        if not (self._waiting or self.draining or (ago and ago > self.limits.max_wait)):
+        if not self._waiting and not self.draining:
             now = self._clock()  # before, for nothing may be called with a slot at hand
             try:
                 slot = self._pop()
@@ -252,7 +254,7 @@ class Gate:
         refused = None
         if self.draining:
             refused = Reason.DRAINING
-        elif ticket.ago > self.limits.max_wait:
+        elif ticket.ago > self.limits.max_wait and not self.has_room:
             refused = Reason.QUEUE_AGE
         if refused is not None:
             ticket.outcome = refused
@@ -302,6 +304,15 @@ class Gate:
     def empty(self) -> bool:
         """Whether nobody is inside and nobody waits."""
         return not self._waiting and len(self._free) == self.limits.slots
+
+    @property
+    def has_room(self) -> bool:
+        """Whether somebody who comes now gets a slot at once."""
+        return bool(self._free) and not self._waiting
+
+    def is_idle(self) -> bool:
+        """Return whether half of the slots are free, so that nobody needs to wait anywhere."""
+        return 2 * len(self._free) >= self.limits.slots
 
     def read(self) -> Load:
         """Return the figures of this instant."""
@@ -467,10 +478,11 @@ class Gate:
         now = self._clock()
         while self._waiting:
             ticket = self._waiting[0]
-            waited = now - ticket.arrived
+            waited, most = now - ticket.arrived, self.limits.max_wait
             if ticket.outcome is not None:  # by one who was interrupted just then, and woke it
                 pass
-            elif waited > self.limits.max_wait:
+            # One that was as old when it came is here because it found a slot free.
+            elif waited > most and not (ticket.ago > most and self._free):
                 ticket.outcome = Reason.QUEUE_AGE
                 woken.append(ticket)
                 self._gave_up(ticket)

@@ -5,6 +5,7 @@ In WSGI a request ends when the server closes the body, not when the app returns
 
 from __future__ import annotations
 
+import contextlib
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
@@ -40,10 +41,10 @@ def holding(
     def enter_told(client: Client) -> Slot:
         # Those who leave sooner than most may wait less, in proportion.
         most = min(client.patience, gate.limits.max_wait * client.patience / client_timeout)
-        if client.ago > most:
+        if client.ago > most and not gate.has_room:
             gate.refuse(Reason.QUEUE_AGE)
         slot = enter(client.ago)
-        if slot.waited > most:
+        if slot.waited > most >= client.ago:  # else it found a slot free, as old as it was
             gate.forfeit(slot, Reason.QUEUE_AGE)
             raise Refused(Reason.QUEUE_AGE)
         return slot
@@ -98,6 +99,8 @@ def _until_closed(
         held = HeldAny((), slot, gate, until, close)
         if not _closes_by(body, held.close):  # made in C, say: the server sends it without the app
             held.release()
+        elif hasattr(body, "prepare"):
+            _released_by_waitress(body, held)
         return body
     kind = HeldSized if hasattr(body, "__len__") else HeldAny
     return kind(body, slot, gate, until, close)
@@ -115,6 +118,26 @@ def _closes_by(body: Any, close: Callable[[], object]) -> bool:
         return bool(body.close == close)
     except Exception:
         return False
+
+
+def _released_by_waitress(body: Any, held: Held) -> None:
+    """Have a file leave its slot when waitress goes on without the thread that called the app.
+
+    waitress's wrapper has a ``prepare()``, which says how much of a file there is to send. If it is
+    anything, the thread leaves the file to the main loop, which sends it for as long as the client
+    takes to read; a file of unknown length stays with its thread.
+    """
+    prepare: Callable[..., int] = body.prepare
+
+    def prepared(*arguments: Any, **named: Any) -> int:
+        with contextlib.suppress(AttributeError):
+            del body.prepare  # the file and what is here hold each other
+        length = prepare(*arguments, **named)
+        if length:
+            held.release()
+        return length
+
+    body.prepare = prepared
 
 
 class Held(Timed):

@@ -15,19 +15,22 @@ from .adapters.detection import (
     find_early,
     held_up,
 )
-from .adapters.room import lowered, needed, too_few
+from .adapters.room import needed, too_few
+from .dryrun import Ending
 from .environ import MONITOR
-from .gate import Gate
+from .holding import Held
+from .inside import Inside
 from .logs import logger
 from .monitor import Monitor
 from .sampling import Calls, Sampled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sized
+    from collections.abc import Callable, Iterable, Sized
 
     from _typeshed.wsgi import WSGIEnvironment
 
-    from .inside import Inside
+    from .dryrun import Shadow
+    from .gate import Gate
     from .load import Adapter, Load
     from .policy import Limits
 
@@ -46,17 +49,18 @@ class Meeting:
     """Finds out which server calls: what it reads, and whether it has threads for a gate.
 
     :param monitor: is given what reads the server.
-    :param adapter: what is read until then: a :class:`~wsgi_busyguard.Gate`, or what has neither
-        queue nor capacity.
+    :param adapter: what is read until then: a gate, or what has neither queue nor capacity.
     :param inside: counts the calls of the guard's app.
     :param guard: has checks be counted while they are answered, and calls be timed.
     :param again: called in a child process, which may be another server, and meets it anew.
+    :ivar lacks_room: whether a gate here would serve less than the server without it, so that
+        requests are not to go through it.
     """
 
     def __init__(
         self,
         monitor: Monitor,
-        adapter: Adapter,
+        adapter: Gate | Shadow | Inside,
         inside: Inside,
         guard: Guard,
         again: Callable[[], object],
@@ -68,6 +72,7 @@ class Meeting:
         self._again = again
         self._lock = threading.RLock()
         self._met = False
+        self.lacks_room = False
         monitor.serves = False  # whoever imports the app makes its guard
         _meetings.add(self)
 
@@ -91,12 +96,40 @@ class Meeting:
         self._inside.nested = behind_a_guard()
         if MONITOR in environ:  # another guard stands in front, and knows
             theirs = environ[MONITOR]
-            if isinstance(theirs, Monitor) and not isinstance(self._adapter, Gate):
+            if isinstance(theirs, Monitor) and isinstance(self._adapter, Inside):
                 self._turn_to(WithoutChecks(Same(theirs), self._guard.counting()))
-        elif isinstance(self._adapter, Gate):
-            self._guard.spare(_make_room(self._adapter, find(environ), name))
-        else:
+        elif isinstance(self._adapter, Inside):
             self._find_load(find(environ), name)
+        else:
+            self._find_room(self._adapter.limits, find(environ), name)
+
+    def _find_room(self, limits: Limits, server: Server | None, name: str) -> None:
+        """Give the gate up where checks and refusals would not get through the server behind it.
+
+        Those who wait at it have the server's threads, and where these are too few they keep out
+        requests that the server alone would serve. It has an answer to checks still.
+        """
+        threads = None if server is None else server.threads
+        name = f"this server ({name})" if server is None else server.name
+        blocks = server.blocks if server is not None else ""
+        wrong: str | None = blocks or held_up(name)
+        if not wrong and threads is None:
+            logger.warning(
+                "cannot tell how many threads %s has: with slots=%s and max_queue=%s"
+                " checks wait unless it has at least %s",
+                *(name, *limits[:2], needed(limits)),
+            )
+            return
+        if not wrong and server is not None and threads is not None:
+            wrong = too_few(limits, threads, name, server.start)
+            if wrong is None:
+                self._guard.spare(threads - limits.slots - limits.max_queue - 1)
+                return
+        self.lacks_room = True
+        reader = None if server is None or server.adapter is None else self._reader(server)
+        until_then = "until then the guard refuses nothing and answers checks"
+        logger.error("%s; %s%s", wrong, until_then, "" if reader else ", which all say free")
+        self._turn_to(reader or self._inside)
 
     def _find_load(self, server: Server | None, name: str) -> None:
         if server is None:
@@ -111,13 +144,18 @@ class Meeting:
                 *(server.name, server.why, server.way),
             )
         else:
-            adapter = self._part_of(server.adapter())
-            if server.counts_checks:
-                adapter = WithoutChecks(adapter, self._guard.counting())
-            if not hasattr(adapter, "subscribe"):  # what tells of changes by itself knows more
-                adapter = Sampled(adapter, self._guard)
+            adapter = self._reader(server)
             self._turn_to(adapter)
             logger.info("reads the load of %s: %r", server.name, adapter)
+
+    def _reader(self, server: Server) -> Adapter:
+        assert server.adapter is not None
+        adapter = self._part_of(server.adapter())
+        if server.counts_checks:
+            adapter = WithoutChecks(adapter, self._guard.counting())
+        if not hasattr(adapter, "subscribe"):  # what tells of changes by itself knows more
+            adapter = Sampled(adapter, self._guard)
+        return adapter
 
     def _part_of(self, adapter: Adapter) -> Adapter:
         """Return what reads this process's part, where several post and the queue is one for all.
@@ -139,8 +177,9 @@ class Meeting:
         self._lock = threading.RLock()
         if self._met:
             self._met = self._monitor.serves = False
-            if not isinstance(self._adapter, Gate):
+            if self.lacks_room or isinstance(self._adapter, Inside):
                 self._turn_to(self._adapter)
+            self.lacks_room = False
             self._again()
 
 
@@ -185,37 +224,20 @@ def room_to_start_with(limits: Limits) -> None:
     """Raise :exc:`ValueError` if it is known already that a gate of these limits has no room."""
     server = find_early()
     if server is not None and server.threads is not None:
-        wrong = too_few(limits, server.threads, server.name)
+        wrong = too_few(limits, server.threads, server.name, server.start)
         if wrong is not None:
             raise ValueError(wrong)
 
 
-def _make_room(gate: Gate, server: Server | None, name: str) -> float:
-    """See to it that checks and refusals get through a server behind which a gate stands.
+def briefly(body: Iterable[bytes]) -> Iterable[bytes]:
+    """Return a body that holds no slot any more, for a caller that may keep it for ever.
 
-    Return how many threads are left, but for one for checks.
+    That is what test clients do with a response that a test does not close. They call the app in
+    their own thread, so that whoever waited for such a slot would wait for itself.
     """
-    limits = gate.limits
-    threads = None if server is None else server.threads
-    name = f"this server ({name})" if server is None else server.name
-    blocks = (server is not None and server.blocks) or held_up(name)
-    wrong = None
-    if threads is not None:
-        wrong = too_few(limits, threads, name)
-        limits = lowered(limits, threads)
-    elif not blocks:
-        logger.warning(
-            "cannot tell how many threads %s has: with slots=%s and max_queue=%s"
-            " checks wait unless it has at least %s",
-            *(name, *limits[:2], needed(limits)),
-        )
-    if blocks:  # one who waits at the gate would hold up those who could leave it
-        wrong = blocks
-        limits = limits._replace(max_queue=0)
-    if wrong is not None:
-        gate.lower(limits)
-        logger.error("%s; until then slots=%s and max_queue=%s", wrong, *gate.limits[:2])
-    return 1 if threads is None else threads - gate.limits.slots - gate.limits.max_queue - 1
+    if isinstance(body, (Held, Ending)):
+        body.release()
+    return body
 
 
 _meetings: weakref.WeakSet[Meeting] = weakref.WeakSet()

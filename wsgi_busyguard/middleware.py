@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from .adapters.detection import in_a_test
 from .adapters.leftovers import Leftovers
+from .application import wsgi_app
 from .checks import Checks
 from .dryrun import DryRun, Shadow, rehearsing
 from .environ import stamping
@@ -14,15 +17,16 @@ from .holding import holding
 from .inside import Inside
 from .launcher import relaunch
 from .logs import logger
-from .meeting import Meeting, room_to_start_with
+from .meeting import Meeting, briefly, room_to_start_with
 from .monitor import Monitor
 from .patience import reader
 from .policy import CLIENT_TIMEOUT, DAMPED, PATIENCE, flag, seconds
 from .posting import Forking
+from .skew import QueueHeader
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Sized
+    from collections.abc import Callable, Iterable, Mapping, Sized
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -30,7 +34,29 @@ if TYPE_CHECKING:
     from .checks import Ask
     from .load import Adapter, Load
     from .monitor import Listener
+    from .patience import Client
     from .sampling import Sampled
+
+
+class Step:
+    """What a guard does at its next call.
+
+    :ivar work: is called with the environ.
+    :ivar failed: what to log if it raises.
+    :ivar sampled: is told when that call begins and ends.
+    """
+
+    __slots__ = ("failed", "sampled", "work")
+
+    def __init__(
+        self,
+        work: Callable[[WSGIEnvironment], object],
+        failed: str,
+        sampled: Sampled | None = None,
+    ) -> None:
+        self.work = work
+        self.failed = failed
+        self.sampled = sampled
 
 
 class BusyGuard:
@@ -39,7 +65,8 @@ class BusyGuard:
     :param app: the WSGI app to guard.
     :param monitor: knows the load of the server in front; see :mod:`wsgi_busyguard.adapters`.
     :param slots: how many requests may be in the app at once; given, the guard is a gate and queues
-        the rest itself. The server needs at least ``slots + max_queue + 2`` threads.
+        the rest itself. The server needs at least ``slots + max_queue + 2`` threads; with fewer the
+        guard answers checks and refuses nothing, and says so in the log.
     :param max_queue: how many may wait; ``None`` is ``4 * slots``.
     :param max_wait: seconds that one may wait; ``None`` is 20 % of ``client_timeout``.
     :param ready: what ready checks follow: ``"exact"``, ``"damped"`` or ``"always"``.
@@ -58,8 +85,9 @@ class BusyGuard:
     :param board: a :class:`~wsgi_busyguard.Board` or the path of one. This process posts its load
         there while it serves, and checks tell the load of all that do.
     :param trust_queue_header: whether ``X-Request-Start`` or ``X-Queue-Start`` says when a request
-        arrived: it has waited since then, and is refused if that is longer than ``max_wait``. Only
-        behind a proxy that sets the header itself, for clients can send it, too.
+        arrived: it has waited since then, and if that is longer than ``max_wait`` it is refused
+        unless a slot is free. Only behind a proxy that sets the header itself, for clients can send
+        it, too. What the proxy's clock differs by is learned; see :ref:`queue-time`.
     :param client_timeout_header: a header in which clients say when they give up, that takes the
         place of ``client_timeout`` then: in milliseconds (``"X-Client-Timeout-Ms"``) or as
         ``"grpc-timeout"`` has it. Only where all clients are your own.
@@ -75,23 +103,6 @@ class BusyGuard:
 
     The guard may be called from any thread.
     """
-
-    # A call goes straight to the function in this slot, without a method in between: each frame
-    # costs as much as all else that is done for a request that is not a check.
-    __slots__ = (
-        *("__call__", "__weakref__"),
-        *("_answers", "_checks", "_inside", "_judge", "_leftovers", "_meeting", "_patience"),
-        *("_push", "dry_run", "monitor"),
-    )
-
-    if TYPE_CHECKING:
-        monitor: Monitor
-        dry_run: DryRun | None
-
-        def __call__(
-            self, environ: WSGIEnvironment, start_response: StartResponse
-        ) -> Iterable[bytes]:
-            """Answer a check, or pass the request on; a WSGI call."""
 
     def __init__(
         self,
@@ -120,8 +131,7 @@ class BusyGuard:
     ) -> None:
         from .answers import Answers  # brings WebOb, whose import costs more than all of ours
 
-        if not callable(app):
-            raise TypeError(f"app must be a WSGI app, not {app!r}")
+        wsgi_app("app", app)
         if client_timeout is not None:
             seconds("client_timeout", client_timeout)
         if monitor is not None and not isinstance(monitor, Monitor):
@@ -136,11 +146,17 @@ class BusyGuard:
         self._answers = Answers(refusal=refusal, retry_after=retry_after, expose_load=expose_load)
         timeout = CLIENT_TIMEOUT if client_timeout is None else client_timeout
         trusts = flag("trust_queue_header", trust_queue_header)
-        told = reader(timeout, client_timeout_header, trusts, time.time)
-        self._inside = Inside()
+        self._inside = inside = Inside()
         self._leftovers = Leftovers()
+        self._first: list[Step] = []
         self.dry_run = DryRun() if flag("dry_run", dry_run) else None
-        adapter: Adapter
+
+        def told_by(is_idle: Callable[[], bool]) -> Callable[[Mapping[str, Any]], Client] | None:
+            queue_header = QueueHeader(is_idle, timeout) if trusts else None
+            return reader(timeout, client_timeout_header, queue_header)
+
+        told = told_by(lambda: inside.count() <= 1)  # nobody but the one that asks
+        adapter: Gate | Shadow | Inside = self._inside
         if slots is not None:
             if monitor is not None:
                 raise ValueError(
@@ -148,27 +164,30 @@ class BusyGuard:
                 )
             adapter = gate = Gate(slots, max_queue, max_wait, client_timeout=client_timeout)
             room_to_start_with(gate.limits)
-            if self.dry_run is None:
-                self.monitor = self._on_board(board, gate)
-                refused, read_off = self._answers.refused, self._leftovers
-                app = holding(app, gate, self.monitor, refused, timeout, told, read_off)
-            else:
-                shadow = Shadow(gate, self.dry_run, time.monotonic)
-                self.monitor = self._on_board(board, shadow)
-                app = rehearsing(app, shadow, self.monitor, timeout, told)
+            if self.dry_run is not None:
+                adapter = Shadow(gate, self.dry_run, time.monotonic)
+            told_gate = told_by(gate.is_idle)
         elif max_queue is not None or max_wait is not None:
             raise ValueError("max_queue and max_wait need slots: without them nothing queues here")
+        self.monitor: Monitor = monitor or self._on_board(board, adapter)
+        plain = app
+        if slots is not None or client_timeout is not None or told is not None:
+            plain = stamping(app, self.monitor, timeout, told)
+        if isinstance(adapter, Gate):
+            refused, read_off = self._answers.refused, self._leftovers
+            app = holding(app, adapter, self.monitor, refused, timeout, told_gate, read_off)
+        elif isinstance(adapter, Shadow):
+            app = rehearsing(app, adapter, self.monitor, timeout, told_gate)
         else:
-            adapter = self._inside
-            self.monitor = monitor or self._on_board(board, adapter)
-            if client_timeout is not None or told is not None:
-                app = stamping(app, self.monitor, timeout, told)
+            app = plain
         if expose_load:
-            from .orca import reporting
+            from .orca import Reporter
 
-            app = reporting(app, self.monitor)
+            reported = Reporter(self.monitor).around
+            app, plain = reported(app), reported(plain)
         self._judge = self.monitor.judged if self.dry_run is None else self._rehearsed
-        self._become(self._passing(app))
+        self._suspects = self._checks.suspects
+        self._app, self._gated, self._plain = app, app, plain
         if monitor is None:
             again = self._unmet
             self._meeting = Meeting(self.monitor, adapter, self._inside, self, again)
@@ -185,34 +204,53 @@ class BusyGuard:
     def __repr__(self) -> str:
         return f"<BusyGuard {self.monitor!r}>"
 
-    def _become(self, app: WSGIApplication) -> None:
-        """Have calls go to ``app`` from now on."""
-        object.__setattr__(self, "__call__", app)
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer a check, or pass the request on; a WSGI call."""
+        app = self._first_call(environ) if self._first else self._app
+        path = environ.get("PATH_INFO", "")  # it may be left out where it is empty (PEP 3333)
+        if path in self._suspects:
+            answer = self._answer(environ, path)
+            if answer is not None:
+                return answer(environ, start_response)
+        # A call under way holds the token for as long as it takes, see Inside.
+        token, body = self._inside.token, app(environ, start_response)
+        del token
+        return body
 
-    def _go_past(self, first: WSGIApplication, passing: WSGIApplication) -> None:
-        """Have calls go on to ``passing``, unless something else stands before ``first`` by now."""
-        if self.__call__ is first:
-            self._become(passing)
+    def _first_call(self, environ: WSGIEnvironment) -> WSGIApplication:
+        """Do what waits for a call of the server's; return the app for this one.
 
-    def _passing(self, app: WSGIApplication) -> WSGIApplication:
-        """Return the function that answers checks and passes on the rest."""
-        suspects, answer, inside = self._checks.suspects, self._answer, self._inside
-
-        def pass_on(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        Several first calls may come at once, and each does what it finds.
+        """
+        if in_a_test():  # the next call may come from a server
+            return lambda *call: briefly(self._app(*call))
+        timed = []
+        for step in tuple(self._first):
             try:
-                path = environ["PATH_INFO"]
-            except KeyError:  # it may be left out where it is empty (PEP 3333)
-                path = ""
-            if path in suspects:
-                answered = answer(environ, path)
-                if answered is not None:
-                    return answered(environ, start_response)
-            # A call under way holds the token for as long as it takes, see Inside.
-            token, body = inside.token, app(environ, start_response)
-            del token
-            return body
+                if step.sampled is not None:
+                    timed.append(step.sampled)
+                step.work(environ)
+            except Exception:  # guarding must never be the outage
+                logger.exception(step.failed)
+            finally:
+                # Whatever is raised, an app's time limit say, no call after this one may fail so.
+                with suppress(ValueError):  # another one's call has done it, too
+                    self._first.remove(step)
+        return self._timed(environ, timed[0]) if timed else self._app
 
-        return pass_on
+    def _timed(self, environ: WSGIEnvironment, sampled: Sampled) -> WSGIApplication:
+        """Return the app that tells ``sampled`` when it begins and ends."""
+        if self._ask(environ, environ.get("PATH_INFO", "")) is not None:
+            sampled.moved()  # a check has a thread, and says nothing of how long others take
+
+        def timed(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+            call = sampled.begin()
+            try:
+                return self._app(environ, start_response)
+            finally:
+                sampled.end(call)
+
+        return timed
 
     def _on_board(self, board: Board | str | os.PathLike[str] | None, adapter: Adapter) -> Monitor:
         """Return the monitor of ``adapter``, or of the board that it is posted on."""
@@ -225,28 +263,15 @@ class BusyGuard:
             adapter.subscribe(monitor.refresh)
         return monitor
 
-    def _at_next_call(self, work: Callable[[WSGIEnvironment], object], failed: str) -> None:
-        """Have the next call do some work of the guard's own before it is passed on.
-
-        :param failed: what to log if it cannot be done.
-        """
-        passing = self.__call__
-
-        def first(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-            try:
-                work(environ)
-            except Exception:  # guarding must never be the outage
-                logger.exception(failed)
-            finally:
-                # Whatever is raised, an app's time limit say, no call after this one may fail so.
-                self._become(passing)
-            return passing(environ, start_response)
-
-        self._become(first)
-
     def _unmet(self) -> None:
         """Have the next call find out which server this is."""
-        self._at_next_call(self._meeting.meet, "could not find out which server this is")
+        self._first.append(Step(self._meet, "could not find out which server this is"))
+
+    def _meet(self, environ: WSGIEnvironment) -> None:
+        try:
+            self._meeting.meet(environ)
+        finally:
+            self._app = self._plain if self._meeting.lacks_room else self._gated
 
     def _begin_to_push(self, push: Iterable[str] | str) -> None:
         """Have the next call begin to push: it comes to a process that serves."""
@@ -255,7 +280,7 @@ class BusyGuard:
         if self.dry_run is not None:
             raise ValueError("give push or dry_run, not both: a dry run tells balancers nothing")
         self._push = Push(self.monitor, push)
-        self._at_next_call(self._push_from_now_on, "could not begin to push")
+        self._first.append(Step(self._push_from_now_on, "could not begin to push"))
 
     def _push_from_now_on(self, _: WSGIEnvironment) -> None:
         self.monitor.serves = True
@@ -266,31 +291,23 @@ class BusyGuard:
 
         def call(_: WSGIEnvironment) -> None:
             poster: Any = self.monitor.adapter
-            poster.call()
+            poster.call()  # may have the next call come here as well
 
-        self._at_next_call(call, "could not tell the board that this process serves")
+        self._first.append(Step(call, "could not tell the board that this process serves"))
 
     def time_next(self, sampled: Sampled) -> object:
         """Have the next call tell ``sampled`` when it begins and ends; return what is to be it."""
-        passing = self.__call__
-
-        def first(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-            self._become(passing)
-            if self._ask(environ, environ.get("PATH_INFO", "")) is not None:
-                sampled.moved()  # a check has a thread, and says nothing of how long others take
-                return passing(environ, start_response)
-            call = sampled.begin()
-            try:
-                return passing(environ, start_response)
-            finally:
-                sampled.end(call)
-
-        self._become(first)
-        return first
+        step = Step(lambda _: None, "", sampled)
+        self._first.append(step)
+        return step
 
     def is_next(self, timed: object) -> bool:
         """Return whether the next call is the one that is to be timed."""
-        return self.__call__ is timed
+        return timed in self._first
+
+    def spare(self, threads: float) -> None:
+        """Have so many threads of the server at most read off what is left of refused bodies."""
+        self._leftovers.allow(threads)
 
     def _ask(self, environ: WSGIEnvironment, path: str) -> Ask | None:
         """Return what a request asks if it is a check."""
@@ -312,10 +329,6 @@ class BusyGuard:
     def _rehearsed(self, ready: str, patience: float) -> tuple[str, bool, Load]:
         assert self.dry_run is not None
         return self.dry_run.judged(self.monitor.check(ready, patience))
-
-    def spare(self, threads: float) -> None:
-        """Have so many threads of the server at most read off what is left of refused bodies."""
-        self._leftovers.allow(threads)
 
     def counting(self) -> Sized:
         """Count the checks from now on that are being answered; return one thing for each."""

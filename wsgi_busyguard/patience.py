@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .arrival import age
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from .skew import QueueHeader
 
 UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9, "": 1e-3}
 
@@ -57,21 +57,22 @@ def header_key(name: str) -> str:
 
 
 def reader(
-    client_timeout: float, header: str | None, trust_queue_header: bool, wall: Callable[[], float]
+    client_timeout: float, header: str | None, queue_header: QueueHeader | None = None
 ) -> Callable[[Mapping[str, Any]], Client] | None:
     """Return a function that says what a request tells of its client; ``None`` to ask nobody.
 
     :param client_timeout: seconds for those who do not say.
     :param header: whose word on the client's patience is taken.
-    :param trust_queue_header: whether the proxy's word on the arrival is taken.
-    :param wall: seconds since 1970.
+    :param queue_header: says how long a request has waited, where a proxy is trusted to tell.
     """
-    if header is None and not trust_queue_header:
+    if header is None and queue_header is None:
         return None
     key = None if header is None else header_key(header)
 
     def read(environ: Mapping[str, Any]) -> Client:
-        ago = age(environ, wall()) if trust_queue_header else 0.0
+        ago = 0.0
+        if queue_header is not None:
+            ago = queue_header.ago(environ, environ.get("REMOTE_ADDR", ""))
         told = None if key is None else environ.get(key)
         own = patience(told) if isinstance(told, str) else None
         return Client(ago, client_timeout if own is None else own)

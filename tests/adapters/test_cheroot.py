@@ -5,6 +5,7 @@ import threading
 from types import SimpleNamespace
 
 import pytest
+from django.core.handlers.asgi import ASGIHandler
 
 from wsgi_busyguard import Load, Monitor
 from wsgi_busyguard.adapters.cheroot import CherootAdapter, guarded_server
@@ -66,6 +67,7 @@ def test_cherrypys_server_is_read_once_it_has_started(caplog):
     ("options", "error", "words"),
     [
         ({"app": None}, TypeError, "app must be a WSGI app, not None"),
+        ({"app": ASGIHandler}, TypeError, "app must be a WSGI app, .* which is an ASGI app: "),
         ({"threads": 0}, ValueError, "threads must be at least 1, not 0"),
         ({"grace": -1}, ValueError, "grace must be more than 0 seconds, not -1"),
         ({"max_wait": 0}, ValueError, "max_wait must be more than 0 seconds, not 0"),

@@ -7,12 +7,11 @@ import math
 import os
 import sys
 import threading
+import time
 import types
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from paste.httpserver import ThreadPool as PasteThreadPool
 
 from wsgi_busyguard import BusyGuard, Gate, Load, Monitor
@@ -21,7 +20,7 @@ from wsgi_busyguard.adapters.detection import UNPATCHED, Server, find, find_earl
 from wsgi_busyguard.adapters.executor import CountingExecutor
 from wsgi_busyguard.adapters.gevent_pywsgi import PywsgiAdapter
 from wsgi_busyguard.adapters.paste import PasteAdapter
-from wsgi_busyguard.adapters.room import lowered, needed, too_few
+from wsgi_busyguard.adapters.room import too_few
 from wsgi_busyguard.adapters.threadpool import ThreadPoolAdapter
 from wsgi_busyguard.inside import Inside
 from wsgi_busyguard.meeting import Same, WithoutChecks
@@ -321,7 +320,7 @@ def test_of_many_first_calls_at_once_one_looks_and_none_goes_ahead(
 
 
 def test_who_comes_while_one_looks_waits_for_what_it_finds(environ, found, adapter, start):
-    """Nobody may be inside a gate when that is lowered."""
+    """Nobody may be inside a gate when that is given up."""
     others = []
 
     def look():
@@ -411,72 +410,139 @@ def test_on_a_board_what_is_found_is_posted(ask, found, adapter, tmp_path):
 
 
 def test_the_words_for_too_few_threads():
+    few = too_few(Limits(8, 32, 1.0), 8, "Peanut", "peanut --threads={0}")
+    assert few == (
+        "threads=8 is too few for slots=8 and max_queue=32: start the server with at least 42"
+        " threads (peanut --threads=42), or leave slots out"
+    )
     assert too_few(Limits(8, 32, 1.0), 8, "Peanut") == (
         "threads=8 is too few for slots=8 and max_queue=32: start the server with at least 42"
-        " threads, or lower max_queue"
+        " threads, or leave slots out"
     )
     assert too_few(Limits(8, math.inf, 1.0), 20, "Peanut") == (
         "threads=20 is too few for slots=8 and max_queue=inf: make max_queue 10 or less"
     )
-    assert too_few(Limits(1, 0, 1.0), 1, "Peanut") == (
+    assert too_few(Limits(8, math.inf, 1.0), 9, "Peanut", "peanut --threads={0}") == (
+        "threads=9 is too few for slots=8 and max_queue=inf: make max_queue 32 and start the"
+        " server with at least 42 threads (peanut --threads=42), or leave slots out"
+    )
+    assert too_few(Limits(1, 0, 1.0), 1, "Peanut", "peanut --threads={0}") == (
         "slots=1 makes no sense on Peanut, which runs one request at a time in each process:"
-        " nothing can queue here; start the server with threads, or leave slots out"
+        " nothing can queue here; start the server with at least 3 threads (peanut --threads=3),"
+        " or leave slots out"
     )
     assert too_few(Limits(8, 32, 1.0), 41, "Peanut") is not None
     assert too_few(Limits(8, 32, 1.0), 42, "Peanut") is None
     assert too_few(Limits(8, math.inf, 1.0), math.inf, "Peanut") is None
 
 
-@given(st.integers(1, 50), st.integers(0, 200) | st.just(math.inf), st.integers(1, 300))
-def test_lowered_limits_leave_two_threads_where_that_can_be(slots, queue, threads):
-    limits = Limits(slots, queue, 1.0)
-    less = lowered(limits, threads)
-    assert 1 <= less.slots <= slots
-    assert 0 <= less.max_queue <= queue
-    assert needed(less) <= max(threads, 3)
-    if threads >= needed(limits):
-        assert less == limits
-    if threads >= slots + 2:
-        assert less.slots == slots
-        assert needed(less) == min(threads, needed(limits))
-
-
 def test_a_gate_without_room_is_refused_where_that_is_known_so_early(early):
-    early(Server("Peanut", 8))
-    with pytest.raises(ValueError, match=r"^threads=8 is too few for slots=8 and max_queue=32: "):
+    early(Server("Peanut", 8, start="peanut --threads={0}"))
+    with pytest.raises(ValueError, match=r"^threads=8 is too few .* \(peanut --threads=42\), or"):
         BusyGuard(app, slots=8)
     BusyGuard(app, slots=2, max_queue=4)
     BusyGuard(app)
 
 
-def test_a_gate_without_room_is_lowered_at_the_first_call_and_that_is_logged_once(
-    ask, found, caplog
+UNTIL_THEN = "; until then the guard refuses nothing and answers checks"
+
+
+@pytest.mark.parametrize("on_board", [False, True], ids=["alone", "on a board"])
+def test_a_gate_without_room_is_given_up_and_the_servers_own_queue_is_read(
+    ask, found, adapter, caplog, on_board, tmp_path
 ):
-    found(Server("Peanut", 20))
-    guard = BusyGuard(app, slots=8)
+    """Those who wait at it would keep out whom the server alone would serve."""
+    adapter.load = Load(7, 4, 4)
+    found(Server("Peanut", 4, lambda: adapter, start="peanut --threads={0}"))
+    guard = BusyGuard(app, slots=1, **({"board": tmp_path / "board"} if on_board else {}))
+    gate = guard.monitor.adapter.adapter if on_board else guard.monitor.adapter
+    slot = gate.enter()
     for _ in range(3):
         assert ask(guard, "GET", "/x").text == "app"
     [record] = caplog.records
     assert record.levelno == logging.ERROR
     assert record.getMessage() == (
-        "threads=20 is too few for slots=8 and max_queue=32: start the server with at least 42"
-        " threads, or lower max_queue; until then slots=8 and max_queue=10"
+        "threads=4 is too few for slots=1 and max_queue=4: start the server with at least 7"
+        f" threads (peanut --threads=7), or leave slots out{UNTIL_THEN}"
     )
-    assert guard.monitor.adapter.limits == (8, 10, 1.0)
+    assert guard.monitor.load[:3] == (7, 4, 4)
+    assert ask(guard, "GET", "/readyz", "ready=exact").text == "busy"
+    assert guard.__call__.__name__ == "pass_on"
+    gate.leave(slot)
+    if on_board:
+        guard.monitor.adapter.stop()
 
 
-def test_where_there_are_not_even_threads_for_the_slots_checks_keep_two(ask, found, caplog):
+def test_where_the_servers_queue_cannot_be_read_either_that_is_in_the_same_line(ask, found, caplog):
     found(Server("Peanut", 8))
     guard = BusyGuard(app, slots=8)
     assert ask(guard, "GET", "/x").text == "app"
+    assert ask(guard, "GET", "/readyz").text == "free"
+    [record] = caplog.records
+    assert record.getMessage().endswith(UNTIL_THEN + ", which all say free")
+    assert isinstance(guard.monitor.adapter, Inside)
+
+
+def test_what_a_gate_leaves_in_the_environ_is_there_without_it_too(environ, found):
+    found(Server("Peanut", 8))
+    seen = {}
+
+    def app(environ, start_response):
+        seen.update(environ)
+        return [b"app"]
+
+    BusyGuard(app, slots=8, client_timeout=60.0)(environ("GET", "/x"), None)
+    assert seen["busyguard.waited"] == 0.0
+    assert isinstance(seen["busyguard.monitor"], Monitor)
+    assert 50.0 < seen["busyguard.deadline"] - time.monotonic() <= 60.0
+
+
+def test_a_dry_run_without_room_is_one_of_a_guard_that_refuses_nothing(ask, found, caplog):
+    found(Server("Peanut", 4))
+    guard = BusyGuard(app, slots=1, max_queue=2, dry_run=True)
+    shadow = guard.monitor.adapter
+    guests = [shadow.come(0.0) for _ in range(3)]
+    for _ in range(3):
+        assert ask(guard, "GET", "/x").text == "app"
+    assert not guard.dry_run.refused
+    assert isinstance(guard.monitor.adapter, Inside)
+    assert len(caplog.records) == 1
+    for guest in guests:
+        guest.end()
+
+
+def test_a_reader_that_cannot_be_made_leaves_the_server_as_it_would_be_alone(ask, found, caplog):
+    def broken():
+        raise RuntimeError("of tomorrow")
+
+    found(Server("Peanut", 2, broken))
+    guard = BusyGuard(app, slots=1)
+    slot = guard.monitor.adapter.enter()
+    assert ask(guard, "GET", "/x").text == "app"
+    assert "is too few" in caplog.text
+    guard.monitor.adapter.leave(slot)
+
+
+@pytest.mark.parametrize("dry_run", [False, True], ids=["for real", "in a dry run"])
+def test_a_child_process_that_has_room_has_its_gate(ask, found, adapter, dry_run):
+    found(Server("Peanut", 2, lambda: adapter))
+    guard = BusyGuard(app, slots=4, dry_run=dry_run)
     gate = guard.monitor.adapter
-    assert gate.limits == (6, 0, 1.0)
-    assert guard.monitor.load == Load(0, 0, 6, service=gate.read().service)
-    slots = [gate.enter() for _ in range(6)]
-    assert ask(guard, "GET", "/x").status == 503
-    for slot in slots:
-        gate.leave(slot)
-    assert gate.empty
+    ask(guard, "GET", "/x")
+    assert repr(guard.monitor.adapter) == repr(adapter)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            found(Server("Peanut", 100))
+            assert guard.monitor.adapter is gate
+            ask(guard, "GET", "/x")
+            assert guard.monitor.adapter is gate
+            assert gate.counts().served == 1
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            os._exit(1)
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
 
 
 def test_where_nobody_knows_the_threads_that_is_said_once_with_the_numbers(ask, found, caplog):
@@ -491,14 +557,15 @@ def test_where_nobody_knows_the_threads_that_is_said_once_with_the_numbers(ask, 
     )
 
 
-def test_who_waits_in_a_greenlet_that_is_not_patched_would_block_all_so_nobody_waits(
-    ask, found, caplog
-):
+def test_where_one_who_waits_would_block_all_there_is_no_gate(ask, found, caplog):
+    """A greenlet that is not patched waits with the whole thread."""
     found(Server("gevent.pywsgi", math.inf, blocks=UNPATCHED))
-    guard = BusyGuard(app, slots=4)
-    ask(guard, "GET", "/x")
-    assert guard.monitor.adapter.limits == (4, 0, 1.0)
+    guard = BusyGuard(app, slots=1)
+    slot = guard.monitor.adapter.enter()
+    assert ask(guard, "GET", "/x").text == "app"
+    assert isinstance(guard.monitor.adapter, Inside)
     assert "gevent.monkey.patch_all()" in caplog.text
+    del slot
 
 
 def test_a_gate_is_lowered_but_never_raised():

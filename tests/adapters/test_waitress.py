@@ -6,6 +6,7 @@ import threading
 from types import SimpleNamespace
 
 import pytest
+from django.core.handlers.asgi import ASGIHandler
 from waitress import create_server
 from waitress.channel import HTTPChannel
 
@@ -93,6 +94,7 @@ def test_a_server_of_another_shape_is_unknown_and_said_once(caplog):
     ("options", "error", "words"),
     [
         ({"app": None}, TypeError, "app must be a WSGI app, not None"),
+        ({"app": ASGIHandler}, TypeError, "app must be a WSGI app, .* which is an ASGI app: "),
         ({"threads": 0}, ValueError, "threads must be at least 1, not 0"),
         ({"threads": True}, TypeError, "threads must be a whole number, not True"),
         ({"grace": 0}, ValueError, "grace must be more than 0 seconds, not 0"),

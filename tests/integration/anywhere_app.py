@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import sys
+import tempfile
 import time
 
 from wsgi_busyguard import BusyGuard
@@ -20,7 +21,8 @@ logging.basicConfig(format="%(name)s: %(message)s", stream=sys.stderr)
 def app(environ, start_response):
     """Sleep for as long as the path says, /sleep/1.5; show the stamps at /stamps.
 
-    /pieces/N sends a piece as long as a socket's buffers N times, /drip/N a byte every 50 ms.
+    /pieces/N sends a piece as long as a socket's buffers N times, /drip/N a byte every 50 ms,
+    /file/N a file of so many bytes.
     """
     _, what, *rest = environ["PATH_INFO"].split("/")
     body = b"done"
@@ -32,6 +34,11 @@ def app(environ, start_response):
     if what == "drip":
         start_response("200 OK", [("Content-Type", "text/plain")])
         return (time.sleep(0.05) or b"x" for _ in range(int(rest[0])))
+    if what == "file":
+        file = tempfile.TemporaryFile()  # noqa: SIM115 (the server closes it)
+        file.truncate(int(rest[0]))
+        start_response("200 OK", [("Content-Length", rest[0])])
+        return environ["wsgi.file_wrapper"](file, 65536)
     if what == "stamps":
         names = ("busyguard.waited", "busyguard.deadline")
         body = json.dumps([environ[name] for name in names] + [time.monotonic()]).encode()

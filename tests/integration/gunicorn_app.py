@@ -26,6 +26,10 @@ def app(environ, start_response):
     return [body]
 
 
+async def coming(scope, receive, send):
+    """An ASGI app."""
+
+
 def page(how, environ):
     return f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}"
 

@@ -68,6 +68,17 @@ def test_what_cannot_be_meant_is_told_in_one_line_before_any_worker(gunicorn, na
     ends_with_one_line(gunicorn(wait=False, ports=False, **{name: value}), words)
 
 
+@pytest.mark.parametrize("kind", ["GuardedThreads", "GuardedSync", "GuardedGevent"])
+def test_an_asgi_app_is_told_in_one_line_and_ends_it(gunicorn, kind):
+    """gunicorn's own classes serve one: each request is a 500."""
+    served = gunicorn(kind=kind, app="gunicorn_app:coming", wait=False, ports=False)
+    assert served.ended() == 4  # gunicorn's own code for an app that it cannot load
+    [line] = [line for line in served.errors if not line.startswith("[2")]
+    assert line.startswith("the application must be a WSGI app, not <function coming at ")
+    assert "which is an ASGI app: give the framework's WSGI app" in line
+    assert "Traceback" not in served.said
+
+
 @pytest.mark.parametrize("how", ["--env", "raw_env"])
 def test_also_where_gunicorn_is_told_the_environment(gunicorn, conf, how):
     said = "BUSYGUARD_MAX_WAIT=soon"

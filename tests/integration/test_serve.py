@@ -37,6 +37,10 @@ class Holder:
     application = staticmethod(application)
 
 number = 7
+
+
+async def coming(scope, receive, send):
+    pass
 """
 
 
@@ -215,6 +219,8 @@ def run(folder, *arguments):
         (["app:nothing"], "app has no 'nothing'"),
         (["app:Holder.nothing"], "app has no 'Holder.nothing'"),
         (["app:number"], "app:number is no WSGI app: a int cannot be called"),
+        (["app:coming"], "app:coming must be a WSGI app, not <function coming at"),
+        (["app:coming", "--server=gunicorn"], "which is an ASGI app: give the framework's WSGI"),
         (["app"], "expected MODULE:APP"),
         (["app:application", "--threads=0"], "threads must be at least 1, not 0"),
         (["app:application", "--threads=many"], "--threads: invalid int value: 'many'"),

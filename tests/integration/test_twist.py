@@ -27,6 +27,10 @@ def application(environ, start_response):
     return [b"done"]
 
 number = 7
+
+
+async def coming(scope, receive, send):
+    pass
 """
 
 
@@ -188,6 +192,7 @@ def test_the_load_is_in_each_answer_if_it_is_to_be(twist, exposed):
         (["--wsgi=nothing.here"], "nothing"),
         (["--wsgi=app.nothing"], "nothing"),
         (["--wsgi=app.number"], "WSGI app"),
+        (["--wsgi=app.coming"], "which is an ASGI app: give the framework's WSGI app"),
         (["--wsgi=app.application", "--threads=0"], "threads must be at least 1"),
         (["--wsgi=app.application", "--threads=x"], "x"),
         (["--wsgi=app.application", "--max-queue=-1"], "max_queue must be at least 0"),

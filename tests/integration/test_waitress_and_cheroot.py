@@ -75,10 +75,14 @@ def test_what_a_request_has_waited_in_the_proxy_counts_if_that_is_trusted(site):
         return ask(served.port, path="/echo", headers=stamp)
 
     trusting = site(threads=2, max_wait=10.0, trust_queue_header=True)
-    refused = came(trusting, 20)
-    assert (refused.status, refused.headers[REFUSALS]) == (503, "queue-age")
     assert json.loads(came(trusting, 4).text)["waited"] == pytest.approx(4, abs=1)
     assert json.loads(ask(trusting.port, path="/echo").text)["waited"] == 0
+    _, threads = many(2, trusting.port, path="/sleep/2")
+    trusting.filled(2, 0)
+    refused = came(trusting, 20)
+    assert (refused.status, refused.headers[REFUSALS]) == (503, "queue-age")
+    together(threads)
+    assert json.loads(came(trusting, 20).text)["waited"] < 1  # idle, so that is a clock
     assert json.loads(came(site(threads=2, max_wait=10.0), 20).text)["waited"] == 0
 
 

@@ -248,8 +248,20 @@ def test_an_app_that_is_not_there_is_told():
 
 @override_settings(BUSYGUARD={"WSGI_APPLICATION": "math.pi"})
 def test_an_app_that_is_none_is_told():
-    with pytest.raises(ImproperlyConfigured, match=r"must name a WSGI app, not 3\.14"):
+    with pytest.raises(ImproperlyConfigured, match=r"must be a WSGI app, not 3\.14"):
         guarded()
+
+
+async def coming(scope, receive, send):
+    """An ASGI app, as that of asgi.py."""
+
+
+@override_settings(BUSYGUARD={"WSGI_APPLICATION": f"{__name__}.coming"})
+def test_the_asgi_application_is_none():
+    with pytest.raises(ImproperlyConfigured, match=r'^BUSYGUARD\["WSGI_APPLICATION"\] must be a W'):
+        guarded()
+    with pytest.raises(ImproperlyConfigured, match=r"which is an ASGI app: .*get_wsgi_application"):
+        guarded(coming)
 
 
 # The system checks

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 from flask import Flask, request
@@ -71,6 +72,83 @@ def test_unknown_settings_are_refused(app):
     app.config["BUSYGUARD"] = {"SLOT": 3}
     with pytest.raises(ValueError, match=r"has no 'SLOT'; did you mean 'SLOTS'\?"):
         BusyGuard(app)
+
+
+GUARDS = pytest.mark.parametrize(
+    "guard",
+    [
+        lambda app, **options: BusyGuard(app, **options),
+        lambda app, **options: setattr(
+            app, "wsgi_app", wsgi_busyguard.BusyGuard(app.wsgi_app, **options)
+        ),
+    ],
+    ids=["the extension", "the plain guard"],
+)
+
+
+@GUARDS
+def test_a_test_may_keep_responses_for_as_long_as_it_likes(app, guard, caplog):
+    """The test client keeps them open, and the fifth of a slots=4 was a 503 after a second."""
+
+    @app.route("/pieces")
+    def pieces():
+        return (str(n) for n in range(3))
+
+    guard(app, slots=4, max_queue=0)
+    client = app.test_client()
+    kept = [client.get(path) for path in ("/", "/pieces") for _ in range(6)]
+    assert {response.status_code for response in kept} == {200}
+    assert kept[-1].text == "012"
+    for response in kept:
+        response.close()
+    assert app.wsgi_app.monitor.load.active == 0
+    assert not caplog.records  # a test client is no server of which there is anything to say
+
+
+def test_a_dry_run_does_not_count_them_either(app):
+    BusyGuard(app, slots=4, max_queue=0, dry_run=True)
+    kept = [app.test_client().get("/") for _ in range(6)]
+    assert {response.status_code for response in kept} == {200}
+    assert not app.extensions["busyguard"].dry_run.refused
+
+
+@GUARDS
+def test_under_the_test_client_the_gate_is_one_still(app, guard, start, until):
+    go_on, inside = threading.Event(), []
+
+    @app.route("/slow")
+    def slow():
+        inside.append(True)
+        go_on.wait(20)
+        return "slow"
+
+    guard(app, slots=1, max_queue=0)
+    first = start(lambda: app.test_client().get("/slow"))
+    until(lambda: inside)
+    assert app.test_client().get("/").status_code == 503
+    go_on.set()
+    first.join(20)
+    assert app.test_client().get("/").status_code == 200
+
+
+def test_a_server_is_met_after_tests_as_ever(app, environ):
+    BusyGuard(app, slots=1, max_queue=0)
+    assert app.test_client().get("/").status_code == 200
+    body = app(environ(), lambda *_: None)
+    assert app.test_client().get("/").status_code == 503  # the server holds it until it closes it
+    body.close()
+    assert app.test_client().get("/").status_code == 200
+
+
+def test_what_is_no_flask_app_is_told():
+    """Quart has no wsgi_app, and is an ASGI app."""
+
+    class Quart:
+        async def __call__(self, scope, receive, send):
+            pass
+
+    with pytest.raises(TypeError, match=r"^app must be a WSGI app, .* which is an ASGI app: "):
+        BusyGuard(Quart())
 
 
 def test_an_async_view_knows_the_deadline(app):

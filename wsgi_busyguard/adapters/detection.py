@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 ONE_EACH = "starts a {} for each connection, so nothing queues in it"
 ONE_AT_A_TIME = "runs one request at a time, and the others wait in the kernel"
+GUNICORN = "gunicorn --threads={0}"
 BE_THE_QUEUE = "BusyGuard(app, slots=N) makes the guard the queue"
 GREENLETS = "-k wsgi_busyguard.adapters.gunicorn.GuardedGevent guards it"
 UNPATCHED = "slots= needs gevent.monkey.patch_all(), before anything else"
@@ -51,6 +52,7 @@ class Server(NamedTuple):
     :param counts_checks: whether checks that are being answered are in the load that is read.
     :param blocks: what is wrong with a gate where one who waits at it holds up all others; empty
         where nobody does.
+    :param start: how it is started with more threads, ``{0}`` of them; empty where that cannot be.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Server(NamedTuple):
     way: str = BE_THE_QUEUE
     counts_checks: bool = True
     blocks: str = ""
+    start: str = ""
 
 
 def find(environ: Environ) -> Server | None:
@@ -139,6 +142,12 @@ def behind_a_guard() -> bool:
     )
 
 
+def in_a_test() -> bool:
+    """Return whether no server calls in this thread, but Werkzeug's test client, or Flask's."""
+    client = calling("werkzeug.test", "open") if "werkzeug.test" in sys.modules else None
+    return is_a(client, "werkzeug.test", "Client")
+
+
 def calling(module: str, *functions: str) -> Any:
     """Return the ``self`` of the nearest of these methods that is under way, of this module."""
     for frame in _frames():
@@ -165,10 +174,11 @@ def _gunicorn(environ: Environ) -> Server | None:
         return Server("gunicorn")
     reads = _reads(".gunicorn", "GunicornAdapter", worker)
     if hasattr(worker, "get_thread_pool"):
-        return Server("gunicorn gthread", worker.cfg.threads, reads)
+        return Server("gunicorn gthread", worker.cfg.threads, reads, start=GUNICORN)
     if hasattr(worker, "run_for_one"):
-        return Server("gunicorn sync", 1, reads, counts_checks=False)
-    return Server("gunicorn", worker.cfg.worker_connections, way=GREENLETS)
+        return Server("gunicorn sync", 1, reads, counts_checks=False, start=GUNICORN)
+    start = "gunicorn --worker-connections={0}"
+    return Server("gunicorn", worker.cfg.worker_connections, way=GREENLETS, start=start)
 
 
 def _waitress(environ: Environ) -> Server | None:
@@ -178,7 +188,8 @@ def _waitress(environ: Environ) -> Server | None:
         return None
     dispatcher = server.task_dispatcher
     serving = len(dispatcher.threads) - dispatcher.stop_count
-    return Server("waitress", serving, _reads(".waitress.reader", "WaitressAdapter", server))
+    reads = _reads(".waitress.reader", "WaitressAdapter", server)
+    return Server("waitress", serving, reads, start="waitress-serve --threads={0}")
 
 
 def _cheroot(environ: Environ) -> Server | None:
@@ -187,7 +198,8 @@ def _cheroot(environ: Environ) -> Server | None:
         return None
     pool = thread.server.requests
     serving = len(getattr(pool, "_threads", ())) or pool.min
-    return Server("cheroot", serving, _reads(".cheroot.reader", "CherootAdapter", thread.server))
+    reads = _reads(".cheroot.reader", "CherootAdapter", thread.server)
+    return Server("cheroot", serving, reads, start="cheroot --threads {0}")
 
 
 def _uwsgi(environ: Environ) -> Server | None:
@@ -206,7 +218,8 @@ def _uwsgi_here() -> Server | None:
     cores = getattr(uwsgi, "cores", None)
     if not isinstance(cores, int):
         return None
-    return Server("uWSGI", cores, _reads(".uwsgi", "UwsgiAdapter"), counts_checks=False)
+    reads = _reads(".uwsgi", "UwsgiAdapter")
+    return Server("uWSGI", cores, reads, counts_checks=False, start="uwsgi --threads {0}")
 
 
 def _mod_wsgi(environ: Environ) -> Server | None:
@@ -219,7 +232,8 @@ def _mod_wsgi_here() -> Server | None:
     if not isinstance(per_process, int):
         return None
     reads = _reads(".mod_wsgi", "ModWsgiAdapter")
-    return Server("mod_wsgi", per_process, reads, counts_checks=False)
+    start = "WSGIDaemonProcess ... threads={0}"
+    return Server("mod_wsgi", per_process, reads, counts_checks=False, start=start)
 
 
 def _paste(environ: Environ) -> Server | None:
@@ -227,14 +241,16 @@ def _paste(environ: Environ) -> Server | None:
     if not is_a(pool, "paste.httpserver", "ThreadPool"):
         return None
     workers: Any = pool
-    return Server("Paste", len(workers.workers), _reads(".paste", "PasteAdapter", pool))
+    reads = _reads(".paste", "PasteAdapter", pool)
+    return Server("Paste", len(workers.workers), reads, start="threadpool_workers = {0}")
 
 
 def _twisted(environ: Environ) -> Server | None:
     pool: Any = getattr(calling("twisted.web.wsgi", "run"), "threadpool", None)
     if not is_a(pool, "twisted.python.threadpool", "ThreadPool"):
         return None
-    return Server("Twisted", pool.max, _reads(".twisted", "TwistedAdapter", pool))
+    reads = _reads(".twisted", "TwistedAdapter", pool)
+    return Server("Twisted", pool.max, reads, start="ThreadPool(maxthreads={0})")
 
 
 def _pywsgi(environ: Environ) -> Server | None:
@@ -248,7 +264,7 @@ def _pywsgi(environ: Environ) -> Server | None:
         why = ONE_EACH.format("greenlet")
         return Server("gevent.pywsgi", math.inf, why=why, blocks=blocks)
     reads = _reads(".gevent_pywsgi", "PywsgiAdapter", server)
-    return Server("gevent.pywsgi", size, reads, blocks=blocks)
+    return Server("gevent.pywsgi", size, reads, blocks=blocks, start="WSGIServer(spawn={0})")
 
 
 def _bjoern(environ: Environ) -> Server | None:
@@ -274,16 +290,17 @@ def _granian(environ: Environ) -> Server | None:
     names = reversed(inspect.signature(runs).parameters)
     given = dict(zip(names, reversed(process._args), strict=False))
     number, threads = process._args[0], given["blocking_threads"]
+    start = "granian --blocking-threads {0}"
     if given["metrics"][0] != 1:
-        return Server("granian", threads, why=METRICS)
+        return Server("granian", threads, why=METRICS, start=start)
     # A worker that was forked has a copy of the main process's settings.
     kind = getattr(sys.modules.get("granian.server.common"), "AbstractServer", None)
     main: Any = next((thing for thing in gc.get_objects() if kind in type(thing).__mro__), None)
     if main is None:
-        return Server("granian", threads, why=SPAWNED)
+        return Server("granian", threads, why=SPAWNED, start=start)
     told = main.metrics_port, main.metrics_address
     reads = _reads(".granian", "GranianAdapter", threads, number, *told)
-    return Server("granian", threads, reads, counts_checks=False)
+    return Server("granian", threads, reads, counts_checks=False, start=start)
 
 
 def _executor(environ: Environ) -> Server | None:
@@ -301,7 +318,8 @@ def _of_executor(executor: Any) -> Server:
         return Server(type(executor).__name__, executor._max_workers, lambda: executor)
     reads = _reads(".threadpool", "ThreadPoolAdapter", executor)
     name, threads = type(executor).__name__, executor._max_workers
-    return Server(name, threads, reads, counts_checks=False)
+    start = "max_workers={0}; in a2wsgi workers={0}"
+    return Server(name, threads, reads, counts_checks=False, start=start)
 
 
 def _socketserver(environ: Environ) -> Server | None:
@@ -330,9 +348,9 @@ def _importing_gunicorn() -> Server | None:
 def _configured(cfg: Any) -> Server | None:
     kind = cfg.worker_class
     if kind.__module__ == "gunicorn.workers.gthread":
-        return Server("gunicorn gthread", cfg.threads)
+        return Server("gunicorn gthread", cfg.threads, start=GUNICORN)
     if kind.__module__ == "gunicorn.workers.sync":
-        return Server("gunicorn sync", 1)
+        return Server("gunicorn sync", 1, start=GUNICORN)
     return None  # greenlets, or one of ours, which bounds by itself
 
 

@@ -13,7 +13,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ..answers import Answers
-from ..arrival import age
 from ..checks import Ask, Checks
 from ..deadlines import timed
 from ..environ import stamp, stamping
@@ -26,6 +25,7 @@ from ..orca import Reporter
 from ..patience import reader
 from ..policy import CLIENT_TIMEOUT, DAMPED, PATIENCE, Reason, flag, seconds
 from ..posting import Member
+from ..skew import QueueHeader
 from .lastcall import HANDSHAKES, LINGER, LOOK, admit_no_more, pending
 from .standing import Outside, StandingQueue
 from .threads import Beat, Teller
@@ -84,12 +84,13 @@ class Front:
     ) -> None:
         timeout = CLIENT_TIMEOUT if client_timeout is None else client_timeout
         self.client_timeout = seconds("client_timeout", timeout)
-        self._trusts = flag("trust_queue_header", trust_queue_header)
+        trusts = flag("trust_queue_header", trust_queue_header)
         self._patience = seconds("patience", patience)
         self._checks = Checks(check_root, ready_paths, live_paths, ready)
         self._answers = Answers(refusal=refusal, retry_after=retry_after, expose_load=expose_load)
         self._plainly = self._answers if refusal is None else Answers(retry_after=retry_after)
         self.gate = Gate(threads, max_queue, max_wait, client_timeout=client_timeout)
+        self._queue_header = QueueHeader(self.gate.is_idle, self.client_timeout) if trusts else None
         self.waiting: dict[Visit, None] = {}
         self.here = threading.local()  # in a thread that serves: whose request it has
         self.drained = threading.Event()
@@ -146,12 +147,14 @@ class Front:
             return None
         return self._checks.asked(method, path, query, headers)
 
-    def ago(self, headers: Mapping[str, str]) -> float:
+    def ago(self, headers: Mapping[str, str], peer: str = "") -> float:
         """Return how long a request has waited in the proxy, if that is trusted.
 
         :param headers: as environ has them, of the request.
+        :param peer: the address that it came from.
         """
-        return age(headers, time.time()) if self._trusts else 0.0
+        header = self._queue_header
+        return 0.0 if header is None else header.ago(headers, peer)
 
     def answer(self, ask: Ask, accept: str | None) -> WSGIApplication:
         """Return the answer to a check, as things are now."""
@@ -190,7 +193,7 @@ class Front:
 
     def behind(self, app: WSGIApplication) -> WSGIApplication:
         """Return the app for a server in front of which the guard cannot stand."""
-        told = reader(self.client_timeout, None, self._trusts, time.time)
+        told = reader(self.client_timeout, None, self._queue_header)
         stamped = stamping(self._reported(app), self.monitor, self.client_timeout, told)
 
         def serve(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

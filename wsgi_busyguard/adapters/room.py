@@ -17,27 +17,32 @@ def needed(limits: Limits) -> float:
     return limits.slots + limits.max_queue + SPARE
 
 
-def too_few(limits: Limits, threads: float, server: str) -> str | None:
-    """Return what is wrong with a gate of these limits on so many threads, ``None`` if nothing."""
+def too_few(limits: Limits, threads: float, server: str, start: str = "") -> str | None:
+    """Return what is wrong with a gate of these limits on so many threads, ``None`` if nothing.
+
+    :param start: how the server is started with more threads, ``{0}`` of them.
+    """
     slots, queue, _ = limits
+    if threads >= needed(limits):
+        return None
+    more = _more(limits, start)
     if threads == 1:
         return (
             f"slots={slots} makes no sense on {server}, which runs one request at a time in each"
-            " process: nothing can queue here; start the server with threads, or leave slots out"
+            f" process: nothing can queue here; {more}, or leave slots out"
         )
-    if threads >= needed(limits):
-        return None
     few = f"threads={threads:.0f} is too few for slots={slots} and max_queue={queue}"
-    if queue == math.inf:
-        return f"{few}: make max_queue {max(0, threads - slots - SPARE):.0f} or less"
-    return f"{few}: start the server with at least {needed(limits)} threads, or lower max_queue"
+    if queue == math.inf and threads >= slots + SPARE:
+        return f"{few}: make max_queue {threads - slots - SPARE:.0f} or less"
+    return f"{few}: {more}, or leave slots out"
 
 
-def lowered(limits: Limits, threads: float) -> Limits:
-    """Return limits under which two of so many threads are left, or as near as one can get.
-
-    What goes first is the queue; slots go only where there are not even threads enough for them.
-    """
-    slots = int(min(limits.slots, max(1, threads - SPARE)))
-    queue = max(0, min(limits.max_queue, threads - slots - SPARE))
-    return limits._replace(slots=slots, max_queue=queue)
+def _more(limits: Limits, start: str) -> str:
+    """Return how the server is given threads enough."""
+    first = "start the server with"
+    if limits.max_queue == math.inf:
+        limits = limits._replace(max_queue=4 * limits.slots)
+        first = f"make max_queue {limits.max_queue} and {first}"
+    enough = needed(limits)
+    how = f" ({start.format(enough)})" if start else ""
+    return f"{first} at least {enough} threads{how}"

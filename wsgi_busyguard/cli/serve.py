@@ -9,6 +9,7 @@ import sys
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ..application import wsgi_app
 from ..board import BoardFull
 from ..checkport import AgentPort, CheckPort, address, introduce
 from ..haproxy import Push
@@ -148,6 +149,8 @@ def import_app(spec: str) -> WSGIApplication:
             raise Mistake(f"{module_name} has no {name!r}") from error
     if not callable(found):
         raise Mistake(f"{spec} is no WSGI app: a {type(found).__name__} cannot be called")
+    with said_in_one_line():
+        wsgi_app(spec, found)
     return found  # type: ignore[no-any-return]
 
 

@@ -14,6 +14,7 @@ from twisted.python import reflect, usage
 
 from ..adapters.twisted import guarded_site
 from ..adapters.twisted.site import GRACE
+from ..application import wsgi_app
 from ..checkport import AgentPort, CheckPort, introduce
 from .serve import examine, leave_at_next_signal
 
@@ -59,9 +60,8 @@ class Options(usage.Options):
             self["app"] = reflect.namedAny(self["wsgi"])
         except Exception as error:
             raise usage.UsageError(f"cannot find the app {self['wsgi']!r}: {error}") from error
-        if not callable(self["app"]):
-            raise usage.UsageError(f"{self['wsgi']} is no WSGI app: {self['app']!r}")
         try:
+            wsgi_app(self["wsgi"], self["app"])
             examine({name.replace("-", "_"): value for name, value in self.items()})
             nowhere: Any = None  # the reactor is not chosen yet, and not needed to read the words
             serverFromString(nowhere, self["listen"])

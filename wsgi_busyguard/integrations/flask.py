@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from flask import current_app
 
+from ..application import wsgi_app
 from ..asking import NO_ANSWER, TIMEOUT, Said, ask, default_target
 from ..deadlines import carrying
 from ..middleware import BusyGuard as Guard
@@ -41,10 +42,12 @@ class BusyGuard:
         :raises ValueError, TypeError: for settings that there are not or that cannot be meant.
         :raises RuntimeError: if the app has a guard already.
         """
+        inner = getattr(app, "wsgi_app", app)  # Quart has none, and is an ASGI app
+        wsgi_app("app", inner)
         if NAME in app.extensions:
             raise RuntimeError(f"{app!r} has a guard already: app.extensions[{NAME!r}]")
         said = from_capitals(app.config.get("BUSYGUARD") or {}, 'app.config["BUSYGUARD"]')
-        guard = Guard(carrying(app.wsgi_app), **{**self._options, **said})
+        guard = Guard(carrying(inner), **{**self._options, **said})
         app.extensions[NAME] = guard
         app.wsgi_app = guard  # type: ignore[method-assign]
 

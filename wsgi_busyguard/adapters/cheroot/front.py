@@ -259,7 +259,8 @@ class CherootVisit(Visit):
     """One request on its way through the gate."""
 
     def __init__(self, front: CherootFront, conn: Any, request: Request | None) -> None:
-        ago = 0.0 if request is None else front.ago(request.head.headers)
+        peer = str(conn.remote_addr)
+        ago = 0.0 if request is None else front.ago(request.head.headers, peer)
         super().__init__(front, conn.socket, ago)
         self._cheroot = front
         self._conn = conn

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cheroot.server import HTTPConnection
 from cheroot.wsgi import Server
 
+from ...application import wsgi_app
 from ...policy import seconds, whole
 from ..front import GRACE, split
 from ..signals import draining_at_signals
@@ -140,8 +141,7 @@ def guarded_server(
     Ctrl-C, then checks say draining at the first of them, new requests are refused, and ``start()``
     returns when the last one inside or in the queue has its answer, or when ``grace`` is over.
     """
-    if not callable(app):
-        raise TypeError(f"app must be a WSGI app, not {app!r}")
+    wsgi_app("app", app)
     whole("threads", threads, least=1)
     seconds("grace", grace)
     ours, theirs = split(options)

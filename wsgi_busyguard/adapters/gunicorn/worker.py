@@ -11,6 +11,9 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
+from gunicorn.errors import AppImportError
+
+from ...application import wsgi_app
 from ...counts import counts_of
 from ...gate import Gate
 from ...haproxy import Push
@@ -158,6 +161,10 @@ class Guarded:
         self._take_a_place()
         base: Any = super()
         base.load_wsgi()
+        try:
+            wsgi_app("the application", self.wsgi)
+        except TypeError as error:  # told in one line, and no worker starts, as without the guard
+            raise AppImportError(str(error)) from None
         self.wsgi = self.guarded(self.wsgi)
         self.poster.start(*self.work())
         self.poster.ready()

@@ -5,7 +5,6 @@ Everything in ``render()`` runs in the reactor thread, before a pool thread is a
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from twisted.web.wsgi import WSGIResource
 from zope.interface import implementer
 
 from ...answers import Answers
-from ...arrival import age
+from ...application import wsgi_app
 from ...checks import Ask, Checks
 from ...deadlines import timed
 from ...environ import stamp
@@ -35,6 +34,7 @@ from ...policy import (
     seconds,
 )
 from ...posting import Member
+from ...skew import QueueHeader
 from .beat import Beat, LateGate
 from .connections import connection_of
 from .send import headers_of, send
@@ -90,14 +90,13 @@ class GuardedWSGIResource:
         push: Iterable[str] | str = (),
         trust_queue_header: bool = False,
     ) -> None:
-        if not callable(application):
-            raise TypeError(f"application must be a WSGI app, not {application!r}")
+        wsgi_app("application", application)
         if not isinstance(getattr(threadpool, "max", None), int):
             raise TypeError(f"threadpool must be a twisted ThreadPool, not {threadpool!r}")
         if client_timeout is None:
             client_timeout = CLIENT_TIMEOUT
         self._client_timeout = seconds("client_timeout", client_timeout)
-        self._trusts = flag("trust_queue_header", trust_queue_header)
+        trusts = flag("trust_queue_header", trust_queue_header)
         self._patience = seconds("patience", patience)
         self._checks = Checks(check_root, ready_paths, live_paths, ready)
         self._answers = Answers(refusal=refusal, retry_after=retry_after, expose_load=expose_load)
@@ -111,6 +110,7 @@ class GuardedWSGIResource:
         self._pool = threadpool
         self._application = application
         self.gate = Gate(threadpool.max, max_queue, max_wait, client_timeout=client_timeout)
+        self._queue_header = QueueHeader(self.gate.is_idle, client_timeout) if trusts else None
         self._beat = Beat(reactor, self._every_beat)
         adapter: LateGate | Member = LateGate(self.gate, self._beat)
         self._member: Member | None = None
@@ -213,7 +213,10 @@ class GuardedWSGIResource:
 
     def _ago(self, request: Request) -> float:
         """Return how long the request has waited in the proxy, if that is trusted."""
-        return age(dict(headers_of(request)), time.time()) if self._trusts else 0.0
+        if self._queue_header is None:
+            return 0.0
+        peer = getattr(request.getClientAddress(), "host", "")  # a UNIX socket has none
+        return self._queue_header.ago(dict(headers_of(request)), peer)
 
     def _every_beat(self) -> None:
         self.gate.expire()

@@ -217,7 +217,9 @@ class GuardedDispatcher(Quiet):
         if ask is not None:
             self._checks.add_task(Saying(self._front, channel, self._answer(ask)))
         else:
-            WaitressVisit(self._front, self, channel, self._front.ago(headers)).enter()
+            peer, *_ = getattr(channel, "addr", None) or ("",)
+            ago = self._front.ago(headers, str(peer))
+            WaitressVisit(self._front, self, channel, ago).enter()
 
     def _answer(self, ask: Ask) -> WSGIApplication:
         front = self._front

@@ -12,6 +12,7 @@ from waitress.channel import HTTPChannel
 from waitress.server import BaseWSGIServer
 from waitress.task import ThreadedTaskDispatcher
 
+from ...application import wsgi_app
 from ...logs import logger
 from ...policy import limits, seconds, whole
 from ..descriptors import limit
@@ -72,8 +73,7 @@ def guarded_server(
     ``run()`` returns when the last one inside or in the queue has its answer, or when ``grace`` is
     over.
     """
-    if not callable(app):
-        raise TypeError(f"app must be a WSGI app, not {app!r}")
+    wsgi_app("app", app)
     whole("threads", threads, least=1)
     seconds("grace", grace)
     ours, adjustments = split(options)

@@ -9,6 +9,7 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.wsgi import get_wsgi_application
 
+from ...application import wsgi_app
 from ...deadlines import carrying
 from ...middleware import BusyGuard
 from ..options import Unknown, from_capitals, named
@@ -44,6 +45,7 @@ def guarded(application: WSGIApplication | None = None) -> BusyGuard:
     """
     inner = _inner() if application is None else application
     try:
+        wsgi_app("application" if application is not None else f'BUSYGUARD["{INNER}"]', inner)
         guard = BusyGuard(carrying(inner), **options())
     except (Unknown, ValueError, TypeError, ImportError, OSError) as error:
         raise ImproperlyConfigured(str(error)) from error
@@ -69,6 +71,4 @@ def _inner() -> WSGIApplication:
         raise ImproperlyConfigured(f'BUSYGUARD["{INNER}"]: {error}') from error
     finally:
         _importing.path = None
-    if not callable(inner):
-        raise ImproperlyConfigured(f'BUSYGUARD["{INNER}"] must name a WSGI app, not {inner!r}')
     return inner

@@ -1,0 +1,55 @@
+"""What can be guarded: a WSGI app, and nothing that only looks like one. Judged before any call."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
+
+WAY = (
+    "give the framework's WSGI app (Django: get_wsgi_application()); a2wsgi.ASGIMiddleware(app)"
+    " makes one of any ASGI app"
+)
+
+
+def wsgi_app(name: str, app: object) -> None:
+    """Raise :exc:`TypeError` for what cannot be called as a WSGI app is.
+
+    :param name: what it is called in the error.
+
+    An ASGI app passes for one until its first request, and then every request fails. Where nobody
+    can tell, an app is taken to be what it should be.
+    """
+    if not callable(app):
+        raise TypeError(f"{name} must be a WSGI app, not {app!r}")
+    if _is_async(app):
+        raise TypeError(f"{name} must be a WSGI app, not {app!r}, which is an ASGI app: {WAY}")
+    if not _takes_two(app):
+        raise TypeError(
+            f"{name} must be a WSGI app, not {app!r}, which cannot be called with environ and"
+            f" start_response; if it is an ASGI app, {WAY}"
+        )
+
+
+def _is_async(app: Any) -> bool:
+    """Return whether a call makes a coroutine. Of a class, whether a call of an instance does."""
+    while isinstance(app, functools.partial):
+        app = app.func
+    call = (app if inspect.isclass(app) else type(app)).__call__
+    return any(
+        inspect.iscoroutinefunction(one) or inspect.isasyncgenfunction(one) for one in (app, call)
+    )
+
+
+def _takes_two(app: Any) -> bool:
+    try:
+        # Not what a decorator says of the function that it stands around: it may be called
+        # otherwise than that one.
+        signature = inspect.signature(app, follow_wrapped=False)
+    except Exception:  # made in C, or a proxy of something that is not there yet
+        return True
+    try:
+        signature.bind({}, None)
+    except TypeError:
+        return False
+    return True
