@@ -192,7 +192,7 @@ def test_who_found_a_slot_free_and_lost_it_does_not_wait_for_ever(clock):
     told = []
     ticket = Ticket(lambda ticket: told.append(ticket.outcome), 1.1)
     gate.enter()
-    assert gate._locked(gate._queue_up, ticket)[0] is Reason.QUEUE_AGE
+    assert gate._waking(gate._queue_up, ticket) is Reason.QUEUE_AGE
     assert gate.read().queued == 0
 
 

@@ -982,7 +982,7 @@ def test_a_finalizer_may_return_a_slot_in_any_step_under_the_lock(monkeypatch, w
 
 def test_a_finalizer_in_the_middle_of_an_offer_leaves_the_slot_to_it(monkeypatch):
     """Were it to serve the queue itself, the one who offers would be served twice."""
-    gate = Gate(1)
+    gate = Gate(1, max_wait=60.0)  # to collect takes long in a large process
     original = Gate._hand_out
 
     def interrupted(self, woken):

@@ -394,7 +394,7 @@ def test_checks_that_were_interrupted_are_not_taken_for_being_answered(python):
         + """
 from wsgi_busyguard import BusyGuard
 guard = BusyGuard(lambda environ, start_response: [])
-asking = guard._counting()
+asking = guard.counting()
 raised = storm(lambda: guard._judge("damped", 2.0), 40_000, 10e-6)
 assert raised > 1000, raised
 assert not len(asking)

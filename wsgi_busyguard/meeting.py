@@ -126,10 +126,10 @@ class Meeting:
                 self._guard.spare(threads - limits.slots - limits.max_queue - 1)
                 return
         self.lacks_room = True
-        reader = None if server is None or server.adapter is None else self._reader(server)
+        reads = server is not None and server.adapter is not None
         until_then = "until then the guard refuses nothing and answers checks"
-        logger.error("%s; %s%s", wrong, until_then, "" if reader else ", which all say free")
-        self._turn_to(reader or self._inside)
+        logger.error("%s; %s%s", wrong, until_then, "" if reads else ", which all say free")
+        self._turn_to(self._reader(server) if reads and server is not None else self._inside)
 
     def _find_load(self, server: Server | None, name: str) -> None:
         if server is None:

@@ -11,7 +11,6 @@ others are at it, is refused as before, and may be reset.
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import sys
@@ -19,13 +18,12 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from ..logs import logger
 from ..native import Bell, original
 from .detection import calling, is_a
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-logger = logging.getLogger("wsgi_busyguard")
 
 # Bytes; nginx lets a body of 1 MB pass unless it is told otherwise, and a form with photographs is
 # of some more.

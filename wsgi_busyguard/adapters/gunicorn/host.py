@@ -167,7 +167,7 @@ def _mistaken(words: str, log: Any) -> None:
     """End the process with these words; a master that came to us at a reload goes on with less."""
     if not _serves():
         sys.exit(f"busyguard: {words}")
-    log.error("busyguard: %s; going on without", words)
+    unraised(log.error, "busyguard: %s; going on without", words)
 
 
 def open_host(log: Any) -> Host:
@@ -224,7 +224,8 @@ def _listen_in(cfg: Any, host: Host) -> None:
             host.meet(server)
             host.board.free(worker.pid)
         except Exception:  # what is raised here ends the master
-            server.log.exception("busyguard: could not note the end of worker %s", worker.pid)
+            words = "busyguard: could not note the end of worker %s"
+            unraised(server.log.exception, words, worker.pid)
         child_exit(server, worker)
 
     gone.busyguard = True  # type: ignore[attr-defined]

@@ -8,20 +8,18 @@ for an app's.
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from twisted.python.failure import Failure
 
+from ...logs import logger
 from .connections import close, connection_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from twisted.web.server import Request
-
-logger = logging.getLogger("wsgi_busyguard")
 
 # Seconds between two looks at whether a connection can be closed.
 LOOK = 0.05
