@@ -31,6 +31,7 @@ LOOKED_AT = {
     "gunicorn": "here: its configuration is checked; test_docs_frameworks.py: run",
     "waitress-serve": "here: its arguments; test_docs_frameworks.py: run",
     "curl": "here: run",
+    "export": "a variable for the command after it",
     "granian": "here: its arguments; integration/test_gate_anywhere.py: run with these metrics",
 }
 
@@ -45,6 +46,8 @@ READ_BY = {
     ("metrics.rst", "yaml"): "integration/test_prometheus.py: promtool",
     ("dryrun.rst", "text"): "test_dry_run.py: compared",
     ("haproxy.rst", "text"): "test_docs.py: haproxy -c",
+    ("servers.rst", "text"): "test_few_threads in integration/test_gate_anywhere.py: these words",
+    ("cli.rst", "docker"): "test_check.py: what it runs",
     ("uwsgi.rst", "ini"): "integration/test_uwsgi.py: run",
     ("uwsgi.rst", "py"): "integration/test_uwsgi.py: run",
     ("mod_wsgi.rst", "apache"): "integration/test_mod_wsgi.py: run, with paths of its own",

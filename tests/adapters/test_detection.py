@@ -206,6 +206,11 @@ def test_of_n_sent_to_five_threads_five_are_active_and_the_rest_is_queued(
 # The first call
 
 
+def done(guard):
+    """Return whether a guard has done what its first call is for; a call may be timed still."""
+    return all(step.sampled is not None for step in guard._first)
+
+
 def test_the_guard_reads_what_it_finds_and_looks_no_more(ask, found, adapter, caplog):
     adapter.load = Load(7, 4, 4)
     looks = found(Server("Peanut", 4, lambda: adapter))
@@ -214,7 +219,7 @@ def test_the_guard_reads_what_it_finds_and_looks_no_more(ask, found, adapter, ca
     for _ in range(3):
         assert ask(guard, "GET", "/x").text == "app"
     assert len(looks) == 1
-    assert not guard._first
+    assert done(guard)
     assert guard.monitor.load[:3] == (7, 4, 4)
     assert repr(guard.monitor.adapter) == repr(adapter)
     assert ask(guard, "OPTIONS", query="ready=exact")[::3] == (503, "busy")
@@ -362,13 +367,13 @@ def test_a_child_process_looks_anew(environ, found, adapter, on_board, tmp_path)
             assert repr(reads()) == repr(adapter)
             visit()
             assert len(looks) == 2
-            assert not guard._first
+            assert done(guard)
         except BaseException:
             sys.excepthook(*sys.exc_info())
             os._exit(1)
         os._exit(0)
     assert os.waitpid(pid, 0)[1] == 0
-    assert not guard._first
+    assert done(guard)
     if on_board:
         guard.monitor.adapter.stop()
 
@@ -467,7 +472,7 @@ def test_a_gate_without_room_is_given_up_and_the_servers_own_queue_is_read(
     )
     assert guard.monitor.load[:3] == (7, 4, 4)
     assert ask(guard, "GET", "/readyz", "ready=exact").text == "busy"
-    assert not guard._first
+    assert done(guard)
     gate.leave(slot)
     if on_board:
         guard.monitor.adapter.stop()

@@ -134,12 +134,14 @@ def _frames() -> Iterator[FrameType]:
 
 
 def behind_a_guard() -> bool:
-    """Return whether this thread is in a call of another guard's app, out in the middleware."""
-    return any(
-        frame.f_code.co_name == "pass_on"
-        and frame.f_globals.get("__name__") == "wsgi_busyguard.middleware"
+    """Return whether the guard that asks, in a call, is called by another guard."""
+    calls = [
+        frame
         for frame in _frames()
-    )
+        if frame.f_code.co_name == "__call__"
+        and frame.f_globals.get("__name__") == "wsgi_busyguard.middleware"
+    ]
+    return len(calls) > 1
 
 
 def in_a_test() -> bool:
