@@ -208,6 +208,8 @@ class Fleet:
             self.push()
         eventually(self.all_up)
         each = -(-threads // balancers)
+        # Until an agent knows them all, each has more than its share.
+        eventually(lambda: all(said["balancers"] == balancers for said in self.tell()))
         eventually(lambda: all(b.maxconns() == [each] * servers for b in self.balancers))
 
     def push(self):
