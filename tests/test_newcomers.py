@@ -23,6 +23,15 @@ def test_who_asks_again_stays_among_many_who_do_not():
         assert newcomers.asked_before("h", "lb")
 
 
+def test_newcomers_are_those_who_have_not_asked_again():
+    newcomers = Newcomers()
+    for name in "abcdefg":
+        newcomers.asked_before("h", name)
+        newcomers.asked_before("i", "a")
+    newcomers.asked_before("h", "a")
+    assert (newcomers.count(4), newcomers.count(9)) == (4, 6)
+
+
 def test_of_a_flood_only_the_last_are_remembered():
     newcomers = Newcomers()
     for number in range(MOST_NAMES + 1):

@@ -23,7 +23,7 @@ from .answers import (
     too_many,
 )
 from .checks import LONGEST_QUERY, Checks
-from .haproxy import MOST_BALANCERS, Agent, Newcomers
+from .haproxy import MOST_BALANCERS, MOST_OF_ADDRESS, Agent, Newcomers
 from .head import Head, read_head
 from .listening import address as address
 from .listening import bound as bound
@@ -289,7 +289,10 @@ class AgentPort(Port):
         self._named[peer.host] = name
         if self._newcomers.asked_before(peer.host, name) or self.agent.knows(name):
             self.agent.note(name, peer.host)
-        return self.agent.told(name)
+            return self.agent.told(name)
+        # All ask for the first time when the server has just started; each is told its share
+        # beside the other newcomers, who take nothing from those who are known.
+        return self.agent.told(name, self._newcomers.count(MOST_OF_ADDRESS) - 1)
 
     def answered(self, peer: Peer) -> None:
         """Count a balancer without a name.

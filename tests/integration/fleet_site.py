@@ -86,6 +86,7 @@ def obey(order):
     said = {
         "longest": longest,
         "rendered": rendered[:],
+        "balancers": len(agent.agent.balancers()),
         "arrivals": arrivals[:],
         "transitions": transitions[:],
         "number": pushing.number if pushing is not None else None,

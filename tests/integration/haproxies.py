@@ -210,6 +210,18 @@ class Fleet:
         each = -(-threads // balancers)
         eventually(lambda: all(b.maxconns() == [each] * servers for b in self.balancers))
 
+    def shared(self):
+        """Wait until each agent knows all balancers; before, each has more than its share.
+
+        HAProxy takes the time of a check, 2 s, until it has asked each server for the first time.
+        """
+        each = -(-self.threads // len(self.balancers))
+        known = len(self.balancers)
+        eventually(lambda: all(said["balancers"] == known for said in self.tell()))
+        eventually(lambda: {n for b in self.balancers for n in b.maxconns()} == {each})
+        self.tell(forget=True)
+        return self
+
     def push(self):
         for number, site in enumerate(self.sites, 1):
             site.tell(push=[f"unix:{b.admin}#app/web{number}" for b in self.balancers])

@@ -58,7 +58,7 @@ def test_on_a_quiet_day_all_are_served_and_nobody_queues_in_a_server(fleet):
 
 
 def test_in_an_overload_the_servers_give_what_they_can_and_the_queue_is_not_theirs(fleet, push):
-    fleet = fleet(push=push)
+    fleet = fleet(push=push).shared()
     with visitors(fleet, load=1.5) as coming:
         coming.came(700)
     end = coming.answers[-1].at
@@ -71,7 +71,7 @@ def test_in_an_overload_the_servers_give_what_they_can_and_the_queue_is_not_thei
 
 
 def test_one_slow_server_gets_less_and_the_others_the_rest(fleet):
-    fleet = fleet()
+    fleet = fleet().shared()
     with visitors(fleet) as coming:
         coming.came(50)
         fleet.sites[2].tell(factor=4.0)
@@ -169,7 +169,7 @@ def test_when_all_are_stuck_everybody_hears_soon_and_afterwards_is_served_at_onc
 
 def test_after_a_blip_nineteen_in_twenty_are_served_again_within_two_seconds(fleet):
     """The story of the demo: all ten times slower for a while, at 0.8 times the capacity."""
-    fleet = fleet()
+    fleet = fleet().shared()
     with visitors(fleet, load=0.8) as coming:
         coming.came(100)
         fleet.tell(factor=10.0)

@@ -145,8 +145,10 @@ class Agent:
         self.note(name)
         return self.told(name)
 
-    def told(self, name: str) -> bytes:
+    def told(self, name: str, beside: int = 0) -> bytes:
         """Return the line for ``name``, which is a balancer only if that is noted.
+
+        :param beside: how many more share with this one, as far as it is told now.
 
         Both words each time: what a line does not say stays as it was. Never ``drain``, ``ready``
         or ``maint``, which are the operator's flags, nor ``down``, which would outlive us.
@@ -158,7 +160,7 @@ class Agent:
         if self._monitor.draining:
             return b"up maxconn:1\n"
         others = [n for n, b in self._balancers.items() if b.live(now) and n != name]
-        balancers = min(len(others) + 1, MOST_BALANCERS)
+        balancers = min(len(others) + 1 + beside, MOST_BALANCERS)
         return b"up maxconn:%d\n" % (self._limit.share(load, balancers, now) or 1)
 
     def balancers(self) -> list[dict[str, Any]]:
