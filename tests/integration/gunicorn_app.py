@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -60,6 +61,20 @@ def until(how, environ):
     while not os.path.exists(f"/{how}"):
         time.sleep(0.005)
     return f"waited for {how}"
+
+
+def hoard(how, environ):
+    """Have every file descriptor that is left, say so by a folder, and wait for a file."""
+    held = []
+    while not os.path.exists(f"/{how}"):
+        with contextlib.suppress(OSError):  # others let go of one now and then
+            while True:
+                held.append(os.open("/", os.O_RDONLY))
+        time.sleep(0.005)
+        os.makedirs(f"/{how}.in", exist_ok=True)
+    for descriptor in held:
+        os.close(descriptor)
+    return f"had {len(held)} until {how}"
 
 
 def stamps(how, environ):
@@ -127,6 +142,7 @@ DOES = {
     "breaks": breaks,
     "inside": inside,
     "sleep": sleep,
+    "hoard": hoard,
     "compute": compute,
     "seize": seize,
     "until": until,

@@ -109,6 +109,31 @@ def test_silent_connections_do_not_reach_the_connection_limit_of_waitress(starte
     assert "connection limit" not in site.said
 
 
+@pytest.mark.parametrize("kind", ["GuardedThreads", "GuardedGevent"])
+def test_a_worker_without_a_file_descriptor_is_busy_while_somebody_cannot_get_in(
+    started, kind, tmp_path
+):
+    """By its figures it is idle: one thread is in the app, which has all descriptors."""
+    with few_descriptors():
+        running = started(Gunicorn, "--threads", "2", kind=kind)
+    over = tmp_path / "over"
+    with contextlib.ExitStack() as stack:
+        hoarder = stack.enter_context(Line(running.port))
+        hoarder.send(request(path=f"/hoard{over}"))
+        eventually((tmp_path / "over.in").exists)
+        assert ask(running.check, path="/readyz?ready=exact").text == "free"
+        outside = stack.enter_context(Line(running.port))
+        outside.send(request(path="/sleep/0"))
+        eventually(lambda: ask(running.check, path="/readyz").status == 503)
+        shown = figures(running.check)
+        assert (shown["queued"], shown["active"], shown["state"]) == (1, 1, "busy")
+        assert shown["lag"] >= 2.0
+        over.touch()
+        assert outside.answer().status == 200
+        assert hoarder.answer().status == 200
+    eventually(lambda: ask(running.check, path="/readyz?ready=exact").text == "free")
+
+
 def test_silent_connections_do_not_reach_the_worker_connections_of_gevent(started):
     arguments = "--keep-alive", "60", "--worker-connections", "20"
     running = started(Gunicorn, *arguments, kind="GuardedGevent")
