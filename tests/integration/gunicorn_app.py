@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import json
 import os
 import threading
 import time
 from pathlib import Path
+
+import hoarding
 
 RAN = []  # what ran in this worker: path, and the instants of begin and end
 
@@ -64,17 +65,9 @@ def until(how, environ):
 
 
 def hoard(how, environ):
-    """Have every file descriptor that is left, say so by a folder, and wait for a file."""
-    held = []
-    while not os.path.exists(f"/{how}"):
-        with contextlib.suppress(OSError):  # others let go of one now and then
-            while True:
-                held.append(os.open("/", os.O_RDONLY))
-        time.sleep(0.005)
-        os.makedirs(f"/{how}.in", exist_ok=True)
-    for descriptor in held:
-        os.close(descriptor)
-    return f"had {len(held)} until {how}"
+    """Have every file descriptor that is left until there is a file."""
+    hoarding.hoard(f"/{how}")
+    return f"had them until {how}"
 
 
 def stamps(how, environ):
