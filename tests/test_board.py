@@ -186,6 +186,16 @@ def test_there_is_no_lag_while_one_process_needs_no_loop(board, clock):
     del kept
 
 
+def test_nor_do_processes_without_a_loop_lose_the_age_of_who_cannot_get_in(board, clock):
+    """A server that accepts nobody posts it, though its beats come on time from a thread."""
+    kept = posters(board, [Load(3, 0, 2, lag=2.5), Load(0, 0, 2, lag=9.0)])
+    clock.now += 5  # it has not beaten for long, which says nothing
+    assert board.read() == Load(3, 0, 4, lag=2.5)
+    kept += posters(board, [FREE])
+    assert board.read().lag == 0.0  # somebody else lets everybody in
+    del kept
+
+
 def test_a_loop_that_does_not_beat_is_late(board, clock):
     """Its process posts nothing of it, for it cannot."""
     kept = posters(board, [Load(0, 0, 1)], loop=True)

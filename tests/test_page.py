@@ -123,9 +123,16 @@ UNSERVED = Counts(10, 0, (0, 0, 0), 0)
         pytest.param(
             {"word": "busy", "load": Load(0, 1, 10, lag=0.8)},
             (),
-            "The loop that takes requests in is 800 ms late: something computes in it, or beside"
-            " it.",
+            "The server takes new connections in 800 ms late: something computes, or no file"
+            " descriptor or connection is left.",
             id="a late loop",
+        ),
+        pytest.param(
+            {"word": "busy", "load": Load(1, 1, 1, lag=2.4)},
+            (),
+            "The server takes new connections in 2.4 s late: every thread is in the app, or"
+            " something computes.",
+            id="nobody gets in",
         ),
         pytest.param(
             {},

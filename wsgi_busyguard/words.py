@@ -122,13 +122,12 @@ def _service(capacities: list[int], services: list[int]) -> float | None:
 
 
 def _lag(columns: Sequence[Sequence[int]], rows: Sequence[int], now: int) -> float:
-    """Return the lag of the loop that is the least late: new requests go there.
+    """Return the lag of the process that is the least late: new requests go there.
 
-    A process without such a loop takes them in at any time.
+    Where the beats do not come from the loop that takes requests in, only what was posted counts.
     """
     owners, beats, lags = columns[OWNER], columns[BEAT], columns[LAG]
-    if [row for row in rows if not owners[row] & LOOP]:
-        return 0.0
     due = now - int(BEAT_EVERY * SECOND)
-    lag = min([max(lags[row], due - beats[row]) for row in rows]) / SECOND
+    late = [max(lags[row], due - beats[row]) if owners[row] & LOOP else lags[row] for row in rows]
+    lag = min(late) / SECOND
     return lag if lag >= LAG_FREE else 0.0

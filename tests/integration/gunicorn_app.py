@@ -9,6 +9,8 @@ import threading
 import time
 from pathlib import Path
 
+import hoarding
+
 RAN = []  # what ran in this worker: path, and the instants of begin and end
 
 
@@ -60,6 +62,12 @@ def until(how, environ):
     while not os.path.exists(f"/{how}"):
         time.sleep(0.005)
     return f"waited for {how}"
+
+
+def hoard(how, environ):
+    """Have every file descriptor that is left until there is a file."""
+    hoarding.hoard(f"/{how}")
+    return f"had them until {how}"
 
 
 def stamps(how, environ):
@@ -127,6 +135,7 @@ DOES = {
     "breaks": breaks,
     "inside": inside,
     "sleep": sleep,
+    "hoard": hoard,
     "compute": compute,
     "seize": seize,
     "until": until,

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import resource
 import socket
 import threading
 
 import pytest
 
-from .client import Line, ask, check, eventually, figures, request
+from wsgi_busyguard import Board
+from wsgi_busyguard.watcher import Watcher
+
+from .client import PATIENCE, Line, ask, check, eventually, figures, request
 from .gunicorns import Gunicorn
 from .processes import Site
 from .test_serve import Serve, folder
@@ -107,6 +111,74 @@ def test_silent_connections_do_not_reach_the_connection_limit_of_waitress(starte
     with crowd(site.port, HALF, count=60):
         assert check(site.port, timeout=5).text == "free"
     assert "connection limit" not in site.said
+
+
+@pytest.mark.parametrize("kind", ["GuardedThreads", "GuardedGevent"])
+def test_a_worker_without_a_file_descriptor_is_busy_while_somebody_cannot_get_in(
+    started, kind, tmp_path
+):
+    """By its figures it is idle: one thread is in the app, which has all descriptors."""
+    with few_descriptors():
+        running = started(Gunicorn, "--threads", "2", kind=kind)
+    over = tmp_path / "over"
+    with contextlib.ExitStack() as stack:
+        hoarder = stack.enter_context(Line(running.port))
+        hoarder.send(request(path=f"/hoard{over}"))
+        eventually((tmp_path / "over.in").exists)
+        assert ask(running.check, path="/readyz?ready=exact").text == "free"
+        outside = stack.enter_context(Line(running.port))
+        outside.send(request(path="/sleep/0"))
+        eventually(lambda: ask(running.check, path="/readyz").status == 503)
+        shown = figures(running.check)
+        assert (shown["queued"], shown["active"], shown["state"]) == (1, 1, "busy")
+        assert shown["lag"] >= 2.0
+        over.touch()
+        assert outside.answer().status == 200
+        assert hoarder.answer().status == 200
+    eventually(lambda: ask(running.check, path="/readyz?ready=exact").text == "free")
+
+
+def left_standing(port):
+    """Return a connection that the server has neither accepted nor closed, with its request.
+
+    Twisted closes whoever comes until the guard has seen, a quarter of a second later at most, that
+    no descriptor is left.
+    """
+    line = Line(port, timeout=0.4)
+    try:
+        line.send(request(path="/sleep/0"))
+        closed = line.socket.recv(1, socket.MSG_PEEK) == b""
+    except TimeoutError:
+        line.socket.settimeout(PATIENCE)
+        return line
+    except ConnectionError:
+        closed = True
+    line.close()
+    assert closed
+    return None
+
+
+@pytest.mark.parametrize("server", ["twisted", "waitress", "cheroot"])
+def test_a_server_without_a_file_descriptor_says_so_on_its_board(started, server, tmp_path):
+    """Who comes is seen in the kernel, and is served as soon as can be."""
+    path, over = tmp_path / "board", tmp_path / "over"
+    which = Site if server == "twisted" else functools.partial(ThreadedSite, server=server)
+    with few_descriptors():
+        site = started(which, threads=3, board=str(path))
+    watcher = Watcher(Board(path))
+    with contextlib.ExitStack() as stack:
+        hoarder = stack.enter_context(Line(site.port))
+        hoarder.send(request(path=f"/hoard{over}"))
+        eventually((tmp_path / "over.in").exists)
+        outside = [stack.enter_context(eventually(lambda: left_standing(site.port))) for _ in "12"]
+        eventually(lambda: not watcher.check().ready)
+        load = watcher.load
+        assert (load.queued, load.active) == (2, 1)
+        assert load.lag >= 2.0
+        over.touch()
+        assert [line.answer().status for line in (*outside, hoarder)] == [200] * 3
+        eventually(lambda: watcher.check("exact").ready)
+    assert "Traceback" not in site.said
 
 
 def test_silent_connections_do_not_reach_the_worker_connections_of_gevent(started):

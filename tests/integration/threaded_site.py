@@ -17,6 +17,8 @@ import threading
 import time
 import traceback
 
+from hoarding import hoard
+
 from wsgi_busyguard import Monitor, remaining, under_pressure
 from wsgi_busyguard.checkport import AgentPort, CheckPort
 
@@ -65,6 +67,11 @@ def do_sleep(environ, start_response, seconds):
 
 def do_hang(environ, start_response, *_):
     released.wait(60)
+    return plain(start_response)
+
+
+def do_hoard(environ, start_response, *parts):
+    hoard("/" + "/".join(parts))
     return plain(start_response)
 
 

@@ -15,6 +15,7 @@ import threading
 import time
 import traceback
 
+from hoarding import hoard
 from twisted.internet import protocol, reactor
 from twisted.internet.endpoints import serverFromString
 from twisted.web import resource, wsgi
@@ -79,6 +80,11 @@ def do_late(environ, start_response, *_):
     left = remaining(environ)
     released.wait(60)
     return plain(start_response, json.dumps({"waited": waited, "remaining": left}).encode())
+
+
+def do_hoard(environ, start_response, *parts):
+    hoard("/" + "/".join(parts))
+    return plain(start_response)
 
 
 def do_cpu(environ, start_response, seconds):

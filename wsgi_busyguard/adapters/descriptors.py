@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from contextlib import suppress
 from socket import SHUT_RDWR
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from ..logs import logger
 
 if TYPE_CHECKING:
     import socket
@@ -24,6 +27,13 @@ NO_DESCRIPTOR = frozenset((errno.EMFILE, errno.ENFILE))
 # quarter of all.
 SPARE = 64
 SHARE = 4
+
+# Seconds until it is tried again to accept somebody when there was none.
+PAUSE = 0.02
+
+# With fewer left than these nobody is accepted: one is for the connection, one for a look at how
+# many there are.
+LAST = 3
 
 
 def limit() -> int | None:
@@ -52,12 +62,56 @@ def overdrawn() -> int:
     return 0 if most is None else max(0, taken(most) - (most - spare(most)))
 
 
+def is_last(descriptor: int) -> bool:
+    """Return whether hardly another connection can be accepted, by the descriptor of one."""
+    most = limit()
+    return most is not None and descriptor >= most - LAST
+
+
+def exhausted() -> bool:
+    """Return whether hardly another connection can be accepted."""
+    most = limit()
+    return most is not None and taken(most) > most - LAST
+
+
 def taken(most: int) -> int:
     """Return how many descriptors this process has; ``most`` if none is left for a look."""
     try:
         return len(os.listdir("/dev/fd"))
     except OSError as error:
         return most if error.errno in NO_DESCRIPTOR else 0  # there is no such folder
+
+
+class Accepting:
+    """Accepts a connection; while no descriptor is left it says so once, and takes its time.
+
+    The listening socket is readable all that while, so a server would try again at once, and write
+    a traceback each time.
+
+    :param accept: the server's; it may return ``None`` if there is nobody any more.
+    :param make_room: has somebody go.
+    """
+
+    def __init__(self, accept: Callable[..., Any], make_room: Callable[[], object]) -> None:
+        self._accept = accept
+        self._make_room = make_room
+        self._told = False
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Return what the server's returns; ``None`` if no descriptor is left."""
+        try:
+            accepted = self._accept(*arguments)
+        except OSError as error:
+            if error.errno not in NO_DESCRIPTOR:
+                raise
+            if not self._told:
+                self._told = True
+                logger.warning("no file descriptor is left to accept a connection with")
+            self._make_room()
+            time.sleep(PAUSE)
+            return None
+        self._told = False
+        return accepted
 
 
 class Room(Generic[T]):

@@ -39,19 +39,36 @@ class StandingQueue:
             self._since = time.monotonic()
         self._length = length
 
+    def moved(self) -> None:
+        """Note that somebody has been taken out of it. In any thread.
+
+        For a server that accepts one as it can serve one: others come at the same rate, and at each
+        look the queue may be as long as before.
+        """
+        self._since = None
+
     def added(self, load: Load) -> Load:
         """Return the load with those who cannot get in. In any thread.
 
         They are queued; and as nobody takes them in, the loop that should is late by as much.
         """
+        length, age = self._standing()
+        return self._late(load, age)._replace(queued=load.queued + length) if length else load
+
+    def late(self, load: Load) -> Load:
+        """Return the load with their age alone, where somebody else counts them."""
+        return self._late(load, self._standing()[1])
+
+    @staticmethod
+    def _late(load: Load, age: float) -> Load:
+        return load._replace(lag=age) if age > load.lag else load
+
+    def _standing(self) -> tuple[int, float]:
+        """Return how many stand there, and for how long nobody has got in."""
         since = self._since
-        if since is None:
-            return load
-        age = time.monotonic() - since
+        age = 0.0 if since is None else time.monotonic() - since
         length = self._waiting() if age >= INTERVAL else 0
-        if not length:
-            return load
-        return load._replace(queued=load.queued + length, lag=max(load.lag, age))
+        return length, age if length else 0.0
 
     def _waiting(self) -> int:
         try:

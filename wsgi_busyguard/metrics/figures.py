@@ -275,7 +275,7 @@ FIGURES = (
         *((), _plain("delay")),
     ),
     Figure(
-        *("lag", GAUGE, TIME, "How late the loop is that takes requests in."),
+        *("lag", GAUGE, TIME, "How late new connections are taken in."),
         *((), _plain("lag")),
     ),
     Figure(

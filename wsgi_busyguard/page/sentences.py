@@ -155,10 +155,11 @@ def _late(shown: Mapping[str, Any], _: Sequence[Look]) -> str | None:
     lag = shown.get("lag") or 0.0
     if lag < LAG_BUSY:
         return None
-    return (
-        f"The loop that takes requests in is {span(lag)} late: something computes in it, or beside"
-        " it."
-    )
+    if shown["queued"] and shown["idle"] == 0:
+        why = "every thread is in the app, or something computes"
+    else:
+        why = "something computes, or no file descriptor or connection is left"
+    return f"The server takes new connections in {span(lag)} late: {why}."
 
 
 def _refused(shown: Mapping[str, Any], looks: Sequence[Look]) -> str | None:

@@ -61,7 +61,7 @@ class CherootFront(Front):
     def beat(self) -> None:
         """Also make room if a burst has taken the last file descriptors."""
         super().beat()
-        self._room.make(overdrawn(), self._in_turn)
+        self.make_room(overdrawn())
 
     def meet(self, conn: Any) -> None:
         """Answer a connection if it asks for a check, wait for its head, refuse it or let it in."""
@@ -70,7 +70,7 @@ class CherootFront(Front):
         try:
             if not conn.accepted:
                 conn.accepted = time.monotonic()
-                self._make_room(conn)
+                self.make_room(excess(conn.socket.fileno()))
             self._judge(conn)
         except Exception:  # guarding must never be the outage
             if not self._failing:
@@ -105,13 +105,12 @@ class CherootFront(Front):
         job = partial(self._say, self._refusing, conn, request, self.refusal(reason), last)
         self._refusing.put(partial(_or_close, conn, job))
 
-    def _make_room(self, newest: Any) -> None:
-        """Have others go for one that was accepted with one of the last file descriptors.
+    def make_room(self, wanted: int = 1) -> None:
+        """Have others go so that so many can be accepted.
 
-        Without any cheroot would write a traceback, and at once another. Its loop finds the end of
-        such a connection, and closes it.
+        cheroot's loop finds the end of such a connection, and closes it.
         """
-        self._room.make(excess(newest.socket.fileno()), self._in_turn)
+        self._room.make(wanted, self._in_turn)
 
     def _in_turn(self) -> list[Any]:
         """Return the connections in cheroot's loop, and who is to go first."""

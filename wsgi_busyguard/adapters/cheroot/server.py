@@ -11,6 +11,7 @@ from cheroot.wsgi import Server
 
 from ...application import wsgi_app
 from ...policy import seconds, whole
+from ..descriptors import Accepting
 from ..front import GRACE, split
 from ..signals import draining_at_signals
 from .front import CherootFront, CherootVisit
@@ -98,8 +99,16 @@ class GuardedServer(Server):
         thread.join()
         if raised:
             raise raised[0]
+        self._accept_patiently()
         self.guard.shares = bool(os.getenv("LISTEN_PID"))  # by which cheroot takes systemd's socket
         self.guard.start()
+
+    def _accept_patiently(self) -> None:
+        """Have it wait a little while no file descriptor is left, if it is as it was known."""
+        manager: Any = getattr(self, "_connections", None)
+        accept = getattr(manager, "_from_server_socket", None)
+        if accept is not None:
+            manager._from_server_socket = Accepting(accept, self.guard.make_room)
 
     def serve(self) -> None:
         """Serve until somebody stops it, or a drain is over."""

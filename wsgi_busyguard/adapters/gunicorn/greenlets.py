@@ -36,6 +36,7 @@ class GuardedGevent(Guarded, GeventWorker):
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serve a connection; one that asks for nothing makes room when there are too many."""
+        self.standing.moved()
         self._open += 1
         self._room.make(max(self._crowd(), excess(client.fileno())), self._in_turn)
         self._idle[client] = False

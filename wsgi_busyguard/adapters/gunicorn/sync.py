@@ -26,6 +26,7 @@ class GuardedSync(Guarded, SyncWorker):
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serve a connection; whoever is slow to send a request takes the worker too."""
+        self.standing.moved()
         slot = self._gate.take()
         try:
             self.poster.post()

@@ -241,6 +241,7 @@ class GuardedThreads(Guarded, ThreadWorker):
             return
         try:
             self._accept(*arguments)
+            self.standing.moved()  # also if another worker was first
         except OSError as error:
             if not self._in_front or error.errno not in NO_DESCRIPTOR:
                 raise

@@ -23,6 +23,7 @@ from ...middleware import BusyGuard
 from ...monitor import Monitor
 from ...native import begin
 from ...poster import Poster
+from ..standing import StandingQueue
 from .host import Host, in_the_kernel, judge_options, the_host
 
 if TYPE_CHECKING:
@@ -65,18 +66,25 @@ class HostLoad:
 
 
 class OwnLoad:
-    """The load of one worker; with reuse_port its sockets are its own, and what waits there."""
+    """The load of one worker; with reuse_port its sockets are its own, and what waits there.
+
+    What waits in the kernel has no age by itself. A worker knows for how long it has taken nobody
+    in; on the board, the one for which that is shortest counts.
+    """
 
     def __init__(self, adapter: Adapter, worker: Any) -> None:
         self._adapter = adapter
         self._worker = worker
+        self._standing: StandingQueue = worker.standing
 
     def read(self) -> Load | None:
         """Return this worker's figures."""
         load = self._adapter.read()
-        if load is not None and self._worker.cfg.reuse_port:
+        if load is None:
+            return None
+        if self._worker.cfg.reuse_port:
             load = load._replace(queued=load.queued + (in_the_kernel(self._worker.sockets) or 0))
-        return load
+        return self._standing.late(load)
 
     def counts(self) -> Counts | None:
         """Return what this worker has counted."""
@@ -91,6 +99,7 @@ class Guarded:
 
     :ivar monitor: knows the state of the host; its listeners hear of it in each worker.
     :ivar poster: posts this worker's load.
+    :ivar standing: knows for how long this worker has taken nobody in who waits in the kernel.
     """
 
     # What has no effect on a worker of this kind.
@@ -174,6 +183,7 @@ class Guarded:
             self.push = Push(self.monitor, self.options.push).start()
 
     def _take_a_place(self) -> None:
+        self.standing = StandingQueue(self._listeners)
         poster = Poster(self.host.board, OwnLoad(self.queue(), self), loop=self.loop)
         self.monitor = Monitor(HostLoad(poster, self), deliver=_aside)
         self.poster = poster
@@ -196,7 +206,7 @@ class Guarded:
 
     def work(self) -> tuple[Any, ...]:
         """Return what is to be done a few times a second."""
-        return (self._whether_stopping, self.monitor.refresh)
+        return (self.standing.look, self._whether_stopping, self.monitor.refresh)
 
     def notify(self) -> None:
         """Tell the master that this worker goes on, and do what a thread would if none is there."""
@@ -220,6 +230,9 @@ class Guarded:
             self.poster.stopping()
         base: Any = super()
         base.handle_exit(sig, frame)
+
+    def _listeners(self) -> list[Any]:
+        return [getattr(listener, "sock", listener) for listener in self.sockets]
 
     def _whether_stopping(self) -> None:
         if not self.alive:  # after max_requests, say

@@ -62,16 +62,22 @@ class Beat:
 
 
 class LateGate:
-    """A gate in front of which a reactor may be late: the adapter of a guarded site."""
+    """A gate in front of which a reactor may be late: the adapter of a guarded site.
+
+    :ivar added: returns a load with those who cannot get in.
+    """
+
+    added: Callable[[Load], Load]
 
     def __init__(self, gate: Gate, beat: Beat) -> None:
         self._gate = gate
         self._beat = beat
+        self.added = _as_it_is
 
     def read(self) -> Load:
         """Return the gate's load with the reactor's lag."""
-        load, lag = self._gate.read(), self._beat.lag
-        return load if lag < LAG_FREE else load._replace(lag=lag)
+        load, lag = self.added(self._gate.read()), self._beat.lag
+        return load if lag < max(LAG_FREE, load.lag) else load._replace(lag=lag)
 
     def counts(self) -> Counts:
         """Return what the gate has counted."""
@@ -83,3 +89,7 @@ class LateGate:
 
     def __repr__(self) -> str:
         return f"{self._gate!r} behind a reactor {self._beat.lag:.2f} s late"
+
+
+def _as_it_is(load: Load) -> Load:
+    return load

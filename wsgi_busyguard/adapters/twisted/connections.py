@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.error import ConnectionAborted
 from twisted.python.failure import Failure
 
-from ..descriptors import Room, excess, in_turn, overdrawn
+from ..descriptors import Room, excess, in_turn, is_last, overdrawn
+from .ports import Ports
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,9 +72,13 @@ class Carrier:
 
 
 class Connections:
-    """The open connections of one site, those first that have asked for nothing for longest."""
+    """The open connections of one site, those first that have asked for nothing for longest.
 
-    def __init__(self) -> None:
+    :ivar ports: where they come in.
+    """
+
+    def __init__(self, reactor: Any) -> None:
+        self.ports = Ports(reactor)
         # By transport.
         self._known: weakref.WeakKeyDictionary[Any, Carrier] = weakref.WeakKeyDictionary()
         self._room: Room[Any] = Room(self._end, _is_open)
@@ -129,7 +134,9 @@ class Connections:
 
     def look(self) -> None:
         """Make room, a few times a second; a burst may have taken the last descriptors."""
-        self._room.make(overdrawn(), self._in_turn)
+        wanted = overdrawn()
+        self._room.make(wanted, self._in_turn)
+        self.ports.look(wanted > 0)
 
     def _make_room(self, transport: Any) -> None:
         """Have others go for one that has got one of the last descriptors.
@@ -138,7 +145,9 @@ class Connections:
         """
         descriptor = getattr(transport, "fileno", None)
         if descriptor is not None:
-            self._room.make(excess(descriptor()), self._in_turn)
+            number = descriptor()
+            self._room.make(excess(number), self._in_turn)
+            self.ports.came_by(getattr(transport, "server", None), is_last(number))
 
     def _in_turn(self) -> list[Any]:
         """Return the transports by which no request is being answered, and who is to go first."""

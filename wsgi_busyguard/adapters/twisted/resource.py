@@ -36,7 +36,7 @@ from ...policy import (
 from ...posting import Member
 from ...skew import QueueHeader
 from .beat import Beat, LateGate
-from .connections import connection_of
+from .connections import Connections, connection_of
 from .send import headers_of, send
 from .turns import Turns
 
@@ -105,19 +105,16 @@ class GuardedWSGIResource:
         self._threadless = False  # the last attempt to have a pool thread run a request failed
         self._reactor = reactor
         self._turns = Turns(reactor)
-        #: What else is to be done a few times a second.
-        self.beside: Callable[[], object] = _nothing
+        self._beside: Callable[[], object] = _nothing  # what else to do a few times a second
         self._pool = threadpool
         self._application = application
         self.gate = Gate(threadpool.max, max_queue, max_wait, client_timeout=client_timeout)
         self._queue_header = QueueHeader(self.gate.is_idle, client_timeout) if trusts else None
         self._beat = Beat(reactor, self._every_beat)
-        adapter: LateGate | Member = LateGate(self.gate, self._beat)
-        self._member: Member | None = None
-        if board is not None:
-            self._member = adapter = Member(board, adapter, loop=True)
+        self._late = LateGate(self.gate, self._beat)
+        self._member = None if board is None else Member(board, self._late, loop=True)
         self.monitor = Monitor(
-            adapter,
+            self._member or self._late,
             on_busy=on_busy,
             on_free=on_free,
             deliver=reactor.callFromThread,
@@ -146,6 +143,11 @@ class GuardedWSGIResource:
             visit = Visit(self, request)
             WSGIResource(self._reactor, visit, visit.application).render(request)
         return NOT_DONE_YET
+
+    def attend(self, connections: Connections) -> None:
+        """Also look after the connections of a site, and see who cannot get in there."""
+        self._beside = connections.look
+        self._late.added = connections.ports.standing.added
 
     def drain(self, grace: float) -> Deferred[None]:
         """Refuse new requests, have checks say draining, and let the rest finish.
@@ -220,7 +222,7 @@ class GuardedWSGIResource:
 
     def _every_beat(self) -> None:
         self.gate.expire()
-        self.beside()
+        self._beside()
         if self._member is not None:
             self._member.beat()
         self.monitor.refresh()  # the lag may have changed the state, which nobody else notices

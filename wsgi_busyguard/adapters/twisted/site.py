@@ -35,7 +35,7 @@ class GuardedSite(Site):
     def __init__(self, resource: Any, **options: Any) -> None:
         super().__init__(resource, **options)  # type: ignore[no-untyped-call]
         #: What requests come by; those with answers still to be sent are among them.
-        self.connections = Connections()
+        self.connections = Connections(self.reactor)
         self._opened_by = os.getpid()
 
     def startFactory(self) -> None:
@@ -58,7 +58,12 @@ class GuardedSite(Site):
         clock: Any = self.reactor
         until = clock.seconds() + grace
         last_call = LastCall(clock, self, self.connections.may_ask, self._opened_by)
-        drained = self.guard.drain(grace).addCallback(lambda _: last_call.make(until))
+
+        def call(_: object) -> Deferred[None]:
+            self.connections.ports.go_on()
+            return last_call.make(until)
+
+        drained = self.guard.drain(grace).addCallback(call)
         return drained.addCallback(lambda _: self._sent(clock, until))
 
     def _sent(self, clock: Any, until: float) -> Deferred[None]:
@@ -156,7 +161,8 @@ def guarded_site(
     known = inspect.signature(Site.__init__).parameters
     spare = {"parsePOSTFormSubmission": False} if "parsePOSTFormSubmission" in known else {}
     site = GuardedSite(guard, requestFactory=GuardedRequest, reactor=reactor, **spare)
-    site.guard, guard.beside = guard, site.connections.look
+    site.guard = guard
+    guard.attend(site.connections)
     reactor.callWhenRunning(pool.start)
     reactor.addSystemEventTrigger("before", "shutdown", site.drain, grace)
     reactor.addSystemEventTrigger("after", "shutdown", _stop, pool)

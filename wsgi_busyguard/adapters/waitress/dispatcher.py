@@ -19,7 +19,7 @@ from waitress.wasyncore import close_all, dispatcher
 
 from ...logs import logger
 from ...policy import Reason
-from ..descriptors import Room, excess, in_turn, overdrawn
+from ..descriptors import Accepting, Room, excess, in_turn, overdrawn
 from ..front import Front, Visit
 from ..lastcall import pending
 from ..wire import readable
@@ -97,6 +97,7 @@ class WaitressFront(Front):
         self._limit = limit
         for server in self._servers():
             server.channel_class = partial(self._accepted, server.channel_class)
+            server.accept = Accepting(server.accept, lambda: self._room.make(1, self._in_turn))
 
     def beat(self) -> None:
         """Also make room when somebody could not go before: no request was answered by then."""

@@ -1,0 +1,83 @@
+"""The ports of a site: they let nobody in while hardly a file descriptor is left.
+
+Twisted would accept whoever comes and close the connection at once, so nobody waited, and by its
+figures the site were free. Who is left in the kernel's queue can be served a moment later, and is
+seen there until then.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from ..descriptors import exhausted
+from ..standing import StandingQueue
+
+if TYPE_CHECKING:
+    import socket
+
+# Seconds until it is looked again whether there are descriptors.
+PAUSE = 0.02
+
+
+class Ports:
+    """The ports by which somebody has come so far. In the reactor thread, but for the sockets."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._known: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._sockets: tuple[socket.socket, ...] = ()
+        self._paused: list[Any] = []
+        #: Who stands in front of them.
+        self.standing = StandingQueue(lambda: self._sockets)
+
+    def came_by(self, port: Any, scarce: bool) -> None:
+        """Note that a connection was accepted.
+
+        :param port: by what; ``None`` if not by a listening socket.
+        :param scarce: whether it has got one of the last descriptors.
+        """
+        if port is None:
+            return
+        self._known.add(port)
+        if scarce:
+            # Twisted accepts a hundred at once, and more each time if so many come. So it does not
+            # become more now, and the number is small after a pause.
+            port.numberAccepts = 0
+            self._pause()
+
+    def look(self, scarce: bool) -> None:
+        """Look after them, a few times a second.
+
+        :param scarce: whether few descriptors are left.
+        """
+        if scarce:
+            self._pause()
+        self._sockets = tuple(port.socket for port in self._known if _listens(port))
+        self.standing.look()
+
+    def go_on(self) -> None:
+        """Let everybody in again."""
+        paused, self._paused = self._paused, []
+        for port in filter(_listens, paused):
+            port.numberAccepts = 1
+            port.startReading()
+
+    def _pause(self) -> None:
+        """Let nobody in for a moment, if hardly anybody could be."""
+        if self._paused or not exhausted():
+            return
+        self._paused = list(filter(_listens, self._known))
+        for port in self._paused:
+            port.stopReading()
+        self._reactor.callLater(PAUSE, self._look_again)
+
+    def _look_again(self) -> None:
+        if self._paused and exhausted():
+            self._reactor.callLater(PAUSE, self._look_again)
+        else:
+            self.go_on()
+
+
+def _listens(port: Any) -> bool:
+    return bool(port.connected and not port.disconnecting)
