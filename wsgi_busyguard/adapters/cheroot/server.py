@@ -6,6 +6,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
+from cheroot.makefile import MakeFile
 from cheroot.server import HTTPConnection
 from cheroot.wsgi import Server
 
@@ -43,14 +44,25 @@ class GuardedConnection(HTTPConnection):
     seen = 0
     since: float | None = None
 
+    def __init__(self, server: Any, sock: Any, makefile: Callable[..., Any] = MakeFile) -> None:
+        # cheroot's own limit, server.timeout, is for the next byte, and begins anew with each.
+        self._upload = upload = server.guard.clients.watched(sock)
+
+        def make(sock: Any, mode: str, *size: int) -> Any:
+            return makefile(upload if "r" in mode else sock, mode, *size)
+
+        super().__init__(server, sock, make)
+
     def communicate(self) -> bool:
         """Serve one request; return whether to keep the connection."""
         visit, self.visit = self.visit, None
         serve: Callable[[], bool] = super().communicate
+        self.server.guard.clients.begin(self._upload)
         try:
             return serve() if visit is None else visit.served_by(serve)
         finally:
             self.used = True
+            self.server.guard.clients.end(self._upload)
             self.server.guard.asking.pop(self, None)
 
     def close(self) -> None:

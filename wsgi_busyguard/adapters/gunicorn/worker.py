@@ -23,6 +23,7 @@ from ...middleware import BusyGuard
 from ...monitor import Monitor
 from ...native import begin
 from ...poster import Poster
+from ..progress import Clients
 from .host import Host, in_the_kernel, judge_options, the_host
 
 if TYPE_CHECKING:
@@ -135,6 +136,7 @@ class Guarded:
         super().__init__(*arguments, **named)
         self.host: Host
         self.host, self.options = the_host(self.cfg, self.log)
+        self.clients = Clients(self.options.progress_timeout)
         self.host.board.expect()  # in the master, which is about to fork
         self._made: float = self.tmp.last_update()
 
