@@ -12,9 +12,12 @@ import pytest
 
 from .client import Line, ask, eventually, request
 from .processes import Site
+from .test_gunicorn_hostile import Secret, certificate, secure
 from .test_gunicorn_stalls import SOON, UPLOAD, cut_off
 from .test_serve import Serve
 from .threaded import ThreadedSite
+
+__all__ = ["certificate", "secure"]  # fixtures
 
 APP = """
 import time
@@ -187,6 +190,24 @@ def test_who_is_idle_between_two_requests_is_not_cut_off(start, lines, server):
         assert line.answer().status == 200
         if server == "cheroot":  # gevent's worker keeps nobody for so long
             pause(silence)
+
+
+@pytest.mark.parametrize("server", ["cheroot", "GuardedSync", "GuardedGevent"])
+def test_over_tls_too(started, secure, certificate, server):
+    if server == "cheroot":
+        options = {"threads": 2, "progress_timeout": SOON, "tls": str(certificate)}
+        site = started(ThreadedSite, server=server, **options)
+    else:
+        site = secure("--timeout=60", kind=server, progress_timeout=SOON)
+    for said in (UPLOAD + b"b" * 10, request(path="/big/50000000")):
+        with Secret(site.port) as line:
+            line.send(said)
+            site.filled(1)
+            site.at_rest()
+            assert cut_off(line) or b"big" in said
+    with Secret(site.port) as line:
+        line.send(request(path="/page", version="1.0"))
+        assert line.answer().status == 200
 
 
 @pytest.mark.parametrize("server", ["werkzeug", "GuardedSync"])
