@@ -8,6 +8,7 @@ import os
 import pytest
 
 from wsgi_busyguard import Board, late, posting
+from wsgi_busyguard.adapters.prefork import Guarded
 from wsgi_busyguard.late import START, is_late
 from wsgi_busyguard.load import Load
 from wsgi_busyguard.poster import Poster
@@ -72,7 +73,10 @@ def test_a_board_that_cannot_be_opened_is_an_error_only_while_people_configure(
 
 class Idle:
     def read(self):
-        return Load(0, 1, 4, None, 0.0, 0.0)
+        return Load(0, 1, 4)
+
+    def share(self, _):
+        return self
 
 
 def test_a_later_board_becomes_the_one_at_its_path(tmp_path, monkeypatch):
@@ -99,3 +103,16 @@ def test_a_later_board_becomes_the_one_at_its_path(tmp_path, monkeypatch):
     assert board.is_first()
     poster.leave()
     assert Board(folder / "board").rows() == []
+
+
+@pytest.mark.parametrize("slots", [None, 4])
+def test_so_it_is_under_uwsgi_and_mod_wsgi(monkeypatch, tmp_path, slots):
+    board = tmp_path / "missing" / "board"
+    with pytest.raises(FileNotFoundError, match="is missing"):
+        Guarded(print, Idle, board=board, slots=slots)
+    monkeypatch.setattr(posting, "is_late", lambda: True)
+    guarded = Guarded(print, Idle, board=board, slots=slots)
+    guarded.begin()
+    assert guarded.guard.monitor.check("always", 2.0)[0] == "free"
+    guarded.end()
+    guarded.guard.monitor.adapter.stop()

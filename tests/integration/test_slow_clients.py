@@ -34,6 +34,8 @@ def application(environ, start_response):
         yield b"data: first\\n\\n"
         time.sleep(float(how))
         yield b"data: second\\n\\n"
+    elif what == "own":
+        yield (environ.get("gunicorn.socket") or environ["werkzeug.socket"]).recv(100)
     else:
         yield b"done"
 """
@@ -168,6 +170,19 @@ def test_an_app_that_says_nothing_for_a_while_is_waited_for(start, lines, server
     line = lines(site.port)
     line.send(request(path=f"/events/{3 * SOON}", version="1.0"))
     assert line.answer().text == "data: first\n\ndata: second\n\n"
+
+
+@pytest.mark.parametrize("server", ["werkzeug", "GuardedSync", "GuardedGevent"])
+def test_an_app_that_reads_the_socket_itself_may_wait(start, lines, server):
+    """A WebSocket over which nobody says anything is none that stalls."""
+    site = start(server)
+    line = lines(site.port)
+    line.send(request(path="/own", version="1.0"))
+    site.filled(1)
+    pause(3 * SOON)
+    assert site.load["active"] == 1
+    line.send(b"at last")
+    assert line.answer().text == "at last"
 
 
 @pytest.mark.parametrize("server", ["cheroot", "GuardedSync"])
