@@ -70,6 +70,8 @@ def _server(listener: socket.socket, guard: BusyGuard, clients: Clients) -> Any:
             """Read the client from where its progress is seen."""
             super().setup()
             self.watched = clients.watched(self.connection)
+            # The file that was made counts: while it is there, a socket that an app closes stays open.
+            self._file = self.rfile
             read_from: Any = self.watched
             self.rfile = io.BufferedReader(socket.SocketIO(read_from, "r"))
             clients.begin(self.watched)
