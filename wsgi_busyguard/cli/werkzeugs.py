@@ -70,7 +70,7 @@ def _server(listener: socket.socket, guard: BusyGuard, clients: Clients) -> Any:
             """Read the client from where its progress is seen."""
             super().setup()
             self.watched = clients.watched(self.connection)
-            # The file that was made counts: while it is there, a socket that an app closes stays open.
+            # It counts as a user of the socket: one that an app closes stays open until the end.
             self._file = self.rfile
             read_from: Any = self.watched
             self.rfile = io.BufferedReader(socket.SocketIO(read_from, "r"))
