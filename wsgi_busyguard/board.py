@@ -13,6 +13,7 @@ from .counts import LENGTH, NAMED, Counts, of
 from .history import Change, Changes
 from .load import BUSY, FREE, UNKNOWN, Load, State
 from .load import judge as judged
+from .logs import logger
 from .policy import whole
 from .table import BORN, FLAGS, MOST_ROWS, OWNER, Table, is_gone
 from .words import (
@@ -57,6 +58,9 @@ BELIEVED = int(0.25 * SECOND)
 
 # Seconds without a beat after which another process speaks for the host.
 SILENT = 1.0
+
+# How many processes may post, unless somebody says so.
+SLOTS = 256
 
 # Between two looks at whether the path still names the file that is mapped.
 LOOK_AT_PATH = SECOND
@@ -116,10 +120,11 @@ class Board:
     def __init__(
         self,
         path: str | os.PathLike[str] | None = None,
-        slots: int = 256,
+        slots: int = SLOTS,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._is_late = False
         whole("slots", slots, least=1)
         if slots > MOST_ROWS:
             raise ValueError(f"slots must be at most {MOST_ROWS}, not {slots}")
@@ -128,6 +133,19 @@ class Board:
         # The folder of now: a daemon goes to another one.
         self._where = None if path is None else os.path.abspath(path)
         self._turn_to(Table(path, slots, COLUMNS))
+
+    @classmethod
+    def later(cls, path: str | os.PathLike[str]) -> Board:
+        """Return a board that becomes the one at ``path`` when that can be opened.
+
+        Until then it is in memory, and this process is alone on it. It is tried once a second, by
+        whoever looks.
+        """
+        board = cls.__new__(cls)
+        board.path, board._where, board._is_late = path, os.path.abspath(path), True
+        board._clock = time.monotonic
+        board._turn_to(Table(None, SLOTS, COLUMNS, alone=True))
+        return board
 
     def _turn_to(self, table: Table) -> None:
         """Go on with these rows. Other threads may look meanwhile: each takes the table once."""
@@ -205,6 +223,8 @@ class Board:
 
     def is_first(self) -> bool:
         """Return whether this process is the first that is ready and not silent: it may speak."""
+        if self._is_late:  # others may be there, and speak
+            return False
         ready = [row for row in self.rows() if row.state == "ready"]
         awake = [row for row in ready if row.beat < SILENT] or ready
         return bool(awake) and awake[0].pid == os.getpid()
@@ -376,10 +396,19 @@ class Board:
         due, now = self._look_at_path, self.now()
         if self._where is not None and not due - LOOK_AT_PATH <= now < due:
             self._look_at_path = now + LOOK_AT_PATH
-            found = self.table.successor(self._where)
+            found = self._opened() if self._is_late else self.table.successor(self._where)
             if found is not None:
                 self._turn_to(found)
         return self.table
+
+    def _opened(self) -> Table | None:
+        try:
+            table = Table(self._where, SLOTS, COLUMNS)
+        except (OSError, ValueError):
+            return None
+        self._is_late = False
+        logger.warning("%r could be opened, and is used from now on", self.path)
+        return table
 
     def _is_there(self, row: int, owner: int, since: int, now: int) -> bool:
         """Return whether the process of a row that is silent is there."""

@@ -5,12 +5,15 @@ Nothing here may stop a server: a process that finds no slot serves on without.
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 from typing import TYPE_CHECKING
 
 from .board import Board
+from .late import is_late
 from .listeners import listens
+from .logs import logger
 from .poster import Poster
 from .words import BEAT_EVERY, CALLED, READY, SECOND, STARTING, STOPPING
 
@@ -18,6 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .load import Adapter
+
+
+# What no configuration is to blame for: it was well a moment ago, and will be again.
+FOR_NOW = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR))
 
 
 class Member(Poster):
@@ -80,7 +87,7 @@ class Forking(Member):
         self._ancestors: set[int] = set()
         self._forgotten = forgotten
         self._is_draining: Callable[[], bool] = bool
-        super().__init__(board, adapter)
+        super().__init__(opened(board), adapter)
 
     def begin(self, is_draining: Callable[[], bool]) -> None:
         """Have this process be counted as soon as it serves, and beat then.
@@ -150,3 +157,22 @@ class Forking(Member):
         else:
             self._look_from = self.board.now() + int(BEAT_EVERY * SECOND)
             self.start()
+
+
+def opened(board: Board | str | os.PathLike[str]) -> Board:
+    """Return the board, or one in its place until it can be opened, if its users may not fail now.
+
+    They may as long as somebody configures them, and not any more in a process that a server makes
+    in the place of another.
+
+    :raises ValueError, OSError: if it cannot be opened, in all other processes.
+    """
+    if isinstance(board, Board):
+        return board
+    try:
+        return Board(board)
+    except (ValueError, OSError) as error:
+        if getattr(error, "errno", None) not in FOR_NOW and not is_late():
+            raise
+        logger.error("cannot open a board: %s; this process serves on, and tries again", error)
+        return Board.later(board)

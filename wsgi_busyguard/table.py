@@ -58,15 +58,23 @@ class Table:
         process and those that it forks share.
     :param rows: how many rows a new one has; 0: none is made.
     :param columns: words in a row.
+    :param alone: whether the memory is for this process only; then there is no file.
     :raises ValueError: for a file that is no such table.
     :raises OSError: for one that cannot be opened.
     :ivar words: all of them. One is stored in one go, so nobody ever sees a part of it; that is
         why it is a view and not :mod:`struct`, whose ``pack_into`` writes zeros first.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None, rows: int, columns: int) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None,
+        rows: int,
+        columns: int,
+        *,
+        alone: bool = False,
+    ) -> None:
         with _lock:
-            self._memory = _memory(path, rows, columns)
+            self._memory = _Own(rows, columns) if alone else _memory(path, rows, columns)
         self.words = self._memory.words
         self.columns = columns
         self.rows = self.words[_ROWS]
@@ -276,6 +284,28 @@ class _Memory:
         os.close(self._descriptor)
 
 
+class _Own(_Memory):
+    """Memory of one process; a child gets a copy. Takes no descriptor, for none may be left."""
+
+    def __init__(self, rows: int, columns: int) -> None:
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        self._map = mmap.mmap(-1, _size(rows, columns), flags=flags)
+        self.words = memoryview(self._map).cast("Q")
+        _begin(self.words, rows, columns)
+
+    def is_file(self, found: os.stat_result) -> bool:
+        """Return whether that is what is mapped here: never."""
+        return False
+
+    @contextmanager
+    def tried(self, patience: float = 0.0) -> Iterator[bool]:
+        """Yield that nobody else can write."""
+        yield True
+
+    def __del__(self) -> None:
+        pass
+
+
 # A process loses its record locks on a file with *any* descriptor of that file that it closes. So
 # each file is opened once in a process, and only while nobody here claims.
 _memories: WeakValueDictionary[tuple[int, int], _Memory] = WeakValueDictionary()
@@ -344,7 +374,7 @@ def _nameless() -> int:
 
 def _made(memory: _Memory, rows: int, columns: int) -> _Memory:
     """Return the memory after an empty file has become a table."""
-    size = (HEADER + rows * columns) * WORD
+    size = _size(rows, columns)
     os.ftruncate(memory._descriptor, size)
     if hasattr(os, "posix_fallocate"):
         # Without a place on the disk, storing the first word would be a SIGBUS one day.
@@ -354,9 +384,17 @@ def _made(memory: _Memory, rows: int, columns: int) -> _Memory:
             os.ftruncate(memory._descriptor, 0)
             raise
     memory.map()
-    for word, value in ((_VERSION, VERSION), (_ROWS, rows), (_COLUMNS, columns), (_MAGIC, MAGIC)):
-        memory.words[word] = value
+    _begin(memory.words, rows, columns)
     return memory
+
+
+def _size(rows: int, columns: int) -> int:
+    return (HEADER + rows * columns) * WORD
+
+
+def _begin(words: memoryview, rows: int, columns: int) -> None:
+    for word, value in ((_VERSION, VERSION), (_ROWS, rows), (_COLUMNS, columns), (_MAGIC, MAGIC)):
+        words[word] = value
 
 
 def _examine(path: str | os.PathLike[str], descriptor: int, columns: int) -> None:

@@ -8,7 +8,15 @@ import threading
 import pytest
 
 from wsgi_busyguard.adapters import progress
-from wsgi_busyguard.adapters.progress import RATE, Answers, Credit, Upload, acknowledged, cut
+from wsgi_busyguard.adapters.progress import (
+    RATE,
+    Answers,
+    Clients,
+    Credit,
+    Upload,
+    acknowledged,
+    cut,
+)
 
 
 @pytest.fixture
@@ -105,3 +113,49 @@ def test_of_a_socket_that_is_no_tcp_nothing_is_known():
         assert acknowledged(ours) is None
     assert acknowledged(ours) is None
     cut(ours)
+
+
+def test_only_those_who_are_served_are_cut_off(pair, start, until, caplog):
+    """An idle connection may be silent, and so may one of which the head is there."""
+    ours, _ = pair
+    clients, raised = Clients(0.05), []
+    watched = clients.watched(ours)
+    watched.await_head()
+    threading.Event().wait(0.1)
+    clients.cut_the_stalled()  # nobody serves it
+    clients.begin(watched)
+    watched.end_head()
+    clients.cut_the_stalled()
+    buffer = bytearray(10)
+
+    def read():
+        with pytest.raises(ConnectionResetError) as error:
+            watched.recv_into(buffer)
+        raised.append(error)
+
+    start(read)
+    with caplog.at_level("INFO", "wsgi_busyguard"):
+        until(lambda: clients.cut_the_stalled() or raised)
+        clients.cut_the_stalled()
+    assert [record.msg for record in caplog.records] == ["cut off a client that did not get on: %s"]
+
+
+def test_with_no_limit_nobody_is_looked_at(pair):
+    ours, _ = pair
+    clients = Clients(float("inf"))
+    watched = clients.watched(ours)
+    clients.begin(watched)
+    watched.await_head()
+    clients.cut_the_stalled()
+    assert not watched.cut_if_stalled()
+    clients.end(watched)
+    clients.end(watched)
+
+
+def test_what_is_stored_is_counted(pair):
+    ours, peer = pair
+    watched = Upload(ours, 30)
+    peer.sendall(b"some")
+    buffer = bytearray(10)
+    assert watched.recv_into(buffer) == 4
+    assert bytes(buffer[:4]) == b"some"

@@ -100,6 +100,21 @@ def do_drip(environ, start_response, pieces):
         time.sleep(0.05)
 
 
+def do_pieces(environ, start_response, count):
+    """As many megabytes, one after the other."""
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    for _ in range(int(count)):
+        yield b"x" * 1_000_000
+
+
+def do_events(environ, start_response, seconds):
+    """Server-sent events, of which the second one comes late."""
+    start_response("200 OK", [("Content-Type", "text/event-stream")])
+    yield b"data: first\n\n"
+    time.sleep(float(seconds))
+    yield b"data: second\n\n"
+
+
 def do_before(environ, start_response, *_):
     raise RuntimeError("before start_response")
 

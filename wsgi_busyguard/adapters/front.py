@@ -27,6 +27,7 @@ from ..policy import CLIENT_TIMEOUT, DAMPED, PATIENCE, Reason, flag, seconds
 from ..posting import Member
 from ..skew import QueueHeader
 from .lastcall import HANDSHAKES, LINGER, LOOK, admit_no_more, pending
+from .progress import STALL, Clients
 from .standing import Outside, StandingQueue
 from .threads import Beat, Teller
 from .wire import gone, whole
@@ -51,9 +52,12 @@ class Front:
     The keyword arguments are those of :class:`wsgi_busyguard.BusyGuard`.
 
     :param threads: how many requests may be in the app at once.
+    :param progress_timeout: seconds for which a client may keep a thread waiting, in the middle of
+        its upload or by not reading its answer; each 500 bytes earn one back. No limit if inf.
     :param adapter: what to read instead of the gate, where the guard cannot stand in front.
     :ivar monitor: the :class:`~wsgi_busyguard.Monitor`; its listeners run in a thread of their own.
     :ivar gate: the :class:`~wsgi_busyguard.Gate`.
+    :ivar clients: those for whom threads work.
     :ivar drained: set when a drain is over.
     :ivar shares: whether somebody else may have the listening sockets, too.
     """
@@ -77,6 +81,7 @@ class Front:
         refusal: WSGIApplication | None = None,
         retry_after: int = 1,
         client_timeout: float | None = None,
+        progress_timeout: float = STALL,
         expose_load: bool = False,
         board: Board | str | os.PathLike[str] | None = None,
         push: Iterable[str] | str = (),
@@ -91,6 +96,7 @@ class Front:
         self._plainly = self._answers if refusal is None else Answers(retry_after=retry_after)
         self.gate = Gate(threads, max_queue, max_wait, client_timeout=client_timeout)
         self._queue_header = QueueHeader(self.gate.is_idle, self.client_timeout) if trusts else None
+        self.clients = Clients(seconds("progress_timeout", progress_timeout))
         self.waiting: dict[Visit, None] = {}
         self.here = threading.local()  # in a thread that serves: whose request it has
         self.drained = threading.Event()
@@ -213,6 +219,7 @@ class Front:
         waiting = {visit.socket: visit for visit in list(self.waiting)}
         for sock in gone(waiting):
             self._drop(waiting[sock])
+        self.clients.cut_the_stalled()
         self.monitor.refresh()
         if self._ending is None and self._is_over():
             ending = threading.Thread(target=self._end, name="busyguard-end", daemon=True)

@@ -11,12 +11,11 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..board import Board
 from ..counts import counts_of
 from ..listeners import is_socket
 from ..middleware import BusyGuard
 from ..monitor import Monitor
-from ..posting import Member
+from ..posting import Member, opened
 from ..sampling import Sampled
 from .acceptqueue import waiting
 
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import WSGIApplication
 
+    from ..board import Board
     from ..counts import Counts
     from ..load import Adapter, Load
 
@@ -173,7 +173,7 @@ class Guarded:
             self.guard = BusyGuard(app, monitor=Monitor(reads), **options)
             reads.calls = self.guard
         else:
-            board = board if isinstance(board, Board) else Board(board)
+            board = opened(board)
             reads = Sampled(adapter().share(board))
             self._member = Member(board, reads)
             self.guard = BusyGuard(app, monitor=Monitor(self._member), **options)

@@ -7,16 +7,22 @@ server.
 
 from __future__ import annotations
 
+import _socket
+import math
 import socket
 import struct
 import sys
 import time
 from contextlib import suppress
 from errno import ECONNRESET
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..logs import logger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
+
+T = TypeVar("T")
 
 # Seconds without one byte that a client may have. A radio link that was gone for 25 s is passed:
 # TCP doubles its pause before each attempt, and the seventh comes after 25.4 s. nginx grants 60 s,
@@ -52,10 +58,12 @@ class Upload:
 
     Only what goes through here is watched. What an app reads from the socket itself, as for a
     WebSocket, may be silent for as long as the app likes.
+
+    :ivar sock: the socket.
     """
 
     def __init__(self, sock: Any, most: float) -> None:
-        self._sock = sock
+        self.sock = sock
         self._credit = Credit(most)
         self._since: float | None = None
         self._is_cut = False
@@ -65,16 +73,34 @@ class Upload:
 
         :raises ConnectionResetError: if the connection has been cut off meanwhile.
         """
+        data: bytes = self._received(self.sock.recv, len, size)
+        return data
+
+    def recv_into(self, buffer: Any, *arguments: int) -> int:
+        """Store what has come, as the socket would; likewise."""
+        receive: Callable[..., int] = self.sock.recv_into
+        return self._received(receive, int, buffer, *arguments)
+
+    def _received(self, receive: Callable[..., T], count: Callable[[T], int], *given: Any) -> T:
         self._since = since = time.monotonic()
-        data: bytes = b""
+        size = 0
         try:
-            data = self._sock.recv(size)
+            got = receive(*given)
+            size = count(got)
         finally:
             self._since = None
-            self._credit.spend(time.monotonic() - since, len(data))
+            self._credit.spend(time.monotonic() - since, size)
         if self._is_cut:  # else the app would take what has come for all that there is
             raise ConnectionResetError(ECONNRESET, "the client did not get on with its request")
-        return data
+        return got
+
+    def await_head(self) -> None:
+        """Note that a thread reads a head, which has one time in all, from the socket itself."""
+        self._since = time.monotonic()
+
+    def end_head(self) -> None:
+        """Note that the head is there."""
+        self._since = None
 
     def cut_if_stalled(self) -> bool:
         """Cut the connection off if it keeps a thread waiting for too long; return whether."""
@@ -82,11 +108,11 @@ class Upload:
         if since is None or time.monotonic() - since <= self._credit.left:
             return False
         self._is_cut = True
-        cut(self._sock)
+        cut(self.sock)
         return True
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._sock, name)
+        return getattr(self.sock, name)
 
 
 class Answers:
@@ -115,6 +141,52 @@ class Answers:
         return stalled
 
 
+class Clients:
+    """Those for whom threads work now: whoever does not get on is cut off.
+
+    May be told of them in any thread.
+
+    :param most: seconds for which a client may keep a thread waiting; no limit if inf.
+    """
+
+    def __init__(self, most: float) -> None:
+        self._most = most
+        self._answers = Answers(most)
+        self._served: set[Upload] = set()
+
+    def watched(self, sock: Any) -> Upload:
+        """Return what to read a connection from."""
+        return Upload(sock, self._most)
+
+    def begin(self, upload: Upload) -> None:
+        """Note that a thread serves a connection, until :meth:`end`."""
+        self._served.add(upload)
+
+    def end(self, upload: Upload) -> None:
+        """Note that none does any more: now it may be silent."""
+        self._served.discard(upload)
+
+    def cut_the_stalled(self) -> None:
+        """Cut those off who do not get on. To be called a few times a second."""
+        if self._most == math.inf:
+            return
+        served = self._served.copy()  # in one go, for others add to it meanwhile
+        unread = set(self._answers.stalled([upload.sock for upload in served]))
+        for upload in served:
+            if upload.cut_if_stalled() or upload.sock in unread:
+                peer = _peer(upload.sock)
+                cut(upload.sock)
+                self.end(upload)  # it is told once
+                logger.info("cut off a client that did not get on: %s", peer)
+
+
+def _peer(sock: Any) -> Any:
+    try:
+        return sock.getpeername()
+    except (OSError, ValueError):
+        return "it has left"
+
+
 def acknowledged(sock: Any) -> int | None:
     """Return how many bytes a peer has acknowledged; ``None`` if that is all, or unknown."""
     if sys.platform != "linux":
@@ -131,7 +203,8 @@ def acknowledged(sock: Any) -> int | None:
 
 def cut(sock: Any) -> None:
     """End a connection at once, in whichever thread waits for it; its owner closes it."""
+    sock = getattr(sock, "_sock", sock)  # of gevent's, which is none of the system's
     with suppress(OSError, ValueError):
         # What it has not read is not kept for it when the socket is closed.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        socket.socket.shutdown(sock, socket.SHUT_RDWR)  # of TLS, too: no words of goodbye
+        _socket.socket.shutdown(sock, socket.SHUT_RDWR)  # of TLS, too: no words of goodbye

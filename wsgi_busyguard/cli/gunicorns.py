@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
 # What gunicorn's guarded workers are told of the arguments, by BUSYGUARD_*.
-TOLD = ("check", "agent", "board", "max_queue", "max_wait", "client_timeout", "ready", "patience")
+TOLD = (
+    *("check", "agent", "board", "max_queue", "max_wait", "client_timeout", "progress_timeout"),
+    *("ready", "patience"),
+)
 
 
 # What each worker accepts beyond what it serves and what waits, most of it kept alive.

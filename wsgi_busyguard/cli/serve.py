@@ -9,6 +9,7 @@ import sys
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ..adapters.progress import STALL
 from ..application import wsgi_app
 from ..board import BoardFull
 from ..checkport import AgentPort, CheckPort, address, introduce
@@ -72,6 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     patient = "seconds after which clients give up (%(default)s)"
     add("--client-timeout", type=float, default=CLIENT_TIMEOUT, metavar="S", help=patient)
+    idle = "seconds without progress after which a client that holds a thread is cut off"
+    add("--progress-timeout", type=float, default=STALL, metavar="S", help=f"{idle} (%(default)s)")
     policy = "what ready checks follow (%(default)s)"
     add("--ready", choices=READY_POLICIES, default=DAMPED, help=policy)
     bears = "seconds of delay that damped bears (%(default)s)"
@@ -109,6 +112,7 @@ def examine(options: Mapping[str, Any]) -> None:
     whole("threads", options["threads"], least=1)
     for name in ("client_timeout", "patience", "grace"):
         seconds(name, options[name])
+    seconds("progress_timeout", options.get("progress_timeout", STALL))  # none in twist
     known_policy(options["ready"])
     limits(options["threads"], options["max_queue"], options["max_wait"])
     for name in ("check", "agent"):

@@ -31,7 +31,12 @@ def serve_waitress(app: WSGIApplication, arguments: argparse.Namespace) -> int:
         with serve.said_in_one_line():
             options = serve._guarding(arguments)
             server = guarded_server(
-                app, threads=arguments.threads, sockets=[listener], ident=None, **options
+                app,
+                threads=arguments.threads,
+                progress_timeout=arguments.progress_timeout,
+                sockets=[listener],
+                ident=None,
+                **options,
             )
         server.guard.shares = False  # the socket is from here
         where = serve._start_ports(server.guard.monitor, arguments, stack)

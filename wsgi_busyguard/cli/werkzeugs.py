@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import socket
 import threading
 import time
 from contextlib import ExitStack, suppress
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..adapters.descriptors import NO_DESCRIPTOR, Room, excess, hang_up, in_turn, is_open, overdrawn
 from ..adapters.lastcall import HANDSHAKES, LINGER, LOOK, admit_no_more, pending
+from ..adapters.progress import Clients
 from ..adapters.standing import Outside, StandingQueue
 from ..adapters.threads import Beat
 from ..checkport import bound
@@ -17,7 +20,6 @@ from ..middleware import BusyGuard
 
 if TYPE_CHECKING:
     import argparse
-    import socket
     from collections.abc import Callable
 
     from _typeshed.wsgi import WSGIApplication
@@ -32,7 +34,7 @@ def serve_werkzeug(app: WSGIApplication, arguments: argparse.Namespace) -> int:
     with ExitStack() as stack:
         with serve.opening(arguments.listen):
             listener = stack.enter_context(bound(arguments.listen))
-        server = _server(listener, guard)
+        server = _server(listener, guard, Clients(arguments.progress_timeout))
         stack.callback(server.server_close)
         beat = Beat(_watching(listener, guard.monitor, server.look))
         stack.callback(beat.stop)
@@ -57,12 +59,27 @@ def serve_werkzeug(app: WSGIApplication, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _server(listener: socket.socket, guard: BusyGuard) -> Any:
+def _server(listener: socket.socket, guard: BusyGuard, clients: Clients) -> Any:
     """Return a server that knows who is connected, and who of them is being answered."""
     from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 
     class Handler(WSGIRequestHandler):
         timeout = 60
+
+        def setup(self) -> None:
+            """Read the client from where its progress is seen."""
+            super().setup()
+            self.watched = clients.watched(self.connection)
+            # It counts as a user of the socket: one that an app closes stays open until the end.
+            self._file = self.rfile
+            read_from: Any = self.watched
+            self.rfile = io.BufferedReader(socket.SocketIO(read_from, "r"))
+            clients.begin(self.watched)
+
+        def finish(self) -> None:
+            """End."""
+            clients.end(self.watched)
+            super().finish()
 
         def run_wsgi(self) -> None:
             """Answer a request, to the last byte."""
@@ -117,7 +134,12 @@ def _server(listener: socket.socket, guard: BusyGuard) -> Any:
     host, port = listener.getsockname()[:2]
     server: Any = Server(host, port, guard, Handler, fd=listener.fileno())
     server.answering, server.connected = answering, connected
-    server.look = lambda: room.make(overdrawn(), candidates)
+
+    def look() -> None:
+        clients.cut_the_stalled()
+        room.make(overdrawn(), candidates)
+
+    server.look = look
     return server
 
 

@@ -6,6 +6,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
+from cheroot.makefile import MakeFile
 from cheroot.server import HTTPConnection
 from cheroot.wsgi import Server
 
@@ -44,14 +45,25 @@ class GuardedConnection(HTTPConnection):
     seen = 0
     since: float | None = None
 
+    def __init__(self, server: Any, sock: Any, makefile: Callable[..., Any] = MakeFile) -> None:
+        # cheroot's own limit, server.timeout, is for the next byte, and begins anew with each.
+        self._upload = upload = server.guard.clients.watched(sock)
+
+        def make(sock: Any, mode: str, *size: int) -> Any:
+            return makefile(upload if "r" in mode else sock, mode, *size)
+
+        super().__init__(server, sock, make)
+
     def communicate(self) -> bool:
         """Serve one request; return whether to keep the connection."""
         visit, self.visit = self.visit, None
         serve: Callable[[], bool] = super().communicate
+        self.server.guard.clients.begin(self._upload)
         try:
             return serve() if visit is None else visit.served_by(serve)
         finally:
             self.used = True
+            self.server.guard.clients.end(self._upload)
             self.server.guard.asking.pop(self, None)
 
     def close(self) -> None:
@@ -143,6 +155,8 @@ def guarded_server(
         ``retry_after``, ``expose_load``, ``board``, ``push`` and ``trust_queue_header`` as in
         :class:`wsgi_busyguard.BusyGuard`; all others are cheroot's: ``server_name``,
         ``request_queue_size`` (1024 here), ``timeout`` and so on.
+    :param progress_timeout: seconds for which a client may keep a thread waiting, by its upload or
+        by not reading its answer; 30, and no limit if inf.
     :raises ValueError, TypeError: for arguments that cannot be meant.
 
     The server's ``guard`` has ``monitor``, ``gate`` and ``drain(grace)``. ``start()`` returns when

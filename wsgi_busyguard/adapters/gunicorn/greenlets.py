@@ -53,7 +53,7 @@ class GuardedGevent(Guarded, GeventWorker):
 
     def work(self) -> tuple[Any, ...]:
         """Also make room if nobody could go when the last one came."""
-        return (self._look_for_room, *super().work())
+        return (self._look_for_room, self.clients.cut_the_stalled, *super().work())
 
     def queue(self) -> Any:
         """Return the gate of the requests, which without a limit only counts."""
@@ -83,9 +83,14 @@ class GuardedGevent(Guarded, GeventWorker):
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
         """Serve a request, and post when it is over."""
         self._idle.pop(sock, None)
+        watched = self.clients.watched(sock)
+        req.unreader.sock = watched
+        self.clients.begin(watched)
         try:
             return super().handle_request(listener_name, req, sock, addr)
         finally:
+            self.clients.end(watched)
+            req.unreader.sock = sock  # by which gunicorn waits for the next request
             self._idle[sock] = True  # the last, from now on
             self.poster.post()
 

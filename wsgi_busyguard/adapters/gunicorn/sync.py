@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gunicorn.workers.sync import SyncWorker
 
 from .worker import Guarded, counting
+
+if TYPE_CHECKING:
+    from ..progress import Upload
 
 
 class GuardedSync(Guarded, SyncWorker):
@@ -18,6 +21,7 @@ class GuardedSync(Guarded, SyncWorker):
     """
 
     without = ("slots", "max_queue", "max_wait")
+    _client: Upload
 
     def queue(self) -> Any:
         """Return the one place that this worker has."""
@@ -28,9 +32,25 @@ class GuardedSync(Guarded, SyncWorker):
         """Serve a connection; whoever is slow to send a request takes the worker too."""
         self.standing.moved()
         slot = self._gate.take()
+        self._client = served = self.clients.watched(client)
+        if not self.cfg.is_ssl:  # else the socket is soon replaced by another one
+            served.await_head()
+        self.clients.begin(served)
         try:
             self.poster.post()
             super().handle(listener, client, addr)
         finally:
+            self.clients.end(self._client)
             self._gate.leave(slot)
             self.poster.post()
+
+    def handle_request(self, listener: Any, req: Any, client: Any, addr: Any) -> Any:
+        """Serve a request, whose client has to get on with what it still sends."""
+        self.clients.end(self._client)
+        self._client = req.unreader.sock = self.clients.watched(client)
+        self.clients.begin(self._client)
+        return super().handle_request(listener, req, client, addr)
+
+    def work(self) -> tuple[Any, ...]:
+        """Also cut those off who do not get on."""
+        return (self.clients.cut_the_stalled, *super().work())

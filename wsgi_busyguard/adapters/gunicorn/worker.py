@@ -24,6 +24,7 @@ from ...monitor import Monitor
 from ...native import begin
 from ...poster import Poster
 from ..standing import StandingQueue
+from ..progress import Clients
 from .host import Host, in_the_kernel, judge_options, the_host
 
 if TYPE_CHECKING:
@@ -144,6 +145,7 @@ class Guarded:
         super().__init__(*arguments, **named)
         self.host: Host
         self.host, self.options = the_host(self.cfg, self.log)
+        self.clients = Clients(self.options.progress_timeout)
         self.host.board.expect()  # in the master, which is about to fork
         self._made: float = self.tmp.last_update()
 

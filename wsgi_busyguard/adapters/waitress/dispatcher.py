@@ -258,7 +258,10 @@ class WaitressVisit(Visit):
 
     def service(self) -> None:
         """Serve the request, in one of the threads."""
-        here = self._waitress.here
+        here, clients = self._waitress.here, self._waitress.clients
+        # Of an answer that is not read waitress keeps 16 MB, and then this thread waits.
+        watched = clients.watched(self.socket)
+        clients.begin(watched)
         here.visit = self
         try:
             if self.has_left():
@@ -267,6 +270,7 @@ class WaitressVisit(Visit):
                 self.channel.service()
         finally:
             here.visit = None
+            clients.end(watched)
             self.leave()
 
     def cancel(self) -> None:

@@ -65,6 +65,8 @@ def guarded_server(
         ``retry_after``, ``expose_load``, ``board``, ``push`` and ``trust_queue_header`` as in
         :class:`wsgi_busyguard.BusyGuard`; all others are waitress's: ``listen``, ``sockets``,
         ``unix_socket``, ``connection_limit`` and so on.
+    :param progress_timeout: seconds for which a client may keep a thread waiting, by its upload or
+        by not reading its answer; 30, and no limit if inf.
     :raises ValueError, TypeError: for arguments that cannot be meant.
 
     The server's ``guard`` has ``monitor``, ``gate`` and ``drain(grace)``. Its ``run()`` returns
