@@ -22,6 +22,7 @@ import json
 import logging
 import os
 import platform
+import sys
 from typing import TYPE_CHECKING, Any
 
 import rivals
@@ -42,6 +43,10 @@ STAMPED = "BusyGuard, adapter, client_timeout"
 GATE, GATE_STREAMED = "BusyGuard, gate", "BusyGuard, gate; generator"
 INC_DEC, TRACKED = "prometheus_client inc/dec", "prometheus_client track_inprogress"
 COUNTED, COUNTED_STREAMED = "lock + closing wrapper", "lock + closing wrapper; generator"
+
+# How much dearer the gate may be than the cheapest that counts. Those take a lock each time, which
+# "with" does in two fifths of the time from Python 3.14 on; the gate takes none.
+COUNTING = 1.5 if sys.version_info >= (3, 14) else 1.0
 
 # How the cases are named whose loop does nothing but call.
 ONLY = "call only: "
@@ -141,11 +146,11 @@ def bounds(found: dict[str, Figures]) -> list[dict[str, Any]]:
     streamed_peer = found[GATE_STREAMED].ratio / found[COUNTED_STREAMED].ratio
     ours = [name for name in found if name.startswith((ONLY + "gate, ", ONLY + "adapter, "))]
     musts = [
-        ("pass-through / no-op", found[PASS_THROUGH].ratio, 1.15),
-        ("pass-through with an adapter / no-op", found[ADAPTER].ratio, 1.15),
-        ("gate / no-op", found[GATE].ratio, 3.0),
-        ("gate / no-op, generator body", found[GATE_STREAMED].ratio, 3.0),
-        ("gate / the cheapest peer that counts", found[GATE].ratio / counting, 1.0),
+        ("pass-through / no-op", found[PASS_THROUGH].ratio, 1.25),
+        ("pass-through with an adapter / no-op", found[ADAPTER].ratio, 1.25),
+        ("gate / no-op", found[GATE].ratio, 2.7),
+        ("gate / no-op, generator body", found[GATE_STREAMED].ratio, 3.1),
+        ("gate / the cheapest peer that counts", found[GATE].ratio / counting, COUNTING),
         ("gate / lock + closing wrapper, generator body", streamed_peer, 1.0),
         *((f"us, call only: {name.removeprefix(ONLY)}", found[name].us, 2.0) for name in ours),
     ]

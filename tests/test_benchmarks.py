@@ -42,11 +42,11 @@ def ratio(overhead: dict[str, Any], name: str) -> float:
 def test_the_pass_through_costs_hardly_more_than_doing_nothing(
     overhead: dict[str, Any], name: str
 ) -> None:
-    assert ratio(overhead, name) <= 1.15 * SLACK
+    assert ratio(overhead, name) <= 1.25 * SLACK
 
 
 def test_the_gate_costs_a_few_times_as_much_as_doing_nothing(overhead: dict[str, Any]) -> None:
-    assert ratio(overhead, "BusyGuard, gate") <= 3 * SLACK
+    assert ratio(overhead, "BusyGuard, gate") <= 2.7 * SLACK
 
 
 @pytest.mark.parametrize(
@@ -55,11 +55,16 @@ def test_the_gate_costs_a_few_times_as_much_as_doing_nothing(overhead: dict[str,
         "lock + closing wrapper",
         "prometheus_client inc/dec",
         "prometheus_client track_inprogress",
-        "OpenTelemetry, API only",
     ],
 )
-def test_the_gate_costs_less_than_others_that_count(overhead: dict[str, Any], peer: str) -> None:
-    assert ratio(overhead, "BusyGuard, gate") <= ratio(overhead, peer) * SLACK
+def test_the_gate_costs_no_more_than_others_that_count(overhead: dict[str, Any], peer: str) -> None:
+    """From Python 3.14 on a lock takes two fifths of the time, and they do little else."""
+    dearer = 1.5 if sys.version_info >= (3, 14) else 1.0
+    assert ratio(overhead, "BusyGuard, gate") <= ratio(overhead, peer) * dearer * SLACK
+
+
+def test_the_gate_costs_a_small_part_of_tracing(overhead: dict[str, Any]) -> None:
+    assert ratio(overhead, "OpenTelemetry, API only") >= 5 * ratio(overhead, "BusyGuard, gate")
 
 
 def test_a_check_costs_a_small_part_of_a_view(overhead: dict[str, Any]) -> None:

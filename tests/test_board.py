@@ -1089,8 +1089,8 @@ def test_a_second_board_on_the_same_file_does_not_lose_the_first_ones_lock(tmp_p
     """A process loses its record locks with any descriptor of the file that it closes."""
     path = tmp_path / "board"
     board = Board(path)
-    with board.table.tried() as locked:
-        assert locked
+
+    def locked():
         Board(path)
         gc.collect()
 
@@ -1103,6 +1103,8 @@ def test_a_second_board_on_the_same_file_does_not_lose_the_first_ones_lock(tmp_p
             os._exit(1)
 
         assert ended_well(child(try_it))
+
+    assert board.table.tried(locked)
 
 
 def test_without_memfd_the_nameless_file_is_one_of_the_disk(monkeypatch):

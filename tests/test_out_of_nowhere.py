@@ -8,21 +8,28 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from wsgi_busyguard import Board, Gate, Load, Monitor
 from wsgi_busyguard import gate as gate_module
 from wsgi_busyguard import holding as holding_module
+from wsgi_busyguard import poster as poster_module
+from wsgi_busyguard import table as table_module
 from wsgi_busyguard.adapters.executor import CountingExecutor
+from wsgi_busyguard.dryrun import DryRun
 from wsgi_busyguard.gate import Ticket
 from wsgi_busyguard.holding import holding
+from wsgi_busyguard.policy import Reason
 from wsgi_busyguard.poster import Poster
-from wsgi_busyguard.turn import Turn
+from wsgi_busyguard.turn import Turn, tried, under
 
 FILES = {gate_module.__file__, holding_module.__file__}
+PACKAGE = os.path.dirname(gate_module.__file__)
 
 
 class Late(BaseException):
@@ -33,11 +40,12 @@ class Interruption:
     """Raises at the n-th moment at which CPython lets a signal handler run.
 
     That is at the beginning of a function and after a call, in the gate and in what holds its
-    slots. (And at jumps, which are left to the storms below.)
+    slots, or anywhere in the package. (And at jumps, which are left to the storms below.)
     """
 
-    def __init__(self, n):
+    def __init__(self, n, anywhere=False):
         self.left = n
+        self.anywhere = anywhere
 
     def __enter__(self):
         sys.setprofile(self._profile)
@@ -47,7 +55,9 @@ class Interruption:
 
     def _profile(self, frame, event, _):
         code = frame.f_code
-        here = code.co_filename in FILES and code.co_name != "__del__"
+        file = code.co_filename
+        here = file.startswith(PACKAGE) if self.anywhere else file in FILES
+        here = here and code.co_name != "__del__"
         if here and event in {"call", "return", "c_return"}:
             self.left -= 1
             if self.left == -1:
@@ -218,6 +228,86 @@ def test_a_late_exception_does_not_free_the_slot_of_the_next_who_has_it():
     assert len(others) == 1
     assert others[0].since is not None
     assert not gate._free
+
+
+# Locks. From Python 3.14 on there is such a moment between __enter__() and the block of a "with".
+
+
+def of_a_monitor(work):
+    def made():
+        monitor = Monitor(CountingExecutor(1))
+        monitor.quiet = True
+        return lambda: work(monitor), monitor._lock
+
+    return made
+
+
+def of_a_gate(work):
+    def made():
+        gate = Gate(1)
+        gate.enter()
+        return lambda: work(gate), gate._lock
+
+    return made
+
+
+def of_a_poster(work, lock=None):
+    def made():
+        poster = Poster(Board(slots=2), Gate(1))
+        poster.join()
+        return lambda: work(poster), lock or poster._lock
+
+    return made
+
+
+def of_a_dry_run(work):
+    def made():
+        report = DryRun()
+        return lambda: work(report), report._lock
+
+    return made
+
+
+def join_again(poster):
+    poster.leave()
+    poster.join()
+
+
+LOCKED = {
+    "a look": of_a_monitor(Monitor.refresh),
+    "a check": of_a_monitor(Monitor.check),
+    "changes": of_a_monitor(Monitor.changes),
+    "a listener": of_a_monitor(lambda monitor: monitor.on_busy(print)),
+    "another adapter": of_a_monitor(lambda monitor: monitor.read_from(Gate(1))),
+    "counts": of_a_gate(Gate.counts),
+    "an offer": of_a_gate(lambda gate: gate.offer(Ticket(bool))),
+    "fewer slots": of_a_gate(lambda gate: gate.lower(gate.limits)),
+    "a post": of_a_poster(Poster.post),
+    "a claim": of_a_poster(join_again, table_module._lock),
+    "joining": of_a_poster(join_again, poster_module._joining),
+    "a row that is given away": of_a_poster(lambda p: p.board.free(1), table_module._lock),
+    "a board": of_a_poster(lambda _: Board(slots=2), table_module._lock),
+    "a request in a dry run": of_a_dry_run(DryRun.request),
+    "a refusal in a dry run": of_a_dry_run(lambda report: report.refuse(Reason.QUEUE_FULL)),
+}
+
+
+# A finalizer that it interrupts is nobody's to hear of.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("what", LOCKED)
+def test_no_lock_stays_taken_wherever_an_exception_comes(what):
+    interrupted = 0
+    with ThreadPoolExecutor(1) as other:
+        while True:
+            work, lock = LOCKED[what]()
+            interruption = Interruption(interrupted, anywhere=True)
+            with contextlib.suppress(Late), interruption:
+                work()
+            assert other.submit(tried, lock, bool, 1).result(20), interrupted
+            if interruption.left >= 0:  # it has come through
+                break
+            interrupted += 1
+    assert interrupted >= 4
 
 
 # Real signals, in a process of their own
@@ -446,6 +536,42 @@ def test_a_turn_that_was_interrupted_is_free(start):
         turn.take(lambda: True, raises)
     start(turn.take, lambda: not done, lambda: done.append(1)).join(20)
     assert done == [1]
+
+
+# Under a lock
+
+
+def test_what_is_done_under_a_lock_is_done_alone_and_may_come_again(start):
+    lock = threading.RLock()
+
+    def other():
+        return start(lambda: seen.append(tried(lock, int, "7"))).join(20)
+
+    seen = []
+    assert under(lock, lambda: under(lock, lambda n: (other(), n), 1)) == (None, 1)
+    assert seen == [None]
+    other()
+    assert seen == [None, 7]
+
+
+def test_one_who_is_interrupted_while_it_waits_releases_nobody_elses_lock(start):
+    class Lock:
+        def __init__(self):
+            self.lock = threading.RLock()
+            self.release = self.lock.release
+
+        def acquire(self):
+            raise Late
+
+    lock = Lock()
+    begun, end = threading.Event(), threading.Event()
+    holder = start(under, lock.lock, lambda: (begun.set(), end.wait(20)))
+    begun.wait(20)
+    with pytest.raises(Late):
+        under(lock, print)
+    assert not lock.lock.acquire(blocking=False)
+    end.set()
+    holder.join(20)
 
 
 # An executor's job

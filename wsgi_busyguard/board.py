@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from .counts import LENGTH, NAMED, Counts, of
@@ -277,11 +278,13 @@ class Board:
         number = table.words[STATE]
         after = judged(BUSY if number & 1 else FREE, load)
         if (after is BUSY) is not bool(number & 1):
-            with table.tried() as locked:
-                # If somebody else has noted a change meanwhile, the next look judges from there.
-                if locked and table.words[STATE] == number:
-                    self._change(table.words, number + 1, load)
+            table.tried(partial(self._change_once, table, number, load))
         return after
+
+    def _change_once(self, table: Table, number: int, load: Load) -> None:
+        """Note the change, unless somebody else has. For :meth:`.table.Table.tried`."""
+        if table.words[STATE] == number:  # else the next look judges from there
+            self._change(table.words, number + 1, load)
 
     @property
     def was_ready(self) -> bool:

@@ -18,6 +18,7 @@ from .environ import stamp
 from .gate import Gate, Slot, Ticket
 from .logs import logger
 from .policy import DRAINING, Reason, Verdict
+from .turn import under
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -55,27 +56,33 @@ class DryRun:
 
     def request(self) -> None:
         """Count a request."""
-        with self._lock:
-            self.requests += 1
+        under(self._lock, self._count)
+
+    def _count(self) -> None:
+        self.requests += 1
 
     def refuse(self, reason: Reason) -> None:
         """Count a refusal that would have been."""
-        with self._lock:
-            self.refused[reason.value] += 1
-            due = self._due()
-        self._tell(due)
+        self._tell(under(self._lock, self._count_refused, reason))
+
+    def _count_refused(self, reason: Reason) -> bool:
+        """Count it; return whether it is time for a line. Requires self._lock."""
+        self.refused[reason.value] += 1
+        return self._due()
 
     def judged(self, verdict: Verdict) -> Verdict:
         """Return what a check is told: free, unless the server is shutting down."""
         would = not verdict.ready and verdict.word != DRAINING
-        with self._lock:
-            self.checks += 1
-            self.answered_busy += would
-            due = would and self._due()
-        self._tell(due)
+        self._tell(under(self._lock, self._count_check, would))
         if verdict.word == DRAINING:
             return verdict
         return Verdict("free", True, verdict.load)
+
+    def _count_check(self, would: bool) -> bool:
+        """Count a check; return whether it is time for a line. Requires self._lock."""
+        self.checks += 1
+        self.answered_busy += would
+        return would and self._due()
 
     def __str__(self) -> str:
         why = ", ".join(f"{count} {reason}" for reason, count in sorted(self.refused.items()))
@@ -129,8 +136,7 @@ class Shadow:
 
     def stay(self, slot: Slot, until: float) -> None:
         """Have a slot left when ``until`` is over."""
-        with self._lock:
-            heapq.heappush(self._leaving, (until, next(self._order), slot))
+        under(self._lock, heapq.heappush, self._leaving, (until, next(self._order), slot))
         self.settle()
 
     def refuse(self, reason: Reason) -> None:
@@ -143,13 +149,15 @@ class Shadow:
 
     def settle(self) -> None:
         """Have those leave whose time has come, and those wait no longer who waited too long."""
-        while True:
-            with self._lock:
-                if not self._leaving or self._leaving[0][0] > self._clock():
-                    break
-                slot = heapq.heappop(self._leaving)[2]
+        while (slot := under(self._lock, self._next_to_leave)) is not None:
             self.gate.leave(slot)
         self.gate.expire()
+
+    def _next_to_leave(self) -> Slot | None:
+        """Return the slot of one whose time has come. Requires self._lock."""
+        if not self._leaving or self._leaving[0][0] > self._clock():
+            return None
+        return heapq.heappop(self._leaving)[2]
 
     def read(self) -> Load:
         """Return the figures of this instant."""
@@ -192,25 +200,33 @@ class Guest:
             self._shadow.refuse(outcome)
         elif outcome is not None:
             now = self._shadow.now()
-            with self._lock:
-                self._slot = outcome
-                self._waited = now - self._came if waited is None else waited
-                took = self._took
+            if waited is None:
+                waited = now - self._came
+            took = under(self._lock, self._has, outcome, waited)
             if took is not None:
                 self._shadow.stay(outcome, now + took)
+
+    def _has(self, slot: Slot, waited: float) -> float | None:
+        """Take the slot; return how long the request took if it has ended. Requires self._lock."""
+        self._slot, self._waited = slot, waited
+        return self._took
 
     def end(self) -> None:
         """Take note that the request has ended; only the first call does anything."""
         now = self._shadow.now()
-        with self._lock:
-            if self._took is not None:
-                return
-            self._took = now - self._came
-            slot, waited = self._slot, self._waited
-        if slot is not None:
-            self._shadow.stay(slot, now + waited)
+        if not under(self._lock, self._ends, now):
+            return
+        if self._slot is not None:
+            self._shadow.stay(self._slot, now + self._waited)
         else:
             self._shadow.settle()
+
+    def _ends(self, now: float) -> bool:
+        """Note how long it took; return whether that was not known. Requires self._lock."""
+        first = self._took is None
+        if first:
+            self._took = now - self._came
+        return first
 
 
 def rehearsing(

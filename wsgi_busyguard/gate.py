@@ -14,7 +14,7 @@ from bisect import bisect_left
 from collections import deque
 from functools import partial
 from threading import TIMEOUT_MAX
-from typing import TYPE_CHECKING, Concatenate, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
 from .counts import BOUNDS, REASONS, SECOND, Counts
 from .load import SMOOTHING, Load, service_time
@@ -22,6 +22,7 @@ from .logs import logger
 from .policy import Limits, Reason, limits
 from .slots import Place
 from .slots import Slot as Slot
+from .turn import under
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,8 +89,8 @@ class Gate:
 
     *Why a finalizer may leave.* A body that was never closed leaves when it is collected, which may
     interrupt any line here, one that holds the lock among them. So the lock can be taken again by
-    the thread that has it, ``_held`` tells that from a free one, and everybody looks once more for
-    what an interruption left undone after letting go.
+    the thread that has it, which a finalizer sees and leaves the rest to, and everybody looks once
+    more for what an interruption left undone after letting go.
 
     *Why no slot is lost.* Because an exception came out of nowhere, whoever holds a slot may forget
     it. The gate itself refers only to those that are free, so that one is noticed when nobody
@@ -116,8 +117,7 @@ class Gate:
 
     def _reset(self) -> None:
         """Start with every slot free and nobody waiting."""
-        self._lock = threading.RLock()
-        self._held = False  # seen true only by what interrupts the thread that holds the lock
+        self._lock: Any = threading.RLock()
         # First, so that the slots from before, which are dropped here, are not missed.
         self._places: dict[Place, object] = {}  # each with what watches its slot
         self._free: deque[Slot] = deque()
@@ -231,7 +231,7 @@ class Gate:
         place.since = None
         place.forfeited += 1
         try:
-            self._locked(self._count_lost, reason)
+            under(self._lock, self._count_lost, reason)
         finally:
             self._free.append(slot)
         self._hand_over()
@@ -241,7 +241,7 @@ class Gate:
 
         :raises Refused: always.
         """
-        self._locked(self._count_lost, reason)
+        under(self._lock, self._count_lost, reason)
         self._hand_over()
         raise Refused(reason)
 
@@ -258,7 +258,7 @@ class Gate:
             refused = Reason.QUEUE_AGE
         if refused is not None:
             ticket.outcome = refused
-            self._locked(self._count_lost, refused)
+            under(self._lock, self._count_lost, refused)
             self._hand_over()
             return refused
         outcome = self._waking(self._queue_up, ticket)
@@ -272,7 +272,7 @@ class Gate:
 
         :param reason: why it is refused; ``None`` if its client has left.
         """
-        was_there = self._locked(self._take_out, ticket, reason)
+        was_there = under(self._lock, self._take_out, ticket, reason)
         self._hand_over()
         return was_there
 
@@ -293,12 +293,16 @@ class Gate:
 
         Slots that are taken stay, and so does what has no limit of its own: ``max_wait``.
         """
-        with self._lock:
-            while len(self._places) > limits.slots and self._free:
-                slot = self._free.pop()
-                del self._places[slot.place]  # before the slot goes, or it would be missed
-            queue = min(limits.max_queue, self.limits.max_queue)
-            self.limits = self.limits._replace(slots=len(self._places), max_queue=queue)
+        under(self._lock, self._lower, limits)
+        self._hand_over(tell=False)
+
+    def _lower(self, limits: Limits) -> None:
+        """Have fewer slots. Requires self._lock."""
+        while len(self._places) > limits.slots and self._free:
+            slot = self._free.pop()
+            del self._places[slot.place]  # before the slot goes, or it would be missed
+        queue = min(limits.max_queue, self.limits.max_queue)
+        self.limits = self.limits._replace(slots=len(self._places), max_queue=queue)
 
     @property
     def empty(self) -> bool:
@@ -324,35 +328,40 @@ class Gate:
             # Whoever sees no place left may take that for busy still. So the next who leaves has
             # to tell, and one who left before he could know of it is seen below.
             self._crowded = True
-        load = self._locked(self._figures)
+        load = under(self._lock, self._figures)
         self._hand_over(tell=False)  # the reader may hold a lock that a listener needs
         return load
 
     def counts(self) -> Counts:
         """Return what has been counted in this process; none of it ever goes down."""
-        with self._lock:
-            all_ = self._counting
-            waits = [sum(column) for column in zip(*(place.waits for place in all_), strict=True)]
-            waits_took = sum(place.waits_took for place in all_)
-            service = [sum(column) for column in zip(*(place.slow for place in all_), strict=True)]
-            service[0] += sum(place.quick for place in all_)
-            served, took = sum(service), sum(place.took for place in all_)
-            # Slots are read one after the other while others come and go. Who is just leaving may
-            # not be seen at all, so both are told too low then, never too high: the last look.
-            inside = sum(place.forfeited for place in all_) + len(self._taken())
-            self._admitted = max(self._admitted, served + inside)
-            self._unwaited = max(self._unwaited, self._admitted - sum(waits[1:]))
-            waits[0] = self._unwaited
-            return Counts(
-                self._admitted,
-                served,
-                tuple(self._refused.values()),
-                self._dropped,
-                tuple(service),
-                int(took * SECOND),
-                tuple(waits),
-                int(waits_took * SECOND),
-            )
+        counts = under(self._lock, self._counted)
+        self._hand_over(tell=False)
+        return counts
+
+    def _counted(self) -> Counts:
+        """Add up what has been counted. Requires self._lock."""
+        all_ = self._counting
+        waits = [sum(column) for column in zip(*(place.waits for place in all_), strict=True)]
+        waits_took = sum(place.waits_took for place in all_)
+        service = [sum(column) for column in zip(*(place.slow for place in all_), strict=True)]
+        service[0] += sum(place.quick for place in all_)
+        served, took = sum(service), sum(place.took for place in all_)
+        # Slots are read one after the other while others come and go. Who is just leaving may
+        # not be seen at all, so both are told too low then, never too high: the last look.
+        inside = sum(place.forfeited for place in all_) + len(self._taken())
+        self._admitted = max(self._admitted, served + inside)
+        self._unwaited = max(self._unwaited, self._admitted - sum(waits[1:]))
+        waits[0] = self._unwaited
+        return Counts(
+            self._admitted,
+            served,
+            tuple(self._refused.values()),
+            self._dropped,
+            tuple(service),
+            int(took * SECOND),
+            tuple(waits),
+            int(waits_took * SECOND),
+        )
 
     def subscribe(self, changed: Callable[[], object]) -> None:
         """Have ``changed`` called, outside the lock, when the state may have changed."""
@@ -387,19 +396,10 @@ class Gate:
     def _hand_over(self, tell: bool = True) -> None:
         """Give free slots to those who wait, and tell when one is left over."""
         while self._free and (self._waiting or (tell and self._crowded)):
-            with self._lock:
-                if self._held:  # in a finalizer: the thread it interrupts comes here by itself
-                    return
+            if self._lock._is_owned():  # a finalizer: what it interrupts comes here by itself
+                return
             if self._waking(self._serve, tell):
                 self._changed()
-
-    def _locked(self, step: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        with self._lock:
-            self._held = True
-            try:
-                return step(*args, **kwargs)
-            finally:
-                self._held = False
 
     def _waking(
         self, step: Callable[Concatenate[list[Ticket], P], R], *args: P.args, **kwargs: P.kwargs
@@ -410,7 +410,7 @@ class Gate:
         """
         woken: list[Ticket] = []
         try:
-            return self._locked(step, woken, *args, **kwargs)
+            return under(self._lock, step, woken, *args, **kwargs)
         finally:
             try:
                 _wake(woken)
@@ -434,7 +434,7 @@ class Gate:
         return ticket.outcome
 
     def _count_lost(self, reason: Reason | None) -> None:
-        """Count one who did not run. Requires self._lock, and that it shows that it is held."""
+        """Count one who did not run. Requires self._lock."""
         if reason is None:
             self._dropped += 1
         else:

@@ -9,7 +9,6 @@ threads; nothing of what they do.
 from __future__ import annotations
 
 import os
-import threading
 import time
 import weakref
 from collections import deque
@@ -17,6 +16,7 @@ from types import MethodType
 from typing import TYPE_CHECKING
 
 from .logs import logger
+from .turn import Turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 EVERY = 0.25
 
 _postponed: deque[Callable[[], Callable[[], object] | None]] = deque()
-_trying = threading.Lock()  # never waited for
+_trying = Turn()
 _due = 0.0
 
 
@@ -46,18 +46,23 @@ def launch(start: Callable[[], object]) -> None:
 
 def relaunch() -> None:
     """Start what could not be started before, if it is time. For whoever comes by often."""
+    if _postponed:
+        _trying.take(_is_due, _try_again)
+
+
+def _is_due() -> bool:
+    return bool(_postponed) and time.monotonic() >= _due
+
+
+def _try_again() -> None:
+    """Start them, oldest first, until one cannot be. Requires _trying."""
     global _due
-    if not _postponed or time.monotonic() < _due or not _trying.acquire(blocking=False):
-        return
-    try:
-        _due = time.monotonic() + EVERY
-        while _postponed:
-            start = _postponed[0]()
-            if start is not None and _failure(start) is not None:
-                return
-            _postponed.popleft()
-    finally:
-        _trying.release()
+    _due = time.monotonic() + EVERY
+    while _postponed:
+        start = _postponed[0]()
+        if start is not None and _failure(start) is not None:
+            return
+        _postponed.popleft()
     logger.warning("threads can be started again")
 
 
@@ -72,7 +77,7 @@ def _failure(start: Callable[[], object]) -> RuntimeError | None:
 def _after_fork_in_child() -> None:
     """Forget what the parent could not start: whoever goes on in the child begins anew there."""
     global _trying
-    _trying = threading.Lock()
+    _trying = Turn()
     _postponed.clear()
 
 

@@ -23,6 +23,7 @@ from .inside import Inside
 from .logs import logger
 from .monitor import Monitor
 from .sampling import Calls, Sampled
+from .turn import under
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sized
@@ -84,12 +85,15 @@ class Meeting:
         if self._met:
             return
         self._monitor.serves = True
-        with self._lock:
-            if not self._met:
-                try:
-                    self._look(environ)
-                finally:
-                    self._met = True  # or given up: it would fail at each further call
+        under(self._lock, self._meet_first, environ)
+
+    def _meet_first(self, environ: WSGIEnvironment) -> None:
+        """Do it unless another call has. Requires self._lock."""
+        if not self._met:
+            try:
+                self._look(environ)
+            finally:
+                self._met = True  # or given up: it would fail at each further call
 
     def _look(self, environ: WSGIEnvironment) -> None:
         name = environ.get("SERVER_SOFTWARE", "unnamed")

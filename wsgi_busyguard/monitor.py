@@ -32,7 +32,7 @@ from .policy import (
     known_policy,
     seconds,
 )
-from .turn import Turn
+from .turn import Turn, under
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -195,8 +195,7 @@ class Monitor:
 
     def refresh(self) -> Load:
         """Read the load, judge it, tell the listeners if the state changed; return the load."""
-        with self._lock:
-            load = self._look()
+        load = under(self._lock, self._look)
         # In the middle of a look nothing is told; whoever looks comes here afterwards.
         if self._news and not self._looking:
             self._tell()
@@ -218,8 +217,7 @@ class Monitor:
             asked = self._asked[known_policy(ready)]  # says what it expected
         lock = self._lock
         try:
-            # What "with" does, in half the time. Inside of the "try", for a signal handler may
-            # raise as soon as the lock is taken.
+            # What under() does, written out for its cost.
             lock.acquire()
             load = self._look()
             state, was_ready = self._state, self._was_ready.get(patience, True)
@@ -264,12 +262,7 @@ class Monitor:
         """Return how often the state has changed, and for how long it has been busy."""
         if self._shared is not None:
             return self._shared.changes()
-        with self._lock:
-            busy, now = self._busy_before, self._clock()
-            if self._state is BUSY:
-                busy += now - self._since
-            times, recent = self._times, tuple(self._recent)
-        return Changes((times + 1) // 2, times // 2, busy, recent)
+        return under(self._lock, self._seen_here)
 
     def __repr__(self) -> str:
         word = DRAINING if self.draining else self._state.value
@@ -343,6 +336,13 @@ class Monitor:
         self._busy_before = 0.0  # seconds, without those of a state that lasts
         self._recent: deque[Change] = deque(maxlen=RECENT)
 
+    def _seen_here(self) -> Changes:
+        """Return what changes were seen here. Requires self._lock."""
+        busy, times = self._busy_before, self._times
+        if self._state is BUSY:
+            busy += self._clock() - self._since
+        return Changes((times + 1) // 2, times // 2, busy, tuple(self._recent))
+
     def _note(self, change: Transition) -> None:
         """Note a change that was seen here. Requires self._lock."""
         self._times += 1
@@ -353,19 +353,22 @@ class Monitor:
     def _take(self, adapter: Adapter) -> None:
         if not callable(getattr(adapter, "read", None)):
             raise TypeError(f"adapter must have a read() that returns a Load, not {adapter!r}")
-        shared: Shared | None = getattr(adapter, "shared", None)
         subscribe = getattr(adapter, "subscribe", None)
         hears = getattr(adapter, "hears", None)
         if hears is not None:
             hears(self._asked)
-        with self._lock:
-            self.adapter = adapter
-            self._shared = shared
-            # Damped: the last answer, by patience.
-            self._was_ready: dict[float, bool] = {} if shared is None else Memory(shared)
-            self._polled = subscribe is None
+        under(self._lock, self._have, adapter)
         if subscribe is not None:
             subscribe(self.refresh)
+
+    def _have(self, adapter: Adapter) -> None:
+        """Read this adapter from now on. Requires self._lock."""
+        shared: Shared | None = getattr(adapter, "shared", None)
+        self.adapter = adapter
+        self._shared = shared
+        # Damped: the last answer, by patience.
+        self._was_ready: dict[float, bool] = {} if shared is None else Memory(shared)
+        self._polled = getattr(adapter, "subscribe", None) is None
 
     def _tell(self) -> None:
         if self._deliver is None:
@@ -401,18 +404,20 @@ class Monitor:
     def _listen(self, state: State, listener: Listener) -> Listener:
         if not callable(listener):
             raise TypeError(f"a listener must be callable with a Transition, not {listener!r}")
-        with self._lock:
-            self._listeners[state].append(listener)
+        self._listeners[state].append(listener)  # in one step, so it needs no lock
         self._listen_on()
         return listener
 
     def _listen_on(self) -> None:
         """Look at an adapter that has to be looked at, if nobody does yet."""
-        with self._lock:
-            first = self._polled and not self._ticking
-            self._ticking = self._ticking or first
-        if first:
+        if under(self._lock, self._is_first_to_listen):
             launch(self._start_ticker)
+
+    def _is_first_to_listen(self) -> bool:
+        """Note that somebody listens; return whether to begin to look. Requires self._lock."""
+        first = self._polled and not self._ticking
+        self._ticking = self._ticking or first
+        return first
 
     def _start_ticker(self) -> None:
         threading.Thread(

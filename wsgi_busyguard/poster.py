@@ -11,7 +11,7 @@ import weakref
 from collections import deque
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .board import Board, BoardFull
 from .counts import LENGTH, NAMED, Counts, asked, counts_of, no_checks
@@ -21,7 +21,7 @@ from .logs import logger
 from .native import Bell
 from .place import Place
 from .table import BORN, FLAGS, OWNER, Full, born
-from .turn import Turn
+from .turn import Turn, under
 from .words import (
     BEAT,
     BEAT_EVERY,
@@ -94,8 +94,7 @@ class Poster:
 
     def _renew(self) -> None:
         """Begin without a slot."""
-        self._lock = threading.RLock()
-        self._looking = False
+        self._lock: Any = threading.RLock()
         self._interrupted = False
         self._place = None
         self._pid = os.getpid()
@@ -139,16 +138,21 @@ class Poster:
         :raises BoardFull: if there is none. It is tried again at the beats.
         :raises OSError: if the system does not let this process look; likewise.
         """
-        with _joining:
-            if self.joined:
-                return
-            if self._pid != os.getpid():
-                self._renew()
-            self._wanted = self._wanted or STARTING
-            self._place = self._claimed(self.board.table)
+        if not under(_joining, self._join):
+            return
         self._turn()
         self.post_counts()
         self.post()
+
+    def _join(self) -> bool:
+        """Take a slot unless there is one; return whether there was none. Requires _joining."""
+        if self.joined:
+            return False
+        if self._pid != os.getpid():
+            self._renew()
+        self._wanted = self._wanted or STARTING
+        self._place = self._claimed(self.board.table)
+        return True
 
     def _claimed(self, table: Table) -> Place:
         """Return a place for this process. Requires _joining."""
@@ -237,19 +241,19 @@ class Poster:
         relaunch()  # here, for it is where every process comes by
         if self._mine() is None:
             return
-        with self._lock:
-            if self._looking:
-                self._interrupted = True
-                return
-            self._looking = True
-            try:
-                error = self._store()
-                if self._interrupted:
-                    self._interrupted = False
-                    error = self._store()
-            finally:
-                self._looking = False
+        if self._lock._is_owned():
+            self._interrupted = True
+            return
+        error = under(self._lock, self._post)
         self._note("read", error, "cannot read the load from %r; posted as unknown", self.adapter)
+
+    def _post(self) -> Exception | None:
+        """Look and store, once more if something interrupted that. Requires self._lock."""
+        error = self._store()
+        if self._interrupted:
+            self._interrupted = False
+            error = self._store()
+        return error
 
     def _store(self) -> Exception | None:
         """Look and store; return what went wrong. Requires self._lock."""

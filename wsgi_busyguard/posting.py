@@ -15,6 +15,7 @@ from .late import is_late
 from .listeners import listens
 from .logs import logger
 from .poster import Poster
+from .turn import under
 from .words import BEAT_EVERY, CALLED, READY, SECOND, STARTING, STOPPING
 
 if TYPE_CHECKING:
@@ -103,11 +104,14 @@ class Forking(Member):
         self._called = True
         self._flags |= CALLED
         self._turn()
-        with self._lock:
-            if self._thread is None:
-                self.start()
+        under(self._lock, self._start_once)
         if self._thread is None:  # none is to be had: the next call comes here, too
             self._forgotten()
+
+    def _start_once(self) -> None:
+        """Begin to beat unless it has begun. Requires self._lock."""
+        if self._thread is None:
+            self.start()
 
     def enter(self) -> None:
         """Have this process be counted, and in its place not those that it was forked from."""

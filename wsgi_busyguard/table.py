@@ -12,12 +12,15 @@ import stat
 import sys
 import threading
 import time
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
+from .turn import tried, under
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
+
+R = TypeVar("R")
 
 WORD = 8
 
@@ -73,8 +76,10 @@ class Table:
         *,
         alone: bool = False,
     ) -> None:
-        with _lock:
-            self._memory = _Own(rows, columns) if alone else _memory(path, rows, columns)
+        if alone:
+            self._memory = _Own(rows, columns)
+        else:
+            self._memory = under(_lock, _memory, path, rows, columns)
         self.words = self._memory.words
         self.columns = columns
         self.rows = self.words[_ROWS]
@@ -106,14 +111,10 @@ class Table:
             return None
         if self._memory.is_file(found) or not stat.S_ISREG(found.st_mode) or not found.st_size:
             return None
-        if not _lock.acquire(blocking=False):
-            return None
         try:
-            return Table(path, 0, self.columns)
+            return tried(_lock, Table, path, 0, self.columns)
         except (OSError, ValueError):
             return None
-        finally:
-            _lock.release()
 
     def claim(
         self,
@@ -136,8 +137,9 @@ class Table:
         :raises Full: if there is none.
         :raises Held: if another process has been in the middle of this for a quarter of a second.
         """
-        pid = owner >> FLAGS
-        with _lock, self._memory.locked():
+
+        def claim() -> int:
+            pid = owner >> FLAGS
             for row, word in enumerate(self.column(OWNER)):
                 # Another process that had this id, or this one before an exec().
                 if word >> FLAGS == pid and row not in mine:
@@ -153,17 +155,22 @@ class Table:
                 )
             self.words[self.at(OWNER, row)] = owner
             self.words[_USED] = max(self.words[_USED], row + 1)
-        return row
+            return row
+
+        return under(_lock, self._memory.alone, claim)
 
     def free(self, pid: int) -> None:
         """Have the rows of a process that is gone be nobody's.
 
         Not if that means to wait: whoever looks sees within a second that it is gone.
         """
-        with self.tried() as locked:  # else the row might be somebody else's by now
-            for row, word in enumerate(self.column(OWNER) if locked else ()):
+
+        def free() -> None:
+            for row, word in enumerate(self.column(OWNER)):
                 if word >> FLAGS == pid:
                     self.words[self.at(OWNER, row)] = 0
+
+        self.tried(free)  # else the row might be somebody else's by now
 
     def turn(self, pid: int, before: int, after: int, unless: int) -> None:
         """Change a flag of a process, unless it has another one, or this would mean to wait."""
@@ -171,14 +178,15 @@ class Table:
         def is_meant(word: int) -> bool:
             return bool(word >> FLAGS == pid and word & before and not word & unless)
 
-        rows = [row for row, word in enumerate(self.column(OWNER)) if is_meant(word)]
-        if not rows:
-            return
-        with self.tried() as locked:
-            for row in rows if locked else ():
+        def turn() -> None:
+            for row in rows:
                 word = self.words[self.at(OWNER, row)]
                 if is_meant(word):
                     self.words[self.at(OWNER, row)] = word & ~before | after
+
+        rows = [row for row, word in enumerate(self.column(OWNER)) if is_meant(word)]
+        if rows:
+            self.tried(turn)
 
     def _vacant(self, is_gone: Callable[[int, bool], bool]) -> int:
         """Return the number of a row that may be taken. Requires the lock."""
@@ -193,27 +201,16 @@ class Table:
                 return row
         raise Full
 
-    @contextmanager
-    def tried(self) -> Iterator[bool]:
-        """Keep others from writing what more than one may write, if that can be had at once.
+    def tried(self, step: Callable[[], object]) -> bool:
+        """Do what only one may at a time, if that can be had at once; return whether it can be.
 
-        Yields whether it can be. A process that holds the lock may be stopped, and who must not
-        block (gunicorn's master) is not to wait for it. Not for one who interrupts, in a signal
-        handler or a finalizer, what this very thread does under the lock.
+        A process that holds the lock may be stopped, and who must not block (gunicorn's master) is
+        not to wait for it. Not for one who interrupts, in a signal handler or a finalizer, what
+        this very thread does under the lock.
         """
         if _lock._is_owned():
-            yield False
-            return
-        try:
-            # Inside of the "try", for a signal handler may raise as soon as the lock is taken.
-            if _lock.acquire(blocking=False):
-                with self._memory.tried() as got:
-                    yield got
-            else:
-                yield False
-        finally:
-            with suppress(RuntimeError):  # it is another thread's
-                _lock.release()
+            return False
+        return bool(tried(_lock, self._memory.tried, step))
 
 
 class _Memory:
@@ -234,9 +231,8 @@ class _Memory:
         mine = os.fstat(self._descriptor)
         return (mine.st_dev, mine.st_ino) == (found.st_dev, found.st_ino)
 
-    @contextmanager
-    def tried(self, patience: float = 0.0) -> Iterator[bool]:
-        """Keep other processes from writing; yield whether that can be. Requires _lock.
+    def tried(self, step: Callable[[], object], patience: float = 0.0) -> bool:
+        """Do it while no other process writes; return whether that can be had. Requires _lock.
 
         :param patience: seconds for which another one is waited for.
 
@@ -250,7 +246,10 @@ class _Memory:
             # Inside of the "try", for a signal handler may raise as soon as the lock is taken; and
             # noted before, for one that comes here itself must not let go of it.
             self._depth = before + 1
-            yield self._lock_for_others(time.monotonic() + patience)
+            got = self._lock_for_others(time.monotonic() + patience)
+            if got:
+                step()
+            return got
         finally:
             self._depth = before
             if not before:
@@ -268,17 +267,15 @@ class _Memory:
                     return False
             time.sleep(LOCK_PAUSE)
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes from claiming. Requires _lock.
+    def alone(self, step: Callable[[], R]) -> R:
+        """Return what ``step`` does while no other process claims. Requires _lock.
 
         :raises Held: if another one has it and does not let go.
         """
-        with self.tried(LOCK_PATIENCE) as got:
-            if not got:
-                words = "another process holds the board's lock and may be stopped"
-                raise Held(errno.EAGAIN, words)
-            yield
+        results: list[R] = []
+        if not self.tried(lambda: results.append(step()), LOCK_PATIENCE):
+            raise Held(errno.EAGAIN, "another process holds the board's lock and may be stopped")
+        return results[0]
 
     def __del__(self) -> None:
         os.close(self._descriptor)
@@ -297,10 +294,10 @@ class _Own(_Memory):
         """Return whether that is what is mapped here: never."""
         return False
 
-    @contextmanager
-    def tried(self, patience: float = 0.0) -> Iterator[bool]:
-        """Yield that nobody else can write."""
-        yield True
+    def tried(self, step: Callable[[], object], patience: float = 0.0) -> bool:
+        """Do it: nobody else can write."""
+        step()
+        return True
 
     def __del__(self) -> None:
         pass
@@ -343,12 +340,15 @@ def _memory(path: str | os.PathLike[str] | None, rows: int, columns: int) -> _Me
         _examine(path, descriptor, columns)
         memory.map()
         return _known(memory)
-    with memory.locked():
+
+    def make() -> None:
         if os.fstat(descriptor).st_size:
             _examine(path, descriptor, columns)
             memory.map()
         else:
             _made(memory, rows, columns)
+
+    memory.alone(make)
     return _known(memory)
 
 

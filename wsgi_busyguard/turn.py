@@ -1,12 +1,48 @@
-"""What one thread does for all of them, so that the others need not wait."""
+"""Locks that an exception out of nowhere leaves free: a signal handler's, mostly.
+
+What is done under one, and what one thread does for all, so that the others need not wait.
+"""
 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def under(lock: Any, step: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Return what ``step`` does, done under ``lock``, an RLock.
+
+    Not ``with lock``: from Python 3.14 on a signal handler may raise after the lock is taken and
+    before the block has begun, and then nobody releases it. Here the lock is taken inside of the
+    ``try`` and released on suspicion, so it has to be one that knows its owner. One that this
+    thread has already is taken without waiting, so it is never released too often.
+    """
+    try:
+        lock.acquire()
+        return step(*args, **kwargs)
+    finally:
+        # One call and nothing before it, or else a signal handler could raise before it.
+        try:  # noqa: SIM105
+            lock.release()
+        except RuntimeError:  # a handler raised while this waited for it
+            pass
+
+
+def tried(lock: Any, step: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | None:
+    """Do the same if the lock is free, and wait for nobody; ``None`` if it is not."""
+    try:
+        return step(*args, **kwargs) if lock.acquire(blocking=False) else None
+    finally:
+        try:  # noqa: SIM105
+            lock.release()
+        except RuntimeError:  # it was not taken, or is not this thread's
+            pass
 
 
 class Turn:
@@ -27,14 +63,10 @@ class Turn:
         adds meanwhile, and not what ``work`` or a finalizer adds by coming here once more.
         """
         lock = self._lock
-        while left() and not lock._is_owned():
-            try:
-                if not lock.acquire(blocking=False):
-                    return
-                work()
-            finally:
-                # One call and nothing before it, or else a signal handler could raise before it.
-                try:  # noqa: SIM105
-                    lock.release()
-                except RuntimeError:  # it was not taken, or is not this thread's
-                    pass
+        while left() and not lock._is_owned() and tried(lock, _done, work):
+            pass
+
+
+def _done(work: Callable[[], object]) -> bool:
+    work()
+    return True

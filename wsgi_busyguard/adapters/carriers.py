@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..gate import Gate, Refused, Slot, Ticket
 from ..logs import Logger, logger
 from ..policy import Reason
+from ..turn import under
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -131,11 +132,13 @@ class Carriers:
 
     def close(self, cancel: bool) -> None:
         """Take no more jobs; cancel those that have not begun if so desired."""
-        with self._lock:
-            self._closed = True
-            pending = [*self._ready, *self._waiting] if cancel else []
-        for job in pending:
+        for job in under(self._lock, self._close, cancel):
             job.cancel()
+
+    def _close(self, cancel: bool) -> list[Job]:
+        """Take no more; return the jobs that are to be cancelled. Requires self._lock."""
+        self._closed = True
+        return [*self._ready, *self._waiting] if cancel else []
 
     def initialize(self, initializer: Callable[..., object], initargs: tuple[Any, ...]) -> None:
         """Run a thread's initializer.
@@ -175,57 +178,72 @@ class Carriers:
     def _count(self, job: Job, submit: Callable[..., object]) -> None:
         """Count a job that is to come, and see to it that there is a carrier for it."""
         carrier = object()
-        with self._lock:
-            if self._broken:
-                raise BrokenThreadPool(BROKEN)
-            if self._closed:
-                raise RuntimeError(CLOSED)
-            self._waiting[job] = None
-            if len(self._unbegun) + self._parked >= len(self._ready) + len(self._waiting):
-                return
-            self._unbegun.add(carrier)
+        if not under(self._lock, self._needs, carrier, job):
+            return
         try:
             submit(self._carry, carrier)
         except BaseException:
-            with self._lock:
-                # The stock executor queues first and starts a thread then. If that fails, another
-                # thread may have begun what is queued, which is as good; else that carrier is one
-                # too many, and does no harm.
-                if carrier in self._unbegun:
-                    self._unbegun.remove(carrier)
-                    raise
+            # The stock executor queues first and starts a thread then. If that fails, another
+            # thread may have begun what is queued, which is as good; else that carrier is one too
+            # many, and does no harm.
+            if under(self._lock, self._forget, carrier):
+                raise
+
+    def _needs(self, carrier: object, job: Job) -> bool:
+        """Count a job; return whether this carrier is needed for it. Requires self._lock."""
+        if self._broken:
+            raise BrokenThreadPool(BROKEN)
+        if self._closed:
+            raise RuntimeError(CLOSED)
+        self._waiting[job] = None
+        if len(self._unbegun) + self._parked >= len(self._ready) + len(self._waiting):
+            return False
+        self._unbegun.add(carrier)
+        return True
+
+    def _forget(self, carrier: object) -> bool:
+        """Forget a carrier; return whether it had not begun. Requires self._lock."""
+        if carrier not in self._unbegun:
+            return False
+        self._unbegun.remove(carrier)
+        return True
 
     def _settle(self, job: Job) -> None:
         """Have a job carried that has got its slot; forget one that will not run."""
-        with self._lock:
-            if job not in self._waiting:
-                return
-            del self._waiting[job]
-            if isinstance(job.outcome, Slot):
-                self._ready.append(job)
-            self._lock.notify()  # one parked carrier: it has a job now, or is not needed
+        under(self._lock, self._move, job)
+
+    def _move(self, job: Job) -> None:
+        """Take it out of those that wait. Requires self._lock."""
+        if job not in self._waiting:
+            return
+        del self._waiting[job]
+        if isinstance(job.outcome, Slot):
+            self._ready.append(job)
+        self._lock.notify()  # one parked carrier: it has a job now, or is not needed
 
     def _carry(self, carrier: object) -> None:
         """Run the next job. This is what the pool's threads do."""
         try:
             # The job has no name here, for the traceback of its error would keep that.
-            self._run(self._next(carrier))
+            self._run(under(self._lock, self._next, carrier))
         except BaseException:  # out of somebody's callback; the pool would swallow it
             logger.critical("a callback raised", exc_info=True)
 
     def _next(self, carrier: object) -> Job | None:
-        """Wait for a job that has a slot; return ``None`` if this carrier is not needed."""
-        with self._lock:
-            self._unbegun.discard(carrier)
-            while not self._ready:
-                if len(self._waiting) <= len(self._unbegun) + self._parked:
-                    return None
-                self._parked += 1
-                try:
-                    self._lock.wait()
-                finally:
-                    self._parked -= 1
-            return self._ready.popleft()
+        """Wait for a job that has a slot; return ``None`` if this carrier is not needed.
+
+        Requires self._lock.
+        """
+        self._unbegun.discard(carrier)
+        while not self._ready:
+            if len(self._waiting) <= len(self._unbegun) + self._parked:
+                return None
+            self._parked += 1
+            try:
+                self._lock.wait()
+            finally:
+                self._parked -= 1
+        return self._ready.popleft()
 
     def _run(self, job: Job | None) -> None:
         """Run a job that has a slot, leave the slot, and give the future its result."""
@@ -269,15 +287,20 @@ class Carriers:
         self.tell()
 
     def _start_ticker(self) -> None:
-        with self._lock:
-            if not self._ticks or self._ticker is not None:
-                return
-            ticker = threading.Thread(target=self._tick, name="busyguard-executor", daemon=True)
-            self._ticker = ticker
+        ticker = under(self._lock, self._first_ticker)
+        if ticker is None:
+            return
         try:
             ticker.start()
         except RuntimeError:  # no more threads: the ages are looked at when a job gets its slot
             self._ticker = None
+
+    def _first_ticker(self) -> threading.Thread | None:
+        """Return the ticker if there is to be one and is none. Requires self._lock."""
+        if not self._ticks or self._ticker is not None:
+            return None
+        self._ticker = threading.Thread(target=self._tick, name="busyguard-executor", daemon=True)
+        return self._ticker
 
     def _tick(self) -> None:
         """Look at the ages for as long as something waits."""

@@ -16,6 +16,7 @@ from ..launcher import launch
 from ..load import BUSY, Load
 from ..logs import logger
 from ..policy import seconds
+from ..turn import under
 from .agent import Limit, share
 from .runtime import say, targets, words
 
@@ -104,7 +105,7 @@ class Push:
         self._look_every = LOOK if alone else LOOK_AT_OTHERS
         self._lines = [Line(self, where, names) for where, names in servers.items()]
         self._started = False
-        self._starting = threading.Lock()
+        self._starting = threading.RLock()
         self._listening = False
         self._renew()
         _pushes.add(self)
@@ -127,15 +128,18 @@ class Push:
 
     def start(self) -> Push:
         """Begin to push, on threads of its own, unless it has begun; return itself."""
-        with self._starting:
-            begin, self._started = not self._started, True
-        if begin:
+        if under(self._starting, self._is_first):
             try:
                 launch(self._begin)
             except BaseException:  # then it has not begun
                 self.stop()
                 raise
         return self
+
+    def _is_first(self) -> bool:
+        """Note that it has begun; return whether it had not. Requires self._starting."""
+        first, self._started = not self._started, True
+        return first
 
     def stop(self) -> None:
         """Say no more; what was said last stays in force there. Waits for no balancer."""
@@ -255,7 +259,7 @@ class Push:
 
     def _after_fork(self) -> None:
         """Go on in a child process, where none of the threads is."""
-        self._starting = threading.Lock()
+        self._starting = threading.RLock()
         self._started = self._started and self._rows is not None
         if self._started:
             launch(self._begin)

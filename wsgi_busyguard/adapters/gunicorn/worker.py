@@ -23,8 +23,8 @@ from ...middleware import BusyGuard
 from ...monitor import Monitor
 from ...native import begin
 from ...poster import Poster
-from ..standing import StandingQueue
 from ..progress import Clients
+from ..standing import StandingQueue
 from .host import Host, in_the_kernel, judge_options, the_host
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from twisted.python.threadpool import ThreadPool
 
 from ...load import Load, service_time, smoothed
 from ...monitor import Monitor
+from ...turn import under
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -145,31 +146,34 @@ class _Counts:
     """Jobs that a pool has been given and not finished, and how long they take."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._outstanding = 0
         self._running: dict[object, float] = {}
         self._mean: float | None = None
 
     def submit(self) -> int:
-        with self._lock:
-            self._outstanding += 1
-            return self._outstanding
+        return under(self._lock, self._add, 1)
 
     def forget(self) -> None:
-        with self._lock:
-            self._outstanding -= 1
+        under(self._lock, self._add, -1)
+
+    def _add(self, jobs: int) -> int:
+        self._outstanding += jobs
+        return self._outstanding
 
     def start(self, job: object) -> None:
-        with self._lock:
-            self._running[job] = time.monotonic()
+        under(self._lock, self._running.__setitem__, job, time.monotonic())
 
     def finish(self, job: object) -> int:
-        with self._lock:
-            self._mean = smoothed(self._mean, time.monotonic() - self._running.pop(job))
-            self._outstanding -= 1
-            return self._outstanding
+        return under(self._lock, self._finish, job)
+
+    def _finish(self, job: object) -> int:
+        self._mean = smoothed(self._mean, time.monotonic() - self._running.pop(job))
+        return self._add(-1)
 
     def look(self) -> tuple[int, float | None, list[float]]:
-        with self._lock:
-            now = time.monotonic()
-            return self._outstanding, self._mean, [now - start for start in self._running.values()]
+        return under(self._lock, self._look)
+
+    def _look(self) -> tuple[int, float | None, list[float]]:
+        now = time.monotonic()
+        return self._outstanding, self._mean, [now - start for start in self._running.values()]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from django.dispatch import Signal
 
 from ...monitor import Monitor
+from ...turn import under
 
 if TYPE_CHECKING:
     from ...load import Transition
@@ -40,19 +41,22 @@ free = StateSignal()
 
 def watch(monitor: Monitor) -> None:
     """Have the signals tell of ``monitor``."""
-    with _lock:
-        _unheard.add(monitor)
+    under(_lock, _unheard.add, monitor)
     if busy.receivers or free.receivers:
         _listen()
 
 
 def _listen() -> None:
-    with _lock:
-        monitors = list(_unheard)
-        _unheard.clear()
-    for monitor in monitors:
+    for monitor in under(_lock, _all_unheard):
         monitor.on_busy(partial(_send, busy))
         monitor.on_free(partial(_send, free))
+
+
+def _all_unheard() -> list[Monitor]:
+    """Return them, and have them be heard from now on. Requires _lock."""
+    monitors = list(_unheard)
+    _unheard.clear()
+    return monitors
 
 
 def _send(signal: Signal, transition: Transition) -> None:
