@@ -76,10 +76,8 @@ class Table:
         *,
         alone: bool = False,
     ) -> None:
-        if alone:
-            self._memory = _Own(rows, columns)
-        else:
-            self._memory = under(_lock, _memory, path, rows, columns)
+        own = _Own(rows, columns) if alone else None
+        self._memory: _Memory = own or under(_lock, _memory, path, rows, columns)
         self.words = self._memory.words
         self.columns = columns
         self.rows = self.words[_ROWS]
