@@ -50,9 +50,11 @@ class Http2:
         self._connection.initiate_connection()
         self._scheme = "https" if tls else "http"
 
-    def greet(self):
-        """Send what begins a connection, and no request."""
-        self.socket.sendall(self._connection.data_to_send())
+    def greet(self, after=0):
+        """Send what begins a connection, and no request; so many bytes by themselves."""
+        data = self._connection.data_to_send()
+        self.socket.sendall(data[:after])
+        self.socket.sendall(data[after:])
 
     def ask(self, method="GET", path="/", *, headers=(), body=None, ends=True):
         """Send a request; return its stream."""
