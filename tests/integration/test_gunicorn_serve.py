@@ -121,7 +121,7 @@ def test_a_port_that_is_taken_is_told_in_one_line(folder, option):
         (["--listen=nowhere"], "expected HOST:PORT"),
         (["--listen=nowhere.invalid:80"], "cannot listen at nowhere.invalid:80"),
         (["--check=127.0.0.1:99999"], "expected HOST:PORT"),
-        (["--board=/nowhere/board"], "No such file or directory: '/nowhere/board'"),
+        (["--board=/nowhere/board"], "the folder '/nowhere' for the board is missing"),
     ],
 )
 def test_a_wrong_argument_is_told_in_one_line(folder, arguments, words):
