@@ -558,7 +558,8 @@ def test_the_counts_are_exact_after_100_000_jobs_of_all_kinds(hurry, start, unti
     kept = [future for future in futures if not future.cancelled()]
     timed_out = sum(isinstance(future.exception(), QueueTimeout) for future in kept)
     assert len(ran) == len(futures) - cancelled - timed_out
-    assert set(refused) <= {Reason.QUEUE_FULL}
+    # A thread that is held up for longer than a job may wait finds it too old when it comes.
+    assert set(refused) <= {Reason.QUEUE_FULL, Reason.QUEUE_AGE}
     assert looks
 
 

@@ -207,12 +207,16 @@ def test_the_guard_of_a_threaded_server_says_1_when_others_fill_it_and_when_it_d
 def test_a_guard_in_any_server_pushes_from_its_first_call_on(started, balancer, tmp_path):
     proxy = balancer()
     script = """
-        from wsgiref.simple_server import make_server
+        from socketserver import ThreadingMixIn
+        from wsgiref.simple_server import WSGIServer, make_server
         from wsgi_busyguard import BusyGuard
+        class Server(ThreadingMixIn, WSGIServer):
+            daemon_threads = True
         def app(environ, start_response):
             start_response("200 OK", [])
             return [b"done"]
-        with make_server("127.0.0.1", 0, BusyGuard(app, slots=3, max_queue=0, push=%r)) as server:
+        guard = BusyGuard(app, slots=3, max_queue=0, push=%r)
+        with make_server("127.0.0.1", 0, guard, server_class=Server) as server:
             print("port:", server.server_port, flush=True)
             server.serve_forever()
     """
