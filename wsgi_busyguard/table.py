@@ -12,10 +12,14 @@ import stat
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
 from .turn import tried, under
+
+with suppress(ImportError):  # Windows, where no board can be made
+    import fcntl  # here, for the loop of the ports imports nothing and comes by the lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -237,8 +241,6 @@ class _Memory:
         A record lock belongs to a process, so it also stands between a parent and its children,
         who share everything else. A signal handler may come here in the middle of it.
         """
-        import fcntl
-
         before = self._depth
         try:
             # Inside of the "try", for a signal handler may raise as soon as the lock is taken; and
@@ -254,8 +256,6 @@ class _Memory:
                 fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
 
     def _lock_for_others(self, until: float) -> bool:
-        import fcntl
-
         while True:
             try:
                 fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
