@@ -9,14 +9,15 @@ threads; nothing of what they do.
 from __future__ import annotations
 
 import os
+import threading
 import time
 import weakref
 from collections import deque
 from types import MethodType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .logs import logger
-from .turn import Turn
+from .turn import tried
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 EVERY = 0.25
 
 _postponed: deque[Callable[[], Callable[[], object] | None]] = deque()
-_trying = Turn()
+_trying: Any = threading.RLock()  # never waited for
 _due = 0.0
 
 
@@ -46,12 +47,8 @@ def launch(start: Callable[[], object]) -> None:
 
 def relaunch() -> None:
     """Start what could not be started before, if it is time. For whoever comes by often."""
-    if _postponed:
-        _trying.take(_is_due, _try_again)
-
-
-def _is_due() -> bool:
-    return bool(_postponed) and time.monotonic() >= _due
+    if _postponed and time.monotonic() >= _due and not _trying._is_owned():
+        tried(_trying, _try_again)
 
 
 def _try_again() -> None:
@@ -77,7 +74,7 @@ def _failure(start: Callable[[], object]) -> RuntimeError | None:
 def _after_fork_in_child() -> None:
     """Forget what the parent could not start: whoever goes on in the child begins anew there."""
     global _trying
-    _trying = Turn()
+    _trying = threading.RLock()
     _postponed.clear()
 
 
