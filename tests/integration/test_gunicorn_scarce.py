@@ -108,8 +108,7 @@ def test_a_worker_that_is_made_without_threads_serves_and_catches_up(start, scar
             wanted = 4  # beat, push and its line
         eventually(lambda: threads(second) >= wanted)
     eventually(lambda: board.rows()[0].beat < 1)
-    [row] = board.rows()
-    assert (row.pid, row.state) == (second, "ready")
+    eventually(lambda: [(row.pid, row.state) for row in board.rows()] == [(second, "ready")])
     assert "Traceback" not in served.said
     if "event" not in kind:
         assert served.said.count("cannot start a thread") == 1
