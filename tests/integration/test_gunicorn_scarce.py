@@ -111,7 +111,8 @@ def test_a_worker_that_is_made_without_threads_serves_and_catches_up(start, scar
     eventually(lambda: [(row.pid, row.state) for row in board.rows()] == [(second, "ready")])
     assert "Traceback" not in served.said
     if "event" not in kind:
-        assert served.said.count("cannot start a thread") == 1
+        # The stock threaded worker is not called meanwhile, so nothing is tried.
+        assert served.said.count("cannot start a thread") == (kind != "gthread")
     served.signal()
     assert served.ended() == 0
 
