@@ -31,7 +31,7 @@ def test_forty_greenlets_are_active_and_nobody_waits(gunicorn):
 
 def test_a_full_pool_leaves_the_rest_in_the_kernel(gunicorn):
     served = gunicorn("--worker-connections=4", kind="GuardedGevent", ready="exact")
-    answers, threads = many(12, served.port, path="/sleep/1")
+    answers, threads = many(12, served.port, path="/sleep/3")
     served.filled(4, 8)
     assert served.load["capacity"] == 4
     assert check(served.check).text == "busy"

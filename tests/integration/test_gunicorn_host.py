@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import operator
 import signal
 import socket
 import struct
@@ -111,15 +112,9 @@ def test_an_agent_beside_it_reads_the_same_from_the_board(gunicorn, process, tmp
     served.all_ready(2)
     beside, _ = agent_beside(process, board)
     assert check(beside).text == check(served.check).text == "free"
-    _, threads = many(10, served.port, path="/sleep/1")
-    eventually(
-        lambda: (
-            (served.load["queued"], served.load["active"]) == (6, 4)
-            or served.load["active"] + served.load["queued"] == 10
-        )
-    )
-    for figure in ("queued", "active", "capacity", "state"):
-        assert figures(beside)[figure] == served.load[figure], figure
+    _, threads = many(10, served.port, path="/sleep/3")
+    told = operator.itemgetter("queued", "active", "capacity", "state")
+    eventually(lambda: told(figures(beside)) == told(served.load) == (6, 4, 4, "busy"))
     assert check(beside).text == check(served.check).text == check(served.port).text == "busy"
     pids = {row["pid"] for row in figures(beside)["processes"]}
     assert pids == set(served.workers)

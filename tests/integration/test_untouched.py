@@ -69,6 +69,7 @@ def test_a_carbon_that_is_stopped_is_nothing_to_a_request(started, tmp_path, cap
     """It takes connections still, for the kernel does that, and nothing else."""
     carbon = started(Carbon, tmp_path)
     guard = BusyGuard(lambda environ, start_response: [b"ok"], slots=2)
+    guard({"PATH_INFO": "/shop"}, None)  # a process that serves; one that does not sends nothing
     to = f"127.0.0.1:{carbon.port}"
     senders = [Graphite(guard.monitor, to, every=0.01, prefix=LONG).start() for _ in range(4)]
     senders.append(StatsD(guard.monitor, to, every=0.01).start())
