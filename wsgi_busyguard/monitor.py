@@ -14,25 +14,26 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from .counts import BUSY_NOT, BUSY_READY, Counts, asked, counts_of, no_checks
-from .counts import DRAINING as GOING
-from .counts import FREE as IS_FREE
-from .history import RECENT, Change, Changes
-from .journal import Journal, Line
-from .launcher import launch
-from .load import BUSY, FREE, UNKNOWN, Adapter, Load, State, Transition, judge
-from .logs import logger
-from .native import Bell, elsewhere
-from .policy import (
-    DAMPED,
-    DRAINING,
-    PATIENCE,
-    Verdict,
-    is_ready,
-    known_policy,
-    seconds,
+from ._support.launcher import launch
+from ._support.locks import Turn, under
+from ._support.log import logger
+from ._support.unpatched import Bell, elsewhere
+from .counters import (
+    BUSY_NOT,
+    BUSY_READY,
+    RECENT,
+    Change,
+    Changes,
+    Counters,
+    asked,
+    counts_of,
+    no_checks,
 )
-from .turn import Turn, under
+from .counters import DRAINING as GOING
+from .counters import FREE as IS_FREE
+from .load import BUSY, FREE, UNKNOWN, Adapter, Load, State, Transition, judge
+from .policy import DAMPED, DRAINING, PATIENCE, Verdict, is_ready, known_policy, seconds
+from .state_log import Line, StateLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -244,7 +245,7 @@ class Monitor:
             self._tell()
         return word, well, load
 
-    def counts(self) -> Counts | None:
+    def counts(self) -> Counters | None:
         """Return what is counted where the load is read; ``None`` if that does not count."""
         try:
             return counts_of(self.adapter)
@@ -331,7 +332,7 @@ class Monitor:
             self._news.append(partial(elsewhere, _write, line, self._shared))
 
     def _begin_history(self) -> None:
-        self._journal = Journal()
+        self._journal = StateLog()
         self._times = 0  # that the state has changed
         self._busy_before = 0.0  # seconds, without those of a state that lasts
         self._recent: deque[Change] = deque(maxlen=RECENT)

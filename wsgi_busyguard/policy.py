@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import enum
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from .load import FREE, Load, State, delay
+
+if TYPE_CHECKING:
+    from .load import Load
+
 
 #: Seconds after which a client is taken to give up, unless the operator says.
 CLIENT_TIMEOUT = 5.0
@@ -127,3 +131,8 @@ def seconds(name: str, value: float) -> float:
     if not value > 0:
         raise ValueError(f"{name} must be more than 0 seconds, not {value}")
     return value
+
+
+def share(limit: int, balancers: int) -> int:
+    """Return how many requests each balancer may have here, so that it is ``limit`` together."""
+    return max(1, math.ceil(limit / max(1, balancers)))

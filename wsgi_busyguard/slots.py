@@ -13,7 +13,7 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING
 from weakref import ref
 
-from .counts import BOUNDS, BUCKETS
+from .counters import BOUNDS, BUCKETS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

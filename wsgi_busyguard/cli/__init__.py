@@ -6,9 +6,10 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from .. import __version__
-from . import agent, check, demo, haproxy, serve, top
-from .mistake import Mistake
+from .. import __version__, demo
+from .._support.usage_error import Mistake
+from . import agent, check, haproxy, top
+from .serve import command as serve
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,21 +10,21 @@ import signal
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from ..board import Board
-from ..checkport import AgentPort, CheckPort, address, introduce
+from .._support.usage_error import Mistake
+from ..board.board import Board
+from ..board.watcher import Watcher
+from ..checkport.event_loop import Loop
+from ..checkport.ports import AgentPort, CheckPort, address, introduce
 from ..haproxy import Push
-from ..haproxy.runtime import targets
-from ..loop import Loop
+from ..haproxy.runtime_api import targets
 from ..policy import DAMPED, PATIENCE, READY_POLICIES, seconds
-from ..watcher import Watcher
-from .mistake import Mistake
-from .serve import add_push, opening, said_in_one_line
+from .serve.command import add_push, opening, said_in_one_line
 
 if TYPE_CHECKING:
     import argparse
 
+    from ..checkport.event_loop import Port
     from ..load import Load, State
-    from ..loop import Port
 
 STALL_AFTER = 30.0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from ..asking import (
+from .._support.health_client import (
     CHECK_PORT,
     CHECK_VARIABLE,
     NO_ANSWER,
@@ -15,7 +15,7 @@ from ..asking import (
     default_target,
 )
 from ..policy import seconds
-from .serve import said_in_one_line
+from .serve.command import said_in_one_line
 
 if TYPE_CHECKING:
     import argparse

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .._support.listener import address
+from .._support.usage_error import Mistake
 from ..haproxy import Server, Setting, configuration
-from ..haproxy.mistakes import backends, mistakes
-from ..listening import address
-from .mistake import Mistake
+from ..haproxy.lint import backends, mistakes
 
 if TYPE_CHECKING:
     import argparse

@@ -12,11 +12,11 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.python import reflect, usage
 
+from .._support.wsgi_app import wsgi_app
 from ..adapters.twisted import guarded_site
 from ..adapters.twisted.site import GRACE
-from ..application import wsgi_app
-from ..checkport import AgentPort, CheckPort, introduce
-from .serve import examine, leave_at_next_signal
+from ..checkport.ports import AgentPort, CheckPort, introduce
+from .serve.command import examine, leave_at_next_signal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

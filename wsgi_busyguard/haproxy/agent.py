@@ -11,6 +11,8 @@ import math
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from ..policy import share
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -73,11 +75,6 @@ class Balancer(NamedTuple):
         """Return it after it has asked at ``now``."""
         gaps = (*self.gaps, now - self.last)[-GAPS:] if self.live(now) else ()
         return Balancer(now, gaps, host)
-
-
-def share(limit: int, balancers: int) -> int:
-    """Return how many requests each balancer may have here, so that it is ``limit`` together."""
-    return max(1, math.ceil(limit / max(1, balancers)))
 
 
 def next_limit(limit: int, told: int, load: Load) -> int:

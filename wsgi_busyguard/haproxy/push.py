@@ -12,19 +12,19 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..launcher import launch
+from .._support.launcher import launch
+from .._support.locks import under
+from .._support.log import logger
 from ..load import BUSY, Load
-from ..logs import logger
-from ..policy import seconds
-from ..turn import under
-from .agent import Limit, share
-from .runtime import say, targets, words
+from ..policy import seconds, share
+from .agent import Limit
+from .runtime_api import say, targets, words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from ..load import State, Transition
-    from .runtime import Where
+    from .runtime_api import Where
 
 # Seconds after which what was said is said again, for HAProxy may have been restarted. A reload
 # costs it the numbers; the agent, which asks more often, sets them before that.

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from flask import current_app
 
-from ..application import wsgi_app
-from ..asking import NO_ANSWER, TIMEOUT, Said, ask, default_target
-from ..deadlines import carrying
+from .._support.health_client import NO_ANSWER, TIMEOUT, Said, ask, default_target
+from .._support.wsgi_app import wsgi_app
+from ..deadlines.deadline import carrying
 from ..middleware import BusyGuard as Guard
 from .options import from_capitals
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 
-from ..deadlines import TooLate, call_timeout
+from ..deadlines.deadline import TooLate, call_timeout
 
 
 class NotBegun(httpx.ConnectTimeout, TooLate):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from requests.adapters import HTTPAdapter
 from requests.exceptions import ConnectTimeout
 
-from ..deadlines import TooLate, call_timeout
+from ..deadlines.deadline import TooLate, call_timeout
 from .urllib3 import DeadlineTimeout
 
 if TYPE_CHECKING:

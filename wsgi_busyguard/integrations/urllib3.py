@@ -7,7 +7,7 @@ from typing import Any
 from urllib3 import Timeout
 from urllib3.exceptions import ConnectTimeoutError
 
-from ..deadlines import TooLate, call_timeout
+from ..deadlines.deadline import TooLate, call_timeout
 
 
 class NotBegun(ConnectTimeoutError):

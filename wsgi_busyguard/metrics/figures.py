@@ -17,13 +17,13 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..counts import BOUNDS, CHECKS, REASONS, SECOND, Counts
+from ..counters import BOUNDS, CHECKS, REASONS, SECOND, Counters
 from ..policy import DAMPED, DRAINING, PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from ..history import Change
+    from ..counters import Change
     from ..load import Load
 
     Shown = Mapping[str, Any]
@@ -152,7 +152,7 @@ def _look_back(monitor: Any, shown: dict[str, Any]) -> None:
     ]
 
 
-def _of_counts(counts: Counts | None) -> dict[str, Any] | None:
+def _of_counts(counts: Counters | None) -> dict[str, Any] | None:
     if counts is None:
         return None
     reasons = [reason.value for reason in REASONS]

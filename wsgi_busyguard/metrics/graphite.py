@@ -12,7 +12,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from .figures import COUNTER, FIGURES, GAUGE, HISTOGRAM, TIME, Figure
-from .sending import EVERY, Sender, board_of
+from .sender import EVERY, Sender, board_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -119,7 +119,7 @@ class Graphite(_Named):
     """Sends the figures to carbon: a line of plain text for each, over one TCP connection.
 
     Counters are sent as they stand; Graphite's ``nonNegativeDerivative`` or ``perSecond`` makes
-    rates of them. See :class:`~wsgi_busyguard.metrics.sending.Sender` and ``_Named`` for what it
+    rates of them. See :class:`~wsgi_busyguard.metrics.sender.Sender` and ``_Named`` for what it
     takes.
     """
 

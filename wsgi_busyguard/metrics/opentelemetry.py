@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from .figures import COUNTER, FIGURES, GAUGE, HISTOGRAM, REQUESTS, TIME, Figure, look
-from .sending import is_my_turn
+from .sender import is_my_turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

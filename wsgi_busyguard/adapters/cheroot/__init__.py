@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .reader import CherootAdapter
+from ..readers.cheroot import CherootAdapter
 from .server import GuardedServer, guarded_server
 
 __all__ = ["CherootAdapter", "GuardedServer", "guarded_server"]

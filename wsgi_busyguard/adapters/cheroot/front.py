@@ -12,14 +12,14 @@ from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from ...head import Head, read_head, unfinished
-from ...logs import logger
-from ...native import begin
+from ..._support.log import logger
+from ..._support.request_head import Head, read_head, unfinished
+from ..._support.unpatched import begin
 from ...policy import Reason
-from ..descriptors import Room, excess, hang_up, in_turn, is_open, overdrawn
-from ..front import Front, Visit
-from ..wire import MOST, NO_REQUEST, cut_short, peeked, readable, said, sent, wake_beyond
-from .desk import Desk
+from ..front.base import Front, Visit
+from ..front.descriptors import Room, excess, hang_up, in_turn, is_open, overdrawn
+from ..front.sockets import MOST, NO_REQUEST, cut_short, peeked, readable, said, sent, wake_beyond
+from .reply_thread import ReplyThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,8 +36,8 @@ class CherootFront(Front):
         super().__init__(threads, **options)
         # One thread each: a refusal app that is slow, or a flood of those who are refused, must
         # not hold up the checks.
-        self._checking = Desk("busyguard-checks")
-        self._refusing = Desk("busyguard-refusals")
+        self._checking = ReplyThread("busyguard-checks")
+        self._refusing = ReplyThread("busyguard-refusals")
         self._failing = False
         self.stopped = threading.Event()
         self.asking: dict[Any, None] = {}  # connections whose request is still to be answered
@@ -203,7 +203,7 @@ class CherootFront(Front):
 
     def _say(
         self,
-        desk: Desk,
+        desk: ReplyThread,
         conn: Any,
         request: Request | None,
         app: WSGIApplication,

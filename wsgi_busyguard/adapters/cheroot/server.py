@@ -10,11 +10,11 @@ from cheroot.makefile import MakeFile
 from cheroot.server import HTTPConnection
 from cheroot.wsgi import Server
 
-from ...application import wsgi_app
+from ..._support.wsgi_app import wsgi_app
 from ...policy import seconds, whole
-from ..descriptors import Accepting
-from ..front import GRACE, split
-from ..signals import draining_at_signals
+from ..front.base import GRACE, split
+from ..front.descriptors import Accepting
+from ..front.signals import draining_at_signals
 from .front import CherootFront, CherootVisit
 
 if TYPE_CHECKING:

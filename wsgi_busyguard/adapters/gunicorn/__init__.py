@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .reader import GunicornAdapter
+from ..readers.gunicorn import GunicornAdapter
+from .gthread import GuardedThreads
 from .sync import GuardedSync
-from .threads import GuardedThreads
 
 if TYPE_CHECKING:
-    from .greenlets import GuardedGevent
+    from .gevent import GuardedGevent
 
 __all__ = ["GuardedGevent", "GuardedSync", "GuardedThreads", "GunicornAdapter"]
 
@@ -20,7 +20,7 @@ __all__ = ["GuardedGevent", "GuardedSync", "GuardedThreads", "GunicornAdapter"]
 def __getattr__(name: str) -> Any:
     """Import gevent for whoever asks for its worker, and for nobody else."""
     if name == "GuardedGevent":
-        from .greenlets import GuardedGevent
+        from .gevent import GuardedGevent
 
         return GuardedGevent
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

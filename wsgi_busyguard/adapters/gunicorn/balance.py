@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ...board import Board
+    from ...board.board import Board
 
 # Seconds between two looks at a connection that is left to others. One who is idle takes it in less
 # than one; puma waits for 5 ms, for the same reason.

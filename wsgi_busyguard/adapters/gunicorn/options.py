@@ -10,11 +10,11 @@ import math
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..._support.listener import address
 from ...checks import Checks
-from ...haproxy.runtime import targets
-from ...listening import address
+from ...haproxy.runtime_api import targets
 from ...policy import CLIENT_TIMEOUT, DAMPED, PATIENCE, known_policy, limits, seconds, whole
-from ..progress import STALL
+from ..front.progress import STALL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

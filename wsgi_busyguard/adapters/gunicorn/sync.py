@@ -9,7 +9,7 @@ from gunicorn.workers.sync import SyncWorker
 from .worker import Guarded, counting
 
 if TYPE_CHECKING:
-    from ..progress import Upload
+    from ..front.progress import Upload
 
 
 class GuardedSync(Guarded, SyncWorker):
@@ -37,12 +37,12 @@ class GuardedSync(Guarded, SyncWorker):
             served.await_head()
         self.clients.begin(served)
         try:
-            self.poster.post()
+            self.publisher.post()
             super().handle(listener, client, addr)
         finally:
             self.clients.end(self._client)
             self._gate.leave(slot)
-            self.poster.post()
+            self.publisher.post()
 
     def handle_request(self, listener: Any, req: Any, client: Any, addr: Any) -> Any:
         """Serve a request, whose client has to get on with what it still sends."""

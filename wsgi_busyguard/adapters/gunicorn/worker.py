@@ -13,26 +13,27 @@ from typing import TYPE_CHECKING, Any
 
 from gunicorn.errors import AppImportError
 
-from ...application import wsgi_app
-from ...counts import counts_of
+from ..._support.launcher import relaunch
+from ..._support.log import unraised
+from ..._support.unpatched import begin
+from ..._support.wsgi_app import wsgi_app
+from ...board.publisher import Publisher
+from ...counters import counts_of
 from ...gate import Gate
 from ...haproxy import Push
-from ...launcher import relaunch
-from ...logs import unraised
 from ...middleware import BusyGuard
 from ...monitor import Monitor
-from ...native import begin
-from ...poster import Poster
-from ..progress import Clients
-from ..standing import StandingQueue
-from .host import Host, in_the_kernel, judge_options, the_host
+from ..front.accept_backlog import StandingQueue
+from ..front.progress import Clients
+from ..readers.acceptqueue import in_the_kernel
+from .master import Host, judge_options, the_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from _typeshed.wsgi import WSGIApplication
 
-    from ...counts import Counts
+    from ...counters import Counters
     from ...load import Adapter, Load
     from .options import Options
 
@@ -43,9 +44,9 @@ class HostLoad:
     What all have posted, and what waits in the kernel for whoever is first.
     """
 
-    def __init__(self, poster: Poster, worker: Any) -> None:
-        self.shared = poster.shared
-        self._poster = poster
+    def __init__(self, publisher: Publisher, worker: Any) -> None:
+        self.shared = publisher.shared
+        self._poster = publisher
         self._worker = worker
 
     def read(self) -> Load:
@@ -58,7 +59,7 @@ class HostLoad:
         """Have the counts of checks be posted."""
         self._poster.hears(asked)
 
-    def counts(self) -> Counts:
+    def counts(self) -> Counters:
         """Return what all workers have counted."""
         return self._poster.counts()
 
@@ -87,7 +88,7 @@ class OwnLoad:
             load = load._replace(queued=load.queued + (in_the_kernel(self._worker.sockets) or 0))
         return self._standing.late(load)
 
-    def counts(self) -> Counts | None:
+    def counts(self) -> Counters | None:
         """Return what this worker has counted."""
         return counts_of(self._adapter)
 
@@ -99,7 +100,7 @@ class Guarded:
     """A mixin for gunicorn's worker classes.
 
     :ivar monitor: knows the state of the host; its listeners hear of it in each worker.
-    :ivar poster: posts this worker's load.
+    :ivar publisher: posts this worker's load.
     :ivar standing: knows for how long this worker has taken nobody in who waits in the kernel.
     """
 
@@ -177,8 +178,8 @@ class Guarded:
         except TypeError as error:  # told in one line, and no worker starts, as without the guard
             raise AppImportError(str(error)) from None
         self.wsgi = self.guarded(self.wsgi)
-        self.poster.start(*self.work())
-        self.poster.ready()
+        self.publisher.start(*self.work())
+        self.publisher.ready()
         if self.options.push:
             # Here and not in the master, which forks all the time: the first worker that is ready
             # speaks for all, and when it is gone the next.
@@ -186,10 +187,10 @@ class Guarded:
 
     def _take_a_place(self) -> None:
         self.standing = StandingQueue(self._listeners)
-        poster = Poster(self.host.board, OwnLoad(self.queue(), self), loop=self.loop)
-        self.monitor = Monitor(HostLoad(poster, self), deliver=_aside)
-        self.poster = poster
-        poster.seek()  # tried again at its beats
+        publisher = Publisher(self.host.board, OwnLoad(self.queue(), self), loop=self.loop)
+        self.monitor = Monitor(HostLoad(publisher, self), deliver=_aside)
+        self.publisher = publisher
+        publisher.seek()  # tried again at its beats
 
     def guarded(self, app: WSGIApplication) -> WSGIApplication:
         """Return the app behind a guard, for checks that no place in front has answered."""
@@ -216,7 +217,7 @@ class Guarded:
         base.notify()
         if hasattr(self, "poster"):
             relaunch()
-            self.poster.beat_if_due()
+            self.publisher.beat_if_due()
 
     def run(self) -> None:
         """Serve until the end, and post then what has been counted since the last beat."""
@@ -224,12 +225,12 @@ class Guarded:
         try:
             base.run()
         finally:
-            self.poster.post_counts()
+            self.publisher.post_counts()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Stop counting, at SIGTERM: what was accepted is served, and nothing new comes here."""
         if hasattr(self, "poster"):  # else it comes while the app is still being loaded
-            self.poster.stopping()
+            self.publisher.stopping()
         base: Any = super()
         base.handle_exit(sig, frame)
 
@@ -238,7 +239,7 @@ class Guarded:
 
     def _whether_stopping(self) -> None:
         if not self.alive:  # after max_requests, say
-            self.poster.stopping()
+            self.publisher.stopping()
 
 
 def _aside(tell: Callable[[], None]) -> None:

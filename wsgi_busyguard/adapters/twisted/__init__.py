@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .pool import BusyThreadPool, TwistedAdapter
+from ..readers.twisted import TwistedAdapter
+from .pool import BusyThreadPool
 from .resource import GuardedWSGIResource
 from .site import GuardedSite, guarded_site
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.error import ConnectionAborted
 from twisted.python.failure import Failure
 
-from ..descriptors import Room, excess, in_turn, is_last, overdrawn
+from ..front.descriptors import Room, excess, in_turn, is_last, overdrawn
 from .ports import Ports
 
 if TYPE_CHECKING:

@@ -8,47 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.python.threadpool import ThreadPool
 
+from ..._support.locks import under
 from ...load import Load, service_time, smoothed
 from ...monitor import Monitor
-from ...turn import under
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ...monitor import Listener
-
-
-class TwistedAdapter:
-    """Reads any stock :class:`twisted.python.threadpool.ThreadPool`.
-
-    What it reads changes between two of its looks (three unlocked counters): 2 readings in 1 000
-    are off by one under full load, which is good enough to be shown and to be asked by a check. It
-    knows no service times, see :ref:`how they are estimated <estimated>`. For exact edges use
-    :class:`BusyThreadPool`.
-    """
-
-    def __init__(self, pool: ThreadPool) -> None:
-        if not isinstance(pool, ThreadPool):
-            raise TypeError(f"pool must be a twisted ThreadPool, not {pool!r}")
-        self._pool = pool
-        # Private, and 30 times as fast as the documented way, which builds a class at each look.
-        self._statistics = getattr(getattr(pool, "_team", None), "statistics", None)
-
-    def read(self) -> Load:
-        """Return the pool's figures. Callable from any thread; takes no lock."""
-        pool = self._pool
-        if self._statistics is not None:
-            figures = self._statistics()
-            outstanding = figures.busyWorkerCount + figures.backloggedWorkCount
-        else:
-            outstanding = len(pool.working) + pool.q.qsize()
-        # Work that an idle or yet unstarted thread is about to take is not queued.
-        active = min(outstanding, pool.max)
-        return Load(outstanding - active, active, pool.max)
-
-    def __repr__(self) -> str:
-        load = self.read()
-        return f"<TwistedAdapter {load.active}/{load.capacity} with {load.queued} waiting>"
 
 
 class BusyThreadPool(ThreadPool):
@@ -77,7 +44,7 @@ class BusyThreadPool(ThreadPool):
     ) -> None:
         super().__init__(minthreads, maxthreads, name)
         self._reactor = reactor
-        self._counts = _Counts()
+        self._counts = _JobCounters()
         self.monitor = Monitor(self, on_busy=on_busy, on_free=on_free, deliver=self._in_reactor)
 
     def callInThreadWithCallback(
@@ -142,7 +109,7 @@ class BusyThreadPool(ThreadPool):
         reactor.callFromThread(tell)
 
 
-class _Counts:
+class _JobCounters:
     """Jobs that a pool has been given and not finished, and how long they take."""
 
     def __init__(self) -> None:

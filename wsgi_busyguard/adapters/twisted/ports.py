@@ -10,8 +10,8 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from ..descriptors import exhausted
-from ..standing import StandingQueue
+from ..front.accept_backlog import StandingQueue
+from ..front.descriptors import exhausted
 
 if TYPE_CHECKING:
     import socket

@@ -14,31 +14,24 @@ from twisted.web.server import NOT_DONE_YET
 from twisted.web.wsgi import WSGIResource
 from zope.interface import implementer
 
-from ...answers import Answers
-from ...application import wsgi_app
+from ..._support.log import logger
+from ..._support.request_head import split_target
+from ..._support.wsgi_app import wsgi_app
+from ...board.membership import Member
 from ...checks import Ask, Checks
-from ...deadlines import timed
-from ...environ import stamp
+from ...deadlines.clock_skew import QueueHeader
+from ...deadlines.deadline import timed
+from ...deadlines.environ import stamp
 from ...gate import Gate, Slot, Ticket
 from ...haproxy import Push
-from ...head import split_target
-from ...logs import logger
+from ...metrics.orca import Reporter
 from ...monitor import Monitor
-from ...orca import Reporter
-from ...policy import (
-    CLIENT_TIMEOUT,
-    DAMPED,
-    PATIENCE,
-    Reason,
-    flag,
-    seconds,
-)
-from ...posting import Member
-from ...skew import QueueHeader
-from .beat import Beat, LateGate
+from ...policy import CLIENT_TIMEOUT, DAMPED, PATIENCE, Reason, flag, seconds
+from ...responses import Answers
 from .connections import Connections, connection_of
-from .send import headers_of, send
-from .turns import Turns
+from .pipelining import Turns
+from .reactor_lag import Beat, LateGate
+from .reactor_response import headers_of, send
 
 if TYPE_CHECKING:
     import os
@@ -48,7 +41,7 @@ if TYPE_CHECKING:
     from twisted.python.threadpool import ThreadPool
     from twisted.web.server import Request
 
-    from ...board import Board
+    from ...board.board import Board
     from ...monitor import Listener
 
 

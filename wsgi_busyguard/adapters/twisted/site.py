@@ -14,8 +14,8 @@ from twisted.web.server import Request, Site
 
 from ...policy import seconds, whole
 from .connections import Connections, close, connection_of, is_open
-from .ending import LastCall
 from .resource import GuardedWSGIResource
+from .shutdown import LastCall
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ..readers.waitress import WaitressAdapter
 from .dispatcher import GuardedDispatcher
-from .reader import WaitressAdapter
 from .server import guarded_server
 
 __all__ = ["GuardedDispatcher", "WaitressAdapter", "guarded_server"]

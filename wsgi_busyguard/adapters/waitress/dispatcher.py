@@ -17,12 +17,12 @@ from waitress.task import ThreadedTaskDispatcher
 from waitress.trigger import trigger
 from waitress.wasyncore import close_all, dispatcher
 
-from ...logs import logger
+from ..._support.log import logger
 from ...policy import Reason
-from ..descriptors import Accepting, Room, excess, in_turn, overdrawn
-from ..front import Front, Visit
-from ..lastcall import pending
-from ..wire import readable
+from ..front.base import Front, Visit
+from ..front.descriptors import Accepting, Room, excess, in_turn, overdrawn
+from ..front.last_connections import pending
+from ..front.sockets import readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

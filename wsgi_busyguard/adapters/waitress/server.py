@@ -12,14 +12,14 @@ from waitress.channel import HTTPChannel
 from waitress.server import BaseWSGIServer
 from waitress.task import ThreadedTaskDispatcher
 
-from ...application import wsgi_app
-from ...logs import logger
+from ..._support.log import logger
+from ..._support.wsgi_app import wsgi_app
 from ...policy import limits, seconds, whole
-from ..descriptors import limit
-from ..front import GRACE, split
-from ..signals import draining_at_signals
+from ..front.base import GRACE, split
+from ..front.descriptors import limit
+from ..front.signals import draining_at_signals
+from ..readers.waitress import WaitressAdapter
 from .dispatcher import PATIENCE, GuardedDispatcher, WaitressFront
-from .reader import WaitressAdapter
 
 if TYPE_CHECKING:
     from collections.abc import Callable

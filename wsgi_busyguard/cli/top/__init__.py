@@ -8,10 +8,10 @@ import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from ...asking import CHECK_PORT, CHECK_VARIABLE, NO_ANSWER, TIMEOUT, default_target
+from ..._support.health_client import CHECK_PORT, CHECK_VARIABLE, NO_ANSWER, TIMEOUT, default_target
+from ..._support.usage_error import Mistake
 from ...policy import seconds
-from ..mistake import Mistake
-from ..serve import said_in_one_line
+from ..serve.command import said_in_one_line
 from .plain import tell
 from .watching import Host
 
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _show(hosts: list[Host], live: bool, once: bool) -> None:
     if live:
-        from .screen import show  # needs Rich
+        from .screen import show
 
         show(hosts)
     else:

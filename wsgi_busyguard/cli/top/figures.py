@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ...page.wording import plain
+from ...dashboard.formatting import plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -6,8 +6,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from ...page.past import rates
-from ...page.sentences import WRONG
+from ...dashboard.history import rates
+from ...dashboard.sentences import WRONG
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

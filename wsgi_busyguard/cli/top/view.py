@@ -8,12 +8,11 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from ...haproxy.agent import share
-from ...page.past import lately, rates
-from ...page.processes import READY, STALLED, row_word
-from ...page.sentences import NOTE, WRONG
-from ...page.wording import grouped, of, span
-from ...policy import DRAINING
+from ...dashboard.formatting import grouped, of, span
+from ...dashboard.history import lately, rates
+from ...dashboard.processes import READY, STALLED, row_word
+from ...dashboard.sentences import NOTE, WRONG
+from ...policy import DRAINING, share
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

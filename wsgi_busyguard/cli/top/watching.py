@@ -8,18 +8,18 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ...asking import FREE, NO_ANSWER, NOT_NOW, fetched, split
-from ...page.past import Past, look_in
-from ...page.processes import word
-from ...page.sentences import sentences, summary
-from ...page.wording import plain
+from ..._support.health_client import FREE, NO_ANSWER, NOT_NOW, fetched, split
+from ...dashboard.formatting import plain
+from ...dashboard.history import Past, look_in
+from ...dashboard.processes import word
+from ...dashboard.sentences import sentences, summary
 from .figures import understood
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ...page.past import Look
-    from ...page.sentences import Sentence
+    from ...dashboard.history import Look
+    from ...dashboard.sentences import Sentence
 
 EVERY = 1.0
 

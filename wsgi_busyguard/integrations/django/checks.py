@@ -14,7 +14,7 @@ from django.core import checks
 from django.core.checks import CheckMessage, Error, Info
 from django.utils.module_loading import import_string
 
-from ...adapters.room import needed
+from ...adapters.thread_budget import needed
 from ...middleware import BusyGuard
 from ...policy import limits
 from ..options import KEYWORDS, complaints

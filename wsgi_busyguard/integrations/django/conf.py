@@ -9,8 +9,8 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.wsgi import get_wsgi_application
 
-from ...application import wsgi_app
-from ...deadlines import carrying
+from ..._support.wsgi_app import wsgi_app
+from ...deadlines.deadline import carrying
 from ...middleware import BusyGuard
 from ..options import Unknown, from_capitals, named
 from . import signals

@@ -9,7 +9,7 @@ from django.db import connections
 from django.db.backends.signals import connection_created
 from django.db.utils import OperationalError
 
-from ...deadlines import TooLate, call_timeout
+from ...deadlines.deadline import TooLate, call_timeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,7 +6,7 @@ import functools
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from ... import environ
+from ...deadlines import environ
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from django.dispatch import Signal
 
+from ..._support.locks import under
 from ...monitor import Monitor
-from ...turn import under
 
 if TYPE_CHECKING:
     from ...load import Transition

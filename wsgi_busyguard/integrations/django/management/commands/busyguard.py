@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.core.management.base import BaseCommand, CommandError
 
-from .....asking import NO_ANSWER, TIMEOUT, ask, default_target
+from ....._support.health_client import NO_ANSWER, TIMEOUT, ask, default_target
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser

@@ -1,0 +1,180 @@
+"""Caddy with the configuration of the docs, in front of guarded servers."""
+
+from __future__ import annotations
+
+import pytest
+from support.balanced import PATIENT, ROOMY, Caddy, Posts, Server, load_average, tally
+from support.client import ask, eventually, many, together
+from support.haproxies import Visitors
+
+SERVERS = ("--threads=4", "--max-queue=4", "--max-wait=0.5", "--client-timeout=5")
+
+patient = pytest.mark.parametrize("options", [PATIENT], ids=["patient"])
+roomy = pytest.mark.parametrize("options", [ROOMY], ids=["roomy"])
+
+# The docs' servers have eight threads, these have four.
+FOUR = {"unhealthy_request_count 8": "unhealthy_request_count 4"}
+
+
+@pytest.fixture
+def options():
+    return SERVERS
+
+
+@pytest.fixture
+def pair(started, tmp_path, options):
+    """Two guarded servers."""
+    servers = [started(Server, tmp_path, name, *options) for name in "ab"]
+    return [server.wait() for server in servers]
+
+
+@pytest.fixture
+def caddy(started, tmp_path, pair):
+    """Starts Caddy with the documented configuration, or with something changed in it."""
+    return lambda **more: started(Caddy, tmp_path, pair, changed={**FOUR, **more}).answers()
+
+
+@pytest.fixture
+def full():
+    """Fills a server: every thread has a request, and the queue has no place."""
+    threads = []
+
+    def full(server, seconds):
+        threads.extend(many(8, server.port, path=f"/sleep/{seconds}")[1])
+        eventually(lambda: (server.load["active"], server.load["queued"]) == (4, 4))
+
+    yield full
+    together(threads)
+
+
+@patient
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_what_one_server_refuses_another_serves(caddy, pair, full, method):
+    front = caddy()
+    full(pair[0], 2)
+    body = b"hello" if method == "POST" else b""
+    answers = [ask(front.port, method, "/x", body=body) for _ in range(20)]
+    print(f"\nworst of 20: {max(answer.took for answer in answers) * 1000:.0f} ms", load_average())
+    assert {(answer.status, answer.text) for answer in answers} == {(200, "b")}
+    assert max(answer.took for answer in answers) < 0.6
+    assert pair[0].ran(f"{method} /x") == []
+
+
+def test_a_503_of_the_app_is_passed_on_and_not_asked_for_again(caddy, pair):
+    front = caddy()
+    for method in ("GET", "POST"):
+        answer = ask(front.port, method, "/own503", body=b"hi" if method == "POST" else b"")
+        assert (answer.status, answer.text) in ((503, "a"), (503, "b"))
+        assert len(pair[0].ran(method) + pair[1].ran(method)) == 1
+
+
+def test_a_refused_body_that_is_not_kept_is_a_503_and_no_half_a_body(caddy, pair, full):
+    front = caddy()
+    for server in pair:
+        full(server, 2)
+    answer = ask(front.port, "POST", "/x", body=b"h" * 300_000)
+    assert answer.status == 503
+    assert answer.headers["busyguard-refused"] in ("queue-full", "queue-age")
+    assert pair[0].ran("POST") + pair[1].ran("POST") == []
+
+
+def test_what_comes_when_every_thread_is_taken_waits_in_caddy(caddy, pair):
+    """Eight threads, sixteen requests of half a second: Caddy keeps half of them back."""
+    front = caddy()
+    answers, threads = many(16, front.port, path="/sleep/0.5")
+    eventually(lambda: [server.load["active"] for server in pair] == [4, 4])
+    assert [server.load["queued"] for server in pair] == [0, 0]
+    together(threads)
+    took = max(answer.took for answer in answers)
+    print(f"\nlongest {took:.2f} s", load_average())
+    assert tally(answers) == {200: 16}
+    assert took < 2
+
+
+def test_who_has_waited_for_a_second_is_told_to_come_again(caddy, pair):
+    front = caddy()
+    threads = many(8, front.port, path="/sleep/3")[1]
+    eventually(lambda: [server.load["active"] for server in pair] == [4, 4])
+    answer = ask(front.port, path="/x")
+    assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+    assert 0.9 < answer.took < 2.5
+    together(threads)
+
+
+@pytest.mark.alone
+def test_overload_stands_in_caddy_and_not_in_the_servers(caddy, pair):
+    """Twice what the servers can do."""
+    front = caddy()
+    longest = 0
+    with Visitors([front.port], 160, "sleep/0.1") as visitors:
+        while len(visitors.answers) < 800:
+            longest = max(longest, *(server.load["queued"] for server in pair))
+    counts = tally(visitors.answers)
+    served = sorted(answer.took for answer in visitors.answers if answer.status == 200)
+    worst = served[int(len(served) * 0.99)]
+    print(f"\n{counts}, p99 {worst:.2f} s, queued {longest}", load_average())
+    assert set(counts) == {200, 503}
+    assert counts[200] > 0.4 * len(visitors.answers)
+    assert longest <= 1  # one of them may just be on its way to a thread
+    assert worst < 2
+
+
+@roomy
+@pytest.mark.parametrize("visitors_of", [Visitors, Posts], ids=["GET", "POST"])
+def test_a_graceful_stop_loses_nothing(caddy, pair, visitors_of):
+    front = caddy()
+    with visitors_of([front.port], 40, "sleep/0.05") as visitors:
+        visitors.came(20)
+        pair[0].signal()
+        visitors.came(60)
+        assert pair[0].ended() == 0
+        visitors.came(20)
+    assert tally(visitors.answers) == {200: len(visitors.answers)}
+
+
+@roomy
+@pytest.mark.parametrize("visitors_of", [Visitors, Posts], ids=["GET", "POST"])
+def test_a_sigkill_loses_at_most_posts_in_flight_and_runs_none_of_them_twice(
+    caddy, pair, visitors_of
+):
+    front = caddy()
+    with visitors_of([front.port], 20, "sleep/0.1") as visitors:
+        visitors.came(20)
+        pair[0].reap()
+        visitors.came(80)
+    lost = visitors.lost()
+    print(f"\n{tally(visitors.answers)}", load_average())
+    if visitors_of is Posts:
+        assert len(pair[0].ran("POST /s") + pair[1].ran("POST /s")) <= len(visitors.answers)
+        assert len(lost) <= 4
+        assert {answer.status for answer in lost} <= {502}
+    else:
+        assert lost == []
+
+
+def test_without_fail_duration_a_dead_server_gets_what_the_others_could_serve(caddy, pair):
+    """It has the fewest requests, so least_conn goes on choosing it until the second is over."""
+    front = caddy(**{"fail_duration 200ms": "fail_duration 0"})
+    pair[0].reap()
+    threads = many(1, pair[1].port, path="/sleep/0")[1]
+    with Visitors([front.port], 40, "sleep/0.1") as visitors:
+        visitors.came(40)
+    together(threads)
+    assert visitors.lost()
+
+
+def test_the_active_check_sees_who_is_draining_and_who_is_back(caddy, pair, started, tmp_path):
+    changes = {"health_interval 2s": "health_interval 200ms"}
+    front = caddy(**changes)
+    threads = many(1, pair[0].port, path="/sleep/4")[1]
+    eventually(lambda: pair[0].load["active"] == 1)
+    pair[0].signal()
+    eventually(lambda: ask(pair[0].port, path="/readyz").text == "draining")
+    # health_fails is 3
+    eventually(lambda: front.said.count("status code out of tolerances") >= 3)
+    assert {ask(front.port, path="/x").text for _ in range(10)} == {"b"}
+    together(threads)
+    assert pair[0].ended() == 0
+    again = started(Server, tmp_path, "again", *SERVERS, port=pair[0].port).wait()
+    eventually(lambda: ask(front.port, path="/x").text == "again")
+    assert again.ran("GET /x")

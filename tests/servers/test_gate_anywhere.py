@@ -1,0 +1,482 @@
+"""The middleware on servers of every kind: as a gate, and finding what there is to read.
+
+4 slots, a queue of 20, and 40 requests of a second at once: 24 are served and 16 refused, exactly,
+and meanwhile checks get through on the spare threads.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import json
+import os
+import re
+import socket
+import sys
+import threading
+import time
+from functools import partial
+
+import pytest
+from support.client import (
+    PATIENCE,
+    Line,
+    ask,
+    check,
+    eventually,
+    figures,
+    many,
+    percentile,
+    request,
+    together,
+)
+from support.processes import HERE, Process, environment
+from support.versions import folders
+
+SLOTS, QUEUE, REQUESTS = 4, 20, 40
+GATE = {"slots": SLOTS, "max_queue": QUEUE, "max_wait": 60}
+ROOM = SLOTS + QUEUE + 2
+
+# A check takes 5 ms here where nobody else wants the machine, and some 9 s without the guard.
+SOON = 0.25
+
+
+def free_port():
+    """Return a port for servers that cannot say which one the kernel chose."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+class Anywhere(Process):
+    """The app of anywhere_app.py on a server of this name and so many threads."""
+
+    def __init__(self, name, threads, guard=GATE, *arguments, path=()):
+        env = environment(GUARD=json.dumps(guard))
+        env["PYTHONPATH"] = os.pathsep.join([str(HERE), *path, env["PYTHONPATH"]])
+        self.port = None
+        command = getattr(self, f"_{name.split()[0]}", self._site)(name, str(threads))
+        super().__init__([sys.executable, *command, *arguments], env=env)
+        try:
+            self.port = self.port or self._port()
+            self.check = int(self.line("check: "))
+            eventually(self._is_up)
+        except BaseException:
+            self.reap()  # nobody else has it yet
+            raise
+
+    def _site(self, name, threads):
+        return [HERE / "anywhere_site.py", name, threads]
+
+    def _gunicorn(self, name, threads):
+        kind = name.split()[1]
+        bind = ["--bind", "127.0.0.1:0", "-k", kind, "--threads", threads, "--no-control-socket"]
+        return ["-m", "gunicorn", *bind, "anywhere_app:application"]
+
+    def _granian(self, name, threads):
+        self.port = free_port()
+        where = ["--port", str(self.port), "--interface", "wsgi"]
+        if name.endswith("metrics"):
+            where += ["--metrics", "--metrics-port", str(free_port())]
+            where += ["--metrics-scrape-interval", "1"]
+        return ["-m", "granian", *where, "--blocking-threads", threads, "anywhere_app:application"]
+
+    def _hypercorn(self, name, threads):
+        self.port = free_port()
+        return ["-m", "hypercorn", "-b", f"127.0.0.1:{self.port}", "wsgi:anywhere_app:application"]
+
+    def _port(self):
+        says = re.compile(r"(?:port: |Listening at: http://127\.0\.0\.1:)(\d+)")
+        eventually(lambda: says.search(self.said) or self.popen.poll() is not None)
+        if self.popen.poll() is not None:
+            self.ended()
+        found = says.search(self.said)
+        assert found, self.said
+        return int(found[1])
+
+    def _is_up(self):
+        with contextlib.suppress(OSError):
+            return ask(self.port).status == 200
+        return False
+
+    @property
+    def load(self):
+        return figures(self.check)
+
+    @property
+    def logged(self):
+        """What the guard has logged, but for changes of state."""
+        lines = [line.strip() for line in self.errors if line.startswith("wsgi_busyguard: ")]
+        return [line for line in lines if not re.match(r"wsgi_busyguard: (busy|free)\b", line)]
+
+
+@pytest.fixture
+def anywhere(started):
+    return lambda *arguments: started(Anywhere, *arguments)
+
+
+class Checks:
+    """Asks again and again while requests are served, and keeps how long it took."""
+
+    def __init__(self, port):
+        self.took = []
+        self._port = port
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._ask, daemon=True)
+
+    def _ask(self):
+        while not self._end.wait(0.02):
+            self.took.append(check(self._port).took)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._end.set()
+        self._thread.join(PATIENCE)
+
+
+SERVERS = {
+    "waitress": ROOM,
+    "cheroot": ROOM,
+    "gunicorn gthread": ROOM,
+    "granian": ROOM,
+    "paste": ROOM,
+    "twisted": ROOM,
+    "a2wsgi": ROOM,
+    "tornado": ROOM,
+    # These start a thread or a greenlet for each connection.
+    "werkzeug": 9,
+    "wsgiref": 9,
+    "django": 9,
+    "pywsgi_greenlets": 0,
+    "gunicorn gevent": 1,
+}
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_the_gate_is_exact_and_checks_get_through(anywhere, name):
+    server = anywhere(name, SERVERS[name])
+    with Checks(server.port) as checks:
+        answers, threads = many(REQUESTS, server.port, path="/sleep/1")
+        eventually(lambda: (server.load["active"], server.load["queued"]) == (SLOTS, QUEUE))
+        together(threads)
+    assert collections.Counter(answer.status for answer in answers) == {200: 24, 503: 16}
+    assert percentile(checks.took, 99) <= SOON
+    assert len(checks.took) > 50
+    print(f"{name}: check p99 {percentile(checks.took, 99) * 1000:.1f} ms")
+    eventually(lambda: (server.load["active"], server.load["queued"]) == (0, 0))
+    assert server.logged == []
+
+
+READ = {
+    "waitress": (4, "<WaitressAdapter of TcpWSGIServer>"),
+    "cheroot": (4, "<CherootAdapter of Server>"),
+    "gunicorn gthread": (4, "<GunicornAdapter of <Worker "),
+    "gunicorn sync": (1, "<GunicornAdapter of <Worker "),
+    "paste": (5, "<PasteAdapter of 5 threads>"),
+    "twisted": (4, "<TwistedAdapter "),
+    "a2wsgi": (4, "<ThreadPoolAdapter of WSGI>"),
+    "asgiref": (1, "<ThreadPoolAdapter of "),
+    "hypercorn": (min(32, (os.cpu_count() or 1) + 4), "<ThreadPoolAdapter of asyncio"),
+    "pywsgi_greenlets": (4, "<PywsgiAdapter of WSGIServer>"),
+}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_without_slots_the_servers_own_queue_is_found_and_read(anywhere, name):
+    threads, reads = READ[name]
+    server = anywhere(name, threads, {})
+    assert server.load["reads"].startswith(reads)
+    assert server.load["capacity"] == threads
+    _, sent = many(threads + 6, server.port, path="/sleep/1")
+    full = (6, threads, "busy")
+    eventually(lambda: tuple(map(server.load.get, ("queued", "active", "state"))) == full)
+    together(sent)
+    eventually(lambda: (server.load["queued"], server.load["active"]) == (0, 0))
+    assert server.load["state"] == "free"
+    assert server.logged == []
+
+
+UNREADABLE = {
+    "wsgiref": (9, "starts a thread for each connection"),
+    "werkzeug": (9, "starts a thread for each connection"),
+    "pywsgi_greenlets": (0, "starts a greenlet for each connection"),
+    "granian": (4, "tells of its queue only with --metrics --metrics-scrape-interval 1"),
+    "gunicorn gevent": (1, "-k wsgi_busyguard.adapters.gunicorn.GuardedGevent guards it"),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_what_cannot_be_read_is_said_in_one_line_and_checks_say_free(anywhere, name):
+    threads, words = UNREADABLE[name]
+    server = anywhere(name, threads, {})
+    for _ in range(3):
+        assert check(server.port).text == "free"
+    [line] = eventually(lambda: server.logged)
+    assert words in line
+    assert server.load["reads"].startswith("<Inside")
+
+
+def test_granians_metrics_say_what_was_sent(anywhere):
+    server = anywhere("granian metrics", 4, {})
+    assert server.load["reads"].startswith("<GranianAdapter of 4 threads, worker 1 at 127.0.0.1:")
+    answers, threads = many(10, server.port, path="/sleep/2")
+    seen = eventually(lambda: (now := server.load)["queued"] == 6 and now)
+    assert (seen["active"], seen["capacity"], seen["state"]) == (4, 4, "busy")
+    together(threads)
+    assert {answer.status for answer in answers} == {200}
+    # Nothing is told between two looks of granian, but that a thread is free is known at once.
+    assert server.load["queued"] == 0
+    eventually(lambda: (now := server.load)["active"] == 0 and now["state"] == "free")
+    _, threads = many(40, server.port, path="/sleep/5")
+    eventually(lambda: server.load["queued"] == 36 and server.load["active"] == 4)
+    busy = ask(server.check, path="/readyz?ready=exact")
+    assert (busy.status, busy.text) == (503, "busy")
+    assert busy.took < SOON
+    eventually(lambda: ask(server.check, path="/readyz").status == 503)  # nobody gets a thread
+    assert server.logged == []
+    server.reap()
+    together(threads)
+
+
+def test_on_a_board_the_workers_of_granian_are_summed_up(anywhere, tmp_path):
+    """One of them may have taken all: they have one listener, and take in as fast as they can."""
+    board = {"board": str(tmp_path / "board")}
+    server = anywhere("granian metrics", 2, board, "--workers", "2")
+    _, threads = many(40, server.port, path="/sleep/6")
+    eventually(lambda: (now := server.load)["queued"] + now["active"] == 40)
+    assert server.load["active"] in (2, 4)
+    server.reap()
+    together(threads)
+
+
+UNTIL_THEN = "; until then the guard refuses nothing and answers checks"
+TOO_FEW = {
+    "waitress": (8, "waitress-serve --threads=26"),
+    "cheroot": (8, "cheroot --threads 26"),
+    "paste": (8, "threadpool_workers = 26"),
+    "twisted": (8, "ThreadPool(maxthreads=26)"),
+    "a2wsgi": (8, "max_workers=26; in a2wsgi workers=26"),
+    "pywsgi_greenlets": (8, "WSGIServer(spawn=26)"),
+    "granian": (8, "granian --blocking-threads 26"),
+}
+
+
+@pytest.mark.parametrize("name", TOO_FEW)
+def test_with_too_few_threads_the_gate_serves_what_the_server_serves_alone(anywhere, name):
+    """Of 20 at once on eight threads a gate with room for two others refused fourteen."""
+    threads, command = TOO_FEW[name]
+    server = anywhere(name, threads)
+    [line] = eventually(lambda: server.logged)
+    unread = ", which all say free" if name == "granian" else ""
+    assert line == (
+        f"wsgi_busyguard: threads={threads} is too few for slots=4 and max_queue=20: start the"
+        f" server with at least 26 threads ({command}), or leave slots out{UNTIL_THEN}{unread}"
+    )
+    answers, sent = many(20, server.port, path="/sleep/1.5")
+    if not unread:
+        eventually(lambda: (server.load["queued"], server.load["active"]) == (12, 8))
+        assert server.load["capacity"] == 8
+    together(sent)
+    assert {answer.status for answer in answers} == {200}
+    assert check(server.port).text == "free"
+    assert server.logged == [line]
+
+
+@pytest.mark.parametrize("more", [(), ("--preload",)], ids=["in the worker", "preloaded"])
+@pytest.mark.parametrize(
+    ("kind", "threads", "words"),
+    [
+        ("gthread", 8, r"threads=8 is too few for slots=4 .*\(gunicorn --threads=26\), or leave"),
+        ("sync", 1, "slots=4 makes no sense on gunicorn sync, which runs one request at a time"),
+    ],
+)
+def test_gunicorn_refuses_to_start_with_too_few_threads(started, kind, threads, words, more):
+    with pytest.raises(AssertionError, match=words):
+        started(Anywhere, f"gunicorn {kind}", threads, GATE, *more)
+
+
+@pytest.mark.parametrize("options", [{}, GATE], ids=["plain", "gate"])
+def test_in_a_guarded_worker_there_is_nothing_to_say(anywhere, options):
+    """It bounds by itself, and knows more."""
+    server = anywhere("gunicorn wsgi_busyguard.adapters.gunicorn.GuardedThreads", 4, options)
+    assert server.logged == []
+    assert ask(server.port, path="/sleep/0").status == 200
+    assert server.load["capacity"] == 4
+    assert "Inside" not in server.load["reads"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("pywsgi_unpatched", "slots= needs gevent.monkey.patch_all()"),
+        ("tornado", "slots= makes no sense on this server (unnamed), which calls the app in its"),
+    ],
+)
+def test_where_a_loop_calls_the_app_there_is_no_gate(anywhere, name, words):
+    """One who waited at it would hold up those who could leave it; nobody is refused either."""
+    server = anywhere(name, 0, {"slots": 2})
+    [line] = eventually(lambda: server.logged)
+    assert line.startswith("wsgi_busyguard: " + words)
+    assert line.endswith(UNTIL_THEN + ", which all say free")
+    answers, threads = many(12, server.port, path="/drip/10")
+    together(threads)
+    assert {answer.status for answer in answers} == {200}
+
+
+def test_a_file_that_waitress_sends_without_a_thread_holds_no_slot(anywhere):
+    """Four clients who did not read their downloads had everybody else refused."""
+    server = anywhere("waitress", ROOM)
+    with contextlib.ExitStack() as stack:
+        lines = [stack.enter_context(Line(server.port)) for _ in range(SLOTS)]
+        for line in lines:
+            line.send(request(path="/file/40000000", version="1.0"))
+            assert line.socket.recv(1) == b"H"
+        eventually(lambda: (server.load["queued"], server.load["active"]) == (0, 0))
+        page = ask(server.port, path="/sleep/0")
+        assert page.status == 200
+        assert page.took < SOON
+        assert ask(server.port, path="/readyz?ready=exact").text == "free"
+        body = b"H" + b"".join(iter(partial(lines[0].socket.recv, 1 << 20), b""))
+    assert body.endswith(b"\0" * 1000)
+
+
+def stamps(server, **headers):
+    answer = ask(server.port, path="/stamps", headers=headers)
+    waited, deadline, now = json.loads(answer.body)
+    return waited, deadline - now
+
+
+def test_the_proxys_time_counts_where_it_is_trusted(anywhere):
+    gate = {**GATE, "max_wait": 1.0, "trust_queue_header": True}
+    server = anywhere("waitress", ROOM, gate)
+    waited, left = stamps(server, **{"X-Request-Start": f"t={time.time() - 0.5:.6f}"})
+    assert 0.5 <= waited < 0.9
+    assert waited + left == pytest.approx(5.0, abs=0.1)
+    assert stamps(server, **{"X-Queue-Start": "t=9" + "0" * 400})[0] == 0.0
+    _, threads = many(SLOTS, server.port, path="/sleep/2")
+    eventually(lambda: server.load["active"] == SLOTS)
+    old = ask(server.port, headers={"X-Request-Start": f"t={time.time() - 2:.3f}"})
+    assert (old.status, old.headers["busyguard-refused"]) == (503, "queue-age")
+    together(threads)
+
+
+def test_a_clock_of_the_proxy_that_is_wrong_is_no_wait(anywhere):
+    """An idle server refused all, and called itself free: cases/clock_skew.py."""
+    server = anywhere("waitress", ROOM, {**GATE, "max_wait": 1.0, "trust_queue_header": True})
+    for skew in (1.5, 30.0, 300.0):
+        answers = [
+            ask(server.port, headers={"X-Request-Start": f"t={time.time() - skew:.6f}"})
+            for _ in range(30)
+        ]
+        assert {answer.status for answer in answers} == {200}
+        waited, left = stamps(server, **{"X-Request-Start": f"t={time.time() - skew:.6f}"})
+        assert waited < 0.5
+        assert left > 4.0
+
+
+def test_twisteds_site_trusts_it_too_if_told(site):
+    for trusts, least in ((True, 0.5), (False, 0.0)):
+        served = site(threads=1, max_wait=30.0, trust_queue_header=trusts)
+        echo = ask(served.port, headers={"X-Request-Start": f"t={time.time() - 0.5:.6f}"})
+        shown = json.loads(echo.body)
+        assert least <= shown["waited"] < least + 0.4
+        assert shown["waited"] + shown["deadline"] == pytest.approx(5.0, abs=0.1)
+        _, threads = many(1, served.port, path="/sleep/2")
+        eventually(lambda served=served: served.load["active"] == 1)
+        old = ask(served.port, headers={"X-Request-Start": f"t={time.time() - 60:.3f}"})
+        assert old.status == (503 if trusts else 200)
+        together(threads)
+
+
+def test_by_default_nobody_can_age_a_request(anywhere):
+    server = anywhere("waitress", ROOM, {**GATE, "max_wait": 1.0})
+    assert stamps(server, **{"X-Request-Start": f"t={time.time() - 2:.3f}"})[0] == 0.0
+
+
+BJOERN = "bjoern>=3.2"
+
+
+@pytest.fixture
+def bjoern(started, tmp_path_factory):
+    """Starts a bjoern with these options of the guard."""
+    needs = "a C compiler and libev: apt-get install gcc libev-dev"
+    path = [folders(tmp_path_factory, [BJOERN], needs=needs)[BJOERN]]
+    return lambda guard: started(Anywhere, "bjoern", 1, guard, path=path)
+
+
+def test_on_bjoern_checks_are_answered_when_it_is_free(bjoern):
+    server = bjoern({})
+    for answer in (
+        *(check(server.port), ask(server.port, "OPTIONS"), ask(server.port, path="/readyz")),
+        ask(server.check, path="/readyz"),
+    ):
+        assert (answer.status, answer.text) == (200, "free")
+    head = ask(server.port, "HEAD", "/readyz")
+    assert (head.status, head.headers["content-length"]) == (200, "4")
+    assert ask(server.port, "POST", "/readyz").status == 405
+    assert (server.load["queued"], server.load["active"], server.load["capacity"]) == (0, 0, 1)
+    assert server.logged == []
+
+
+def test_on_bjoern_the_check_port_says_who_waits(bjoern):
+    server = bjoern({})
+    assert server.load["reads"].startswith("<BjoernAdapter")
+    first, threads = many(1, server.port, path="/sleep/3")
+    eventually(lambda: server.load["active"] == 1)
+    answers, more = many(9, server.port)
+    eventually(lambda: (server.load["queued"], server.load["active"]) == (9, 1))
+    assert (server.load["capacity"], server.load["state"]) == (1, "busy")
+    busy = ask(server.check, path="/readyz?ready=exact")
+    assert (busy.status, busy.text) == (503, "busy")
+    assert busy.took < SOON
+    eventually(lambda: ask(server.check, path="/readyz").status == 503)  # nobody is served
+    together(threads + more)
+    assert [answer.status for answer in first + answers] == [200] * 10
+    eventually(lambda: (server.load["queued"], server.load["active"]) == (0, 0))
+    assert server.load["state"] == "free"
+    assert server.logged == []
+
+
+def test_on_bjoern_who_waits_on_a_connection_that_is_kept_alive_is_seen_too(bjoern):
+    server = bjoern({})
+    with contextlib.ExitStack() as stack:
+        lines = [stack.enter_context(Line(server.port)) for _ in range(6)]
+        for line in lines:
+            line.send(request())
+            assert line.answer().status == 200
+        lines[0].send(request(path="/sleep/3"))
+        eventually(lambda: server.load["active"] == 1)
+        for line in lines[1:5]:
+            line.send(request())
+        eventually(lambda: (server.load["queued"], server.load["active"]) == (4, 1))
+        assert [line.answer().status for line in lines[:5]] == [200] * 5
+        eventually(lambda: (server.load["queued"], server.load["active"]) == (0, 0))
+
+
+def test_there_is_no_gate_on_bjoern_where_one_who_waits_would_hold_up_all(bjoern):
+    """And whom it served beside two slow downloads was refused, with slots for two."""
+    server = bjoern({"slots": 2})
+    assert eventually(lambda: server.logged) == [
+        "wsgi_busyguard: slots= makes no sense on bjoern, which calls the app in its loop: one who"
+        f" waits at the gate holds up all others, so leave it out{UNTIL_THEN}"
+    ]
+    assert server.load["reads"].startswith("<BjoernAdapter")
+    with Line(server.port) as one, Line(server.port) as other:
+        for line in (one, other):
+            line.send(request(path="/pieces/5"))
+        assert one.socket.recv(1) == other.socket.recv(1) == b"H"
+        for _ in range(3):
+            assert ask(server.port).status == 200
+        assert check(server.port).text == "free"
+
+
+def test_bjoern_answers_who_is_inside_before_it_ends(bjoern):
+    server = bjoern({})
+    answers, threads = many(1, server.port, path="/sleep/1")
+    eventually(lambda: server.load["active"] == 1)
+    server.signal()
+    together(threads)
+    assert [answer.status for answer in answers] == [200]
+    assert server.ended() == 0

@@ -1,0 +1,481 @@
+"""The guarded site in a real process, behind real sockets."""
+
+from __future__ import annotations
+
+import collections
+import json
+import socket
+import sys
+import time
+
+import pytest
+from support.client import Line, ask, check, eventually, many, percentile, request, together
+from support.processes import HERE
+
+REFUSALS = "busyguard-refused"
+
+
+def crowd(process, site, clients, seconds, path="/sleep/1"):
+    """Start a crowd of clients and wait until every thread has work."""
+    started = process(sys.executable, HERE / "crowd.py", site.port, path, clients, seconds)
+    started.line("started")
+    eventually(lambda: site.load["active"] == site.load["capacity"])
+    return started
+
+
+def checks_for(seconds, site):
+    """Check again and again for so long; return how long each took, in ms."""
+    took = []
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        answer = check(site.port)
+        assert answer.status in (200, 503)
+        took.append(answer.took * 1000)
+        time.sleep(0.02)
+    return took
+
+
+def shown(name, took):
+    print(
+        f"{name}: {len(took)} checks, p50 {percentile(took, 50):.1f} ms,"
+        f" p99 {percentile(took, 99):.1f} ms, max {max(took):.1f} ms"
+    )
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize(
+    "limits",
+    [{"max_queue": 1_000_000, "max_wait": 1000.0}, {"max_queue": 20}],
+    ids=["nothing refused", "max_queue=20"],
+)
+def test_a_check_is_answered_in_milliseconds_while_200_clients_keep_every_thread_asleep(
+    site, process, limits
+):
+    """Promised is a p99 of 10 ms; asserted is five times that, for machines that are shared."""
+    guarded = site(threads=10, **limits)
+    clients = crowd(process, guarded, 200, 5)
+    took = checks_for(4, guarded)
+    shown(f"200 clients, 10 threads x 1 s, {limits}", took)
+    assert percentile(took, 99) <= 50
+    tally = clients.line("tally: ")
+    assert ("'503'" in tally) == (limits["max_queue"] == 20), tally
+
+
+@pytest.mark.alone
+def test_checks_are_answered_on_both_ports_while_the_app_computes(site, process):
+    """The reactor fights ten threads for the interpreter, so this only bounds the worst."""
+    guarded = site(threads=10)
+    crowd(process, guarded, 20, 6, path="/cpu/0.1")
+    own, reactor = [], []
+    until = time.monotonic() + 5
+    while time.monotonic() < until:
+        own.append(ask(guarded.check, path="/readyz", timeout=10).took * 1000)
+        reactor.append(check(guarded.port).took * 1000)
+    shown("CPU-bound app, check port", own)
+    shown("CPU-bound app, reactor", reactor)
+    assert percentile(own, 50) < 1000
+    assert percentile(reactor, 50) < 4000
+
+
+def test_only_those_already_running_run_when_the_clients_leave(site):
+    guarded = site(threads=4, max_queue=60, max_wait=30.0)
+    lines = [Line(guarded.port) for _ in range(60)]
+    for line in lines:
+        line.send(request(path="/sleep/1"))
+    guarded.filled(4, 56)
+    for line in lines:
+        line.close()
+    eventually(lambda: guarded.load["queued"] == 0, within=0.8)
+    guarded.at_rest()
+    assert guarded.ran == {"/sleep/1": 4}
+    assert ask(guarded.port, path="/echo").status == 200
+
+
+def test_come_and_go_clients_on_a_stuck_pool_make_one_edge_and_no_queue_in_the_pool(site):
+    guarded = site(threads=4, max_queue=20, max_wait=60.0)
+    stuck, threads = many(4, guarded.port, path="/hang")
+    guarded.filled(4)
+    for _ in range(10):
+        lines = [Line(guarded.port) for _ in range(40)]
+        for line in lines:
+            line.send(request(path="/echo"))
+        guarded.filled(4, 20)
+        assert guarded.tell("pool")[1] == 0
+        for line in lines:
+            line.close()
+        guarded.filled(4, 0)
+    assert [state for state, *_ in guarded.tell("transitions")] == ["busy"]
+    guarded.tell("release")
+    together(threads)
+    assert [answer.status for answer in stuck] == [200] * 4
+    eventually(lambda: [state for state, *_ in guarded.tell("transitions")] == ["busy", "free"])
+
+
+def test_listeners_hear_each_edge_in_the_reactor_thread(site):
+    guarded = site(threads=2, max_queue=10, max_wait=30.0)
+    for _ in range(3):
+        _, threads = many(6, guarded.port, path="/sleep/0.05")
+        together(threads)
+    guarded.at_rest()
+    states, names, _ = zip(*guarded.tell("transitions"), strict=True)
+    assert states[::2] == ("busy",) * len(states[::2])
+    assert states[1::2] == ("free",) * len(states[1::2])
+    assert states[-1] == "free"
+    assert set(names) == {"MainThread"}
+
+
+def test_queued_requests_are_refused_for_their_age_while_every_thread_is_stuck(site):
+    guarded = site(threads=4, max_queue=20, max_wait=1.0)
+    stuck, stuck_threads = many(4, guarded.port, path="/hang")
+    guarded.filled(4)
+    queued, threads = many(10, guarded.port, path="/echo")
+    together(threads)
+    assert [answer.status for answer in queued] == [503] * 10
+    assert {answer.headers[REFUSALS] for answer in queued} == {"queue-age"}
+    # The beat comes every quarter of a second; the rest is slack.
+    assert all(0.9 <= answer.took <= 1.0 + 0.25 + 0.5 for answer in queued)
+    guarded.tell("release")
+    together(stuck_threads)
+    assert [answer.status for answer in stuck] == [200] * 4
+    assert "/echo" not in guarded.ran
+
+
+def test_refusals_and_checks_are_marked_and_leave_no_line_in_the_access_log(site, tmp_path):
+    log = tmp_path / "access.log"
+    guarded = site(threads=1, max_queue=1, max_wait=30.0, retry_after=2, log=str(log))
+    _, threads = many(2, guarded.port, path="/hang")
+    guarded.filled(1, 1)
+    refused = ask(guarded.port, path="/refused")
+    check(guarded.port)
+    assert refused.status == 503
+    assert refused.headers[REFUSALS] == "queue-full"
+    assert 2 <= int(refused.headers["retry-after"]) <= 4
+    assert refused.headers["cache-control"] == "no-store"
+    assert refused.text == "busy"
+    guarded.tell("release")
+    together(threads)
+    lines = eventually(lambda: len(lines := log.read_text().splitlines()) >= 2 and lines, within=5)
+    assert len(lines) == 2, lines
+    assert all('"GET /hang HTTP/1.1" 200' in line for line in lines)
+
+
+def test_check_answers_follow_the_state(site):
+    guarded = site(threads=1, max_queue=5, max_wait=60.0, ready="exact")
+    assert (check(guarded.port).status, check(guarded.port).text) == (200, "free")
+    _, threads = many(3, guarded.port, path="/hang")
+    guarded.filled(1, 2)
+    busy = check(guarded.port)
+    assert (busy.status, busy.text) == (503, "busy")
+    assert ask(guarded.port, "OPTIONS", "/?ready=always").status == 200
+    assert ask(guarded.port, "OPTIONS", "/?ready=sometimes").status == 400
+    assert ask(guarded.port, path="/readyz").status == 503
+    assert ask(guarded.port, path="/livez").text == "alive"
+    assert ask(guarded.port, "POST", "/readyz").status == 405
+    guarded.tell("release")
+    together(threads)
+    eventually(lambda: check(guarded.port).status == 200)
+    assert guarded.ran == {"/hang": 3}
+
+
+def test_options_star_is_a_check_too(site):
+    guarded = site(threads=1, max_queue=5, max_wait=60.0, ready="exact")
+    free = ask(guarded.port, "OPTIONS", "*")
+    assert (free.status, free.text) == (200, "free")
+    _, threads = many(2, guarded.port, path="/hang")
+    guarded.filled(1, 1)
+    assert ask(guarded.port, "OPTIONS", "*").status == 503
+    guarded.tell("release")
+    together(threads)
+
+
+def test_http_1_0_without_host_is_answered_and_closed(site):
+    guarded = site(threads=1)
+    with Line(guarded.port) as line:
+        line.send(b"OPTIONS / HTTP/1.0\r\n\r\n")
+        answer = line.answer()
+        assert (answer.status, answer.text, answer.version) == (200, "free", "HTTP/1.0")
+        assert answer.headers["content-length"] == "4"
+        assert answer.headers["allow"] == "GET, HEAD, OPTIONS"
+        assert line.closed()
+
+
+def test_head_has_the_headers_of_get_and_no_body(site):
+    guarded = site(threads=1)
+    get = ask(guarded.port, path="/readyz")
+    with Line(guarded.port) as line:
+        line.send(request("HEAD", "/readyz") + request("GET", "/readyz"))
+        head = line.answer("HEAD")
+        after = line.answer()
+    assert head.status == get.status == 200
+    assert {**head.headers, "date": ""} == {**get.headers, "date": ""}
+    assert after.text == "free"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://shop"},
+        {"Access-Control-Request-Method": "PUT"},
+        {"X-Forwarded-For": "10.0.0.1"},
+        {"Forwarded": "for=10.0.0.1"},
+        {"Via": "1.1 proxy"},
+        {"X-Real-IP": "10.0.0.1"},
+    ],
+    ids=lambda headers: next(iter(headers)),
+)
+def test_an_options_request_with_somebody_behind_it_reaches_the_app(shared_site, headers):
+    answer = ask(shared_site.port, "OPTIONS", "/", headers=headers)
+    assert json.loads(answer.body)["method"] == "OPTIONS"
+
+
+def test_an_options_request_for_another_path_reaches_the_app(shared_site):
+    answer = ask(shared_site.port, "OPTIONS", "/shop/")
+    assert json.loads(answer.body)["path"] == "/shop/"
+
+
+def test_a_pipelined_request_behind_a_refusal_stays_in_step(site):
+    guarded = site(threads=1, max_queue=0)
+    _, threads = many(1, guarded.port, path="/hang")
+    guarded.filled(1)
+    with Line(guarded.port) as line:
+        line.send(
+            request(path="/first")
+            + request("OPTIONS", "/")
+            + request("POST", "/second", body=b"b" * 300_000)
+            + request(path="/livez")
+        )
+        answers = [line.answer() for _ in range(4)]
+        assert [answer.status for answer in answers] == [503, 200, 503, 200]
+        assert [answer.text for answer in answers] == ["busy", "free", "busy", "alive"]
+        guarded.tell("release")
+        together(threads)
+        guarded.at_rest()
+        line.send(request(path="/sleep/0"))
+        assert line.answer().text == "done"
+
+
+def test_a_refused_post_of_300_kb_gets_its_answer(site):
+    guarded = site(threads=1, max_queue=0)
+    _, threads = many(1, guarded.port, path="/hang")
+    guarded.filled(1)
+    refused = ask(guarded.port, "POST", "/length", body=b"b" * 300_000)
+    assert (refused.status, refused.headers[REFUSALS]) == (503, "queue-full")
+    guarded.tell("release")
+    together(threads)
+    guarded.at_rest()
+    assert ask(guarded.port, "POST", "/length", body=b"b" * 300_000).text == "300000"
+
+
+def test_a_large_form_post_does_not_hold_up_a_check(site):
+    guarded = site(threads=2)
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    body = b"&".join(b"key%d=%d" % (n, n) for n in range(500_000))
+    assert len(body) > 8_000_000
+    answers, threads = many(1, guarded.port, "POST", "/length", headers=form, body=body)
+    took = []
+    while threads[0].is_alive():
+        took.append(check(guarded.port).took * 1000)
+        time.sleep(0.002)
+    shown("beside an 8 MB form post", took)
+    assert answers[0].text == str(len(body))
+    assert max(took) < 400, "Twisted parses the form in the reactor thread: about a second"
+
+
+def test_max_queue_0_lets_as_many_in_as_there_are_threads(site):
+    guarded = site(threads=4, max_queue=0)
+    for _ in range(5):
+        answers, threads = many(4, guarded.port, path="/sleep/0.1")
+        together(threads)
+        assert [answer.status for answer in answers] == [200] * 4
+        guarded.at_rest()
+    answers, threads = many(8, guarded.port, path="/sleep/0.5")
+    together(threads)
+    assert sorted(answer.status for answer in answers) == [200] * 4 + [503] * 4
+
+
+def test_the_app_finds_the_stamps_of_the_guard(site):
+    guarded = site(threads=1, max_queue=5, max_wait=10.0, client_timeout=8.0)
+    at_once = json.loads(ask(guarded.port, path="/echo/one").body)
+    assert at_once["waited"] < 0.1
+    assert 7 < at_once["remaining"] <= 8
+    assert 7 < at_once["deadline"] <= 8
+    assert "Monitor" in at_once["monitor"]
+    assert at_once["pressure"] is False
+    _, threads = many(1, guarded.port, path="/sleep/0.5")
+    guarded.filled(1)
+    waited = json.loads(ask(guarded.port, path="/echo/two").body)
+    together(threads)
+    assert 0.1 < waited["waited"] < 2
+    assert waited["remaining"] == pytest.approx(8 - waited["waited"], abs=0.3)
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "text"),
+    [("webob", 503, "come back later"), ("werkzeug", 429, "come back later")],
+)
+def test_a_refusal_app_may_be_any_wsgi_app(site, name, status, text):
+    guarded = site(threads=1, max_queue=0, refusal=name)
+    _, threads = many(1, guarded.port, path="/hang")
+    guarded.filled(1)
+    refused = ask(guarded.port, path="/refused")
+    assert refused.status == status
+    assert text in refused.text
+    assert refused.headers[REFUSALS] == "queue-full"
+    assert int(refused.headers["retry-after"]) >= 1
+    with Line(guarded.port) as line:
+        line.send(request("HEAD", "/refused") + request("OPTIONS", "/"))
+        assert line.answer("HEAD").status == status
+        assert line.answer().text == "free"
+    guarded.tell("release")
+    together(threads)
+
+
+@pytest.mark.parametrize("name", ["raises", "raises late", "odd header"])
+@pytest.mark.parametrize("reason", ["queue-full", "queue-age"])
+def test_a_refusal_app_that_fails_still_gets_the_client_an_answer(site, name, reason):
+    """One refuses out of render(), the other out of the beat, where Twisted catches nothing."""
+    full = {"max_queue": 0} if reason == "queue-full" else {"max_queue": 5, "max_wait": 0.2}
+    guarded = site(threads=1, refusal=name, **full)
+    _, threads = many(1, guarded.port, path="/hang")
+    guarded.filled(1)
+    for _ in range(2):
+        refused = ask(guarded.port, path="/refused", timeout=3)
+        assert (refused.status, refused.headers[REFUSALS], refused.text) == (503, reason, "busy")
+    assert check(guarded.port).status == 200
+    eventually(lambda: "refusing with the plain answer instead" in guarded.said)
+    assert guarded.said.count("refusing with the plain answer instead") == 1
+    guarded.tell("release")
+    together(threads)
+    guarded.at_rest()
+
+
+def test_checks_are_answered_on_a_unix_socket(site, tmp_path):
+    """Checks only: Twisted's WSGI itself cannot serve an app there."""
+    path = str(tmp_path / "s")
+    guarded = site(threads=1, unix=path)
+    answer = ask(None, "OPTIONS", "/", version="1.0", unix=path)
+    assert (answer.status, answer.text) == (200, "free")
+    assert ask(None, path="/readyz", unix=path).status == 200
+    assert ask(None, path="/echo", unix=path).status == 500
+    guarded.at_rest()
+
+
+def test_the_guard_stands_behind_a_root_that_is_no_leaf(site):
+    guarded = site(threads=1, root=True)
+    assert check(guarded.port).text == "free"
+    assert ask(guarded.port, "OPTIONS", "*").text == "free"
+    assert ask(guarded.port, path="/livez").text == "alive"
+    there = json.loads(ask(guarded.port, path="/echo/a%20b?q=1").body)
+    assert (there["script"], there["path"]) == ("", "/echo/a b")
+    assert guarded.ran == {"/echo/a b": 1}
+
+
+def test_the_check_port_tells_of_a_reactor_that_is_blocked_while_it_is(site):
+    guarded = site(threads=4)
+    assert guarded.load["lag"] < 0.25
+    guarded.tell("block/3")
+    seen = eventually(lambda: (now := guarded.load)["lag"] > 0.5 and now, within=2.5)
+    assert seen["state"] == "busy"
+    assert ask(guarded.check, path="/readyz?ready=exact").status == 503
+    eventually(lambda: guarded.load["state"] == "free")
+
+
+def test_a_late_reactor_is_told_to_the_listeners_though_nobody_looks(site):
+    guarded = site(threads=4)
+    guarded.tell("block/1")
+    eventually(lambda: [state for state, *_ in guarded.tell("transitions")] == ["busy", "free"])
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/before", 500),
+        ("/after", 500),
+        ("/noclose", 200),
+        ("/badclose", 200),
+        ("/midway", 200),
+    ],
+)
+def test_counts_return_to_zero_however_the_app_fails(shared_site, path, status):
+    for _ in range(12):
+        with Line(shared_site.port) as line:
+            line.send(request(path=path, version="1.0"))
+            assert line.answer().status == status
+    shared_site.at_rest()
+    assert ask(shared_site.port, path="/sleep/0").status == 200
+
+
+def test_counts_return_to_zero_when_clients_vanish_in_the_middle_of_a_response(shared_site):
+    for _ in range(8):
+        line = Line(shared_site.port)
+        line.send(request(path="/drip/40"))
+        assert line.socket.recv(100)
+        line.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        line.close()
+    eventually(lambda: shared_site.load["active"] == 0, within=10)
+    assert ask(shared_site.port, path="/sleep/0").status == 200
+
+
+def test_a_body_that_never_comes_holds_only_its_own_connection(shared_site):
+    with Line(shared_site.port) as line:
+        line.send(b"OPTIONS / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nab")
+        assert check(shared_site.port).status == 200
+        line.send(b"cde")
+        assert line.answer().text == "free"
+
+
+def test_a_request_is_let_go_of_as_soon_as_it_is_over(site):
+    """A cycle would keep it, and the body that it came with, until the collector comes by."""
+    guarded = site(threads=1, max_queue=1, max_wait=0.3)
+    guarded.tell("collected")
+    for _ in range(5):
+        assert ask(guarded.port, path="/echo").status == 200
+    _, threads = many(1, guarded.port, path="/hang")
+    guarded.filled(1)
+    answers, refused = many(4, guarded.port, path="/refused")
+    together(refused)
+    assert {answer.headers[REFUSALS] for answer in answers} == {"queue-full", "queue-age"}
+    with Line(guarded.port) as line:
+        line.send(request(path="/gone"))
+        guarded.filled(1, 1)
+    guarded.filled(1, 0)
+    guarded.tell("release")
+    together(threads)
+    eventually(lambda: guarded.tell("requests") == 0, within=5)
+
+
+def test_requests_are_refused_and_no_slot_is_lost_when_no_thread_can_start(site):
+    guarded = site(threads=2, max_queue=2)
+    guarded.tell("unthreadable")
+    eventually(lambda: guarded.tell("workers") == 0)
+    answers = [ask(guarded.port, path="/echo", timeout=5) for _ in range(5)]
+    assert [answer.status for answer in answers] == [503] * 5
+    guarded.at_rest()
+    assert check(guarded.port).status == 200
+
+
+def test_requests_are_refused_by_a_pool_that_is_stopped(site):
+    guarded = site(threads=2, max_queue=2)
+    guarded.tell("joined")
+    answers = [ask(guarded.port, path="/echo", timeout=3) for _ in range(5)]
+    assert [answer.status for answer in answers] == [503] * 5
+    guarded.at_rest()
+
+
+def test_forty_requests_on_four_threads_and_a_queue_of_twenty_are_24_answers_and_16_refusals(site):
+    guarded = site(threads=4, max_queue=20, max_wait=30.0)
+    answers, threads = many(40, guarded.port, path="/sleep/0.3")
+    together(threads)
+    tally = collections.Counter(answer.status for answer in answers)
+    assert tally == {200: 24, 503: 16}
+    assert guarded.ran == {"/sleep/0.3": 24}
+
+
+@pytest.fixture(scope="module")
+def shared_site():
+    """One site for the tests that leave nothing behind."""
+    from support.processes import Site
+
+    guarded = Site(threads=4, max_queue=40, max_wait=30.0)
+    yield guarded
+    guarded.reap()

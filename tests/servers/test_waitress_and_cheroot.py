@@ -1,0 +1,693 @@
+"""What holds on both of them: guarded sites in real processes, behind real sockets."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import sys
+import threading
+import time
+
+import pytest
+from support.client import Line, ask, check, eventually, many, percentile, request, together
+from support.processes import HERE
+from support.threaded import ThreadedSite
+
+REFUSALS = "busyguard-refused"
+
+
+@pytest.fixture(params=["waitress", "cheroot"])
+def server(request):
+    return request.param
+
+
+@pytest.fixture
+def site(started, server):
+    """Starts a guarded site with these options."""
+    return lambda **options: started(ThreadedSite, server=server, **options)
+
+
+def shown(name, took):
+    print(
+        f"{name}: {len(took)} checks, p50 {percentile(took, 50):.1f} ms,"
+        f" p99 {percentile(took, 99):.1f} ms, max {max(took):.1f} ms"
+    )
+
+
+def statuses(answers):
+    return sorted(answer.status for answer in answers)
+
+
+# What is read, what is bounded, how fast a check is
+
+
+@pytest.mark.slow
+def test_unguarded_the_adapter_reads_what_was_sent_and_a_check_waits_for_all_of_it(site):
+    stock = site(stock=True, threads=4)
+    answers, threads = many(40, stock.port, path="/sleep/1")
+    eventually(lambda: stock.tell("stock") == [36, 4, 4])
+    assert stock.load["state"] == "busy"
+    took = check(stock.port).took
+    print(f"unguarded: one check, {took * 1000:.0f} ms")
+    assert took > 5
+    together(threads)
+    assert statuses(answers) == [200] * 40
+    stock.at_rest()
+
+
+def test_of_40_requests_on_4_threads_4_are_active_and_36_queued_and_all_are_served(site):
+    guarded = site(threads=4, max_queue=100, max_wait=30.0, ready="exact")
+    answers, threads = many(40, guarded.port, path="/sleep/1")
+    guarded.filled(4, 36)
+    assert check(guarded.port).status == 503
+    together(threads)
+    assert statuses(answers) == [200] * 40
+    guarded.at_rest()
+    eventually(lambda: check(guarded.port).status == 200)
+    assert [state for state, *_ in guarded.tell("transitions")] == ["busy", "free"]
+
+
+def test_what_a_request_has_waited_in_the_proxy_counts_if_that_is_trusted(site):
+    def came(served, ago):
+        stamp = {"X-Request-Start": f"t={time.time() - ago:.3f}"}
+        return ask(served.port, path="/echo", headers=stamp)
+
+    trusting = site(threads=2, max_wait=10.0, trust_queue_header=True)
+    assert json.loads(came(trusting, 4).text)["waited"] == pytest.approx(4, abs=1)
+    assert json.loads(ask(trusting.port, path="/echo").text)["waited"] == 0
+    _, threads = many(2, trusting.port, path="/sleep/2")
+    trusting.filled(2, 0)
+    refused = came(trusting, 20)
+    assert (refused.status, refused.headers[REFUSALS]) == (503, "queue-age")
+    together(threads)
+    assert json.loads(came(trusting, 20).text)["waited"] < 1  # idle, so that is a clock
+    assert json.loads(came(site(threads=2, max_wait=10.0), 20).text)["waited"] == 0
+
+
+@pytest.mark.alone
+def test_with_a_bound_of_20_24_are_served_and_16_refused_and_checks_take_milliseconds(site):
+    """Promised is a p99 of 10 ms; asserted is what a machine that is shared keeps, too."""
+    guarded = site(threads=4, max_queue=20, max_wait=30.0)
+    answers, threads = many(40, guarded.port, path="/sleep/1")
+    guarded.filled(4, 20)
+    took = []
+    while any(thread.is_alive() for thread in threads):
+        took.append(check(guarded.port).took * 1000)
+        time.sleep(0.02)
+    shown("40 requests of 1 s on 4 threads", took)
+    assert percentile(took, 99) <= 50
+    assert statuses(answers) == [200] * 24 + [503] * 16
+    refused = [answer for answer in answers if answer.status == 503]
+    assert {answer.headers[REFUSALS] for answer in refused} == {"queue-full"}
+    assert all(1 <= int(answer.headers["retry-after"]) <= 3 for answer in refused)
+    assert all(answer.text == "busy" and answer.took < 1 for answer in refused)
+    guarded.at_rest()
+    assert guarded.ran == {"/sleep/1": 24}
+
+
+@pytest.mark.alone
+def test_a_check_takes_milliseconds_while_200_clients_keep_every_thread_asleep(site, process):
+    """Also beside a flood of refusals, which are said by another thread.
+
+    These clients come back 150 at a time, and waitress's one loop takes them in one by one.
+    """
+    guarded = site(threads=10)
+    crowd = process(sys.executable, HERE / "crowd.py", guarded.port, "/sleep/1", 200, 5)
+    crowd.line("started")
+    eventually(lambda: guarded.load["active"] == 10)
+    took = []
+    until = time.monotonic() + 4
+    while time.monotonic() < until:
+        answer = check(guarded.port)
+        assert answer.status in (200, 503)
+        took.append(answer.took * 1000)
+        time.sleep(0.02)
+    shown("200 clients, 10 threads x 1 s", took)
+    assert percentile(took, 50) <= 50
+    assert percentile(took, 99) <= 500
+    crowd.line("tally: ")
+    guarded.at_rest()
+
+
+def test_max_queue_0_lets_as_many_in_as_there_are_threads(site):
+    guarded = site(threads=4, max_queue=0)
+    for _ in range(5):
+        answers, threads = many(4, guarded.port, path="/sleep/0.1")
+        together(threads)
+        assert statuses(answers) == [200] * 4
+        guarded.at_rest()
+    answers, threads = many(8, guarded.port, path="/sleep/0.5")
+    together(threads)
+    assert statuses(answers) == [200] * 4 + [503] * 4
+
+
+def test_requests_are_served_in_the_order_in_which_they_came(site):
+    guarded = site(threads=1, max_queue=20, max_wait=30.0)
+    _, hanging = many(1, guarded.port, path="/hang")
+    guarded.filled(1)
+    all_threads = []
+    for number in range(8):
+        _, threads = many(1, guarded.port, path=f"/echo/{number}")
+        guarded.filled(1, number + 1)
+        all_threads += threads
+    guarded.tell("release")
+    together([*hanging, *all_threads])
+    assert guarded.tell("began") == ["/hang", *(f"/echo/{number}" for number in range(8))]
+
+
+def test_listeners_hear_each_edge_once_in_a_thread_of_their_own(site):
+    guarded = site(threads=2, max_queue=10, max_wait=30.0)
+    for _ in range(3):
+        _, threads = many(6, guarded.port, path="/sleep/0.05")
+        together(threads)
+    guarded.at_rest()
+    eventually(lambda: guarded.tell("transitions")[-1][0] == "free")
+    states, names, _ = zip(*guarded.tell("transitions"), strict=True)
+    assert states[::2] == ("busy",) * len(states[::2])
+    assert states[1::2] == ("free",) * len(states[1::2])
+    assert set(names) == {"busyguard-teller"}
+
+
+# Those who left, and those who have waited too long
+
+
+def test_only_those_already_running_run_when_the_clients_leave(site):
+    guarded = site(threads=4, max_queue=60, max_wait=30.0)
+    lines = [Line(guarded.port) for _ in range(60)]
+    for line in lines:
+        line.send(request(path="/sleep/1"))
+    guarded.filled(4, 56)
+    for line in lines:
+        line.close()
+    eventually(lambda: guarded.load["queued"] == 0, within=0.8)
+    guarded.at_rest()
+    assert guarded.ran == {"/sleep/1": 4}
+    assert ask(guarded.port, path="/echo").status == 200
+
+
+def test_one_who_left_a_moment_before_his_turn_does_not_run(site):
+    """Nobody has looked since, but at his turn somebody does."""
+    guarded = site(threads=1, max_queue=60, max_wait=30.0)
+    _, threads = many(1, guarded.port, path="/hang")
+    guarded.filled(1)
+    lines = [Line(guarded.port) for _ in range(20)]
+    for line in lines:
+        line.send(request("POST", "/gone", body=b"b" * 100_000))
+    guarded.filled(1, 20)
+    for line in lines:
+        line.close()
+    guarded.tell("release")
+    together(threads)
+    guarded.at_rest()
+    assert guarded.ran == {"/hang": 1}
+
+
+def test_queued_requests_are_refused_for_their_age_while_every_thread_is_stuck(site):
+    guarded = site(threads=4, max_queue=20, max_wait=1.0)
+    stuck, stuck_threads = many(4, guarded.port, path="/hang")
+    guarded.filled(4)
+    queued, threads = many(10, guarded.port, path="/echo")
+    together(threads)
+    assert statuses(queued) == [503] * 10
+    assert {answer.headers[REFUSALS] for answer in queued} == {"queue-age"}
+    # The beat comes every quarter of a second; the rest is slack.
+    assert all(0.9 <= answer.took <= 1.0 + 0.25 + 0.5 for answer in queued)
+    guarded.tell("release")
+    together(stuck_threads)
+    assert statuses(stuck) == [200] * 4
+    assert "/echo" not in guarded.ran
+
+
+def test_come_and_go_clients_on_a_stuck_server_make_one_edge_and_cost_no_descriptors(site):
+    guarded = site(threads=4, max_queue=20, max_wait=60.0)
+    stuck, threads = many(4, guarded.port, path="/hang")
+    guarded.filled(4)
+    before = guarded.tell("descriptors")
+    for _ in range(5):
+        lines = [Line(guarded.port) for _ in range(40)]
+        for line in lines:
+            line.send(request(path="/echo"))
+        guarded.filled(4, 20)
+        for line in lines:
+            line.close()
+        guarded.filled(4, 0)
+    eventually(lambda: guarded.tell("descriptors") <= before + 1)
+    assert [state for state, *_ in guarded.tell("transitions")] == ["busy"]
+    guarded.tell("release")
+    together(threads)
+    assert statuses(stuck) == [200] * 4
+    eventually(lambda: [state for state, *_ in guarded.tell("transitions")] == ["busy", "free"])
+
+
+# Checks
+
+
+def test_check_answers_follow_the_state(site):
+    guarded = site(threads=1, max_queue=5, max_wait=60.0, ready="exact")
+    assert (check(guarded.port).status, check(guarded.port).text) == (200, "free")
+    assert ask(guarded.port, "OPTIONS", "*").text == "free"
+    _, threads = many(3, guarded.port, path="/hang")
+    guarded.filled(1, 2)
+    busy = check(guarded.port)
+    assert (busy.status, busy.text) == (503, "busy")
+    assert ask(guarded.port, "OPTIONS", "*").status == 503
+    assert ask(guarded.port, "OPTIONS", "/?ready=always").status == 200
+    assert ask(guarded.port, "OPTIONS", "/?ready=sometimes").status == 400
+    assert ask(guarded.port, path="/readyz").status == 503
+    as_json = ask(guarded.port, path="/healthz", headers={"Accept": "application/json"})
+    assert json.loads(as_json.body) == {"status": "fail", "state": "busy"}
+    assert ask(guarded.port, path="/livez").text == "alive"
+    assert ask(guarded.port, "DELETE", "/readyz").status == 405
+    guarded.tell("release")
+    together(threads)
+    eventually(lambda: check(guarded.port).status == 200)
+    assert guarded.ran == {"/hang": 3}
+
+
+def test_http_1_0_without_host_is_answered_and_closed(site):
+    guarded = site(threads=1)
+    with Line(guarded.port) as line:
+        line.send(b"OPTIONS / HTTP/1.0\r\n\r\n")
+        answer = line.answer()
+        assert (answer.status, answer.text) == (200, "free")
+        assert answer.headers["content-length"] == "4"
+        assert answer.headers["allow"] == "GET, HEAD, OPTIONS"
+        assert line.closed()
+
+
+def test_head_has_the_headers_of_get_and_no_body(site):
+    guarded = site(threads=1)
+    get = ask(guarded.port, path="/readyz")
+    with Line(guarded.port) as line:
+        line.send(request("HEAD", "/readyz") + request("GET", "/readyz"))
+        head = line.answer("HEAD")
+        after = line.answer()
+    assert head.status == get.status == 200
+    assert {**head.headers, "date": ""} == {**get.headers, "date": ""}
+    assert after.text == "free"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers"),
+    [
+        ("OPTIONS", "/", {"Origin": "http://shop"}),
+        ("OPTIONS", "/", {"Access-Control-Request-Method": "PUT"}),
+        ("OPTIONS", "/", {"X-Forwarded-For": "10.0.0.1"}),
+        ("OPTIONS", "/shop/", {}),
+        ("GET", "/", {}),
+    ],
+    ids=lambda value: str(value),
+)
+def test_what_is_no_check_reaches_the_app(site, method, path, headers):
+    guarded = site(threads=1)
+    there = json.loads(ask(guarded.port, method, path, headers=headers).body)
+    assert (there["method"], there["path"]) == (method, path)
+
+
+def test_a_check_that_comes_in_pieces_is_answered_though_every_thread_is_stuck(site):
+    guarded = site(threads=1, max_queue=5, max_wait=60.0)
+    _, threads = many(1, guarded.port, path="/hang")
+    guarded.filled(1)
+    with Line(guarded.port, timeout=5) as line:
+        for piece in (b"OPT", b"IONS / HTTP/1.1\r\nHo", b"st: localhost\r\n", b"\r\n"):
+            line.send(piece)
+            time.sleep(0.1)  # the network's part: each comes alone
+        assert line.answer().text == "free"
+    assert guarded.load["queued"] == 0
+    guarded.tell("release")
+    together(threads)
+
+
+def test_the_app_finds_the_stamps_of_the_guard(site):
+    guarded = site(threads=1, max_queue=5, max_wait=10.0, client_timeout=8.0)
+    at_once = json.loads(ask(guarded.port, path="/echo/one?q=1").body)
+    assert at_once["query"] == "q=1"
+    assert at_once["waited"] < 0.1
+    assert 7 < at_once["remaining"] <= 8
+    assert 7 < at_once["deadline"] <= 8
+    assert "Monitor" in at_once["monitor"]
+    assert at_once["pressure"] is False
+    _, threads = many(1, guarded.port, path="/sleep/0.5")
+    guarded.filled(1)
+    waited = json.loads(ask(guarded.port, path="/echo/two").body)
+    together(threads)
+    assert 0.1 < waited["waited"] < 2
+    assert waited["remaining"] == pytest.approx(8 - waited["waited"], abs=0.3)
+
+
+# Keep-alive, pipelining, bodies, and those who mean ill
+
+
+def test_a_connection_is_kept_across_the_app_and_checks(site):
+    guarded = site(threads=2)
+    with Line(guarded.port) as line:
+        for _ in range(5):
+            line.send(request(path="/sleep/0"))
+            assert line.answer().text == "done"
+            line.send(request("OPTIONS", "/"))
+            assert line.answer().text == "free"
+            line.send(request("POST", "/length", body=b"b" * 10_000))
+            assert line.answer().text == "10000"
+    assert guarded.ran == {"/sleep/0": 5, "/length": 5}
+
+
+def test_a_connection_is_kept_after_a_refusal_without_a_body(site):
+    guarded = site(threads=1, max_queue=0)
+    _, threads = many(1, guarded.port, path="/hang")
+    guarded.filled(1)
+    with Line(guarded.port) as line:
+        for _ in range(3):
+            line.send(request(path="/refused"))
+            assert line.answer().headers[REFUSALS] == "queue-full"
+        guarded.tell("release")
+        together(threads)
+        guarded.at_rest()
+        line.send(request(path="/echo"))
+        assert line.answer().status == 200
+
+
+def test_pipelined_requests_are_answered_in_their_order(site):
+    guarded = site(threads=2, max_queue=10, max_wait=30.0)
+    with Line(guarded.port) as line:
+        line.send(
+            request(path="/sleep/0.2")
+            + request("OPTIONS", "/")
+            + request("POST", "/length", body=b"b" * 1000)
+            + request(path="/livez")
+            + request(path="/big/5")
+        )
+        answers = [line.answer() for _ in range(5)]
+    assert [answer.text for answer in answers] == ["done", "free", "1000", "alive", "xxxxx"]
+
+
+def test_a_pipelined_request_is_served_by_the_thread_that_is_free_again(site):
+    """With one thread and no queue, the second must not find the first still in its place."""
+    guarded = site(threads=1, max_queue=0)
+    for _ in range(20):
+        with Line(guarded.port) as line:
+            line.send(request(path="/big/1") + request(path="/big/2") + request(path="/big/3"))
+            assert [line.answer().text for _ in range(3)] == ["x", "xx", "xxx"]
+        guarded.at_rest()
+
+
+def test_pipelined_requests_stay_in_step_behind_a_refusal(site):
+    guarded = site(threads=1, max_queue=0)
+    _, threads = many(1, guarded.port, path="/hang")
+    guarded.filled(1)
+    with Line(guarded.port) as line:
+        line.send(request(path="/first") + request("OPTIONS", "/") + request(path="/second"))
+        line.send(request(path="/livez"))
+        answers = [line.answer() for _ in range(4)]
+    assert [answer.text for answer in answers] == ["busy", "free", "busy", "alive"]
+    guarded.tell("release")
+    together(threads)
+
+
+@pytest.mark.parametrize("size", [10, 300_000, 20_000_000])
+def test_a_post_that_is_refused_gets_its_answer_whatever_its_size(site, size):
+    guarded = site(threads=1, max_queue=0)
+    _, threads = many(1, guarded.port, path="/hang")
+    guarded.filled(1)
+    refused = ask(guarded.port, "POST", "/length", body=b"b" * size)
+    assert (refused.status, refused.headers[REFUSALS]) == (503, "queue-full")
+    guarded.tell("release")
+    together(threads)
+    guarded.at_rest()  # a thread is free a moment after its answer has come
+    assert ask(guarded.port, "POST", "/length", body=b"b" * size).text == str(size)
+    assert guarded.ran == {"/hang": 1, "/length": 1}
+
+
+def test_a_post_whose_body_comes_late_is_refused_or_served_and_never_confused(site):
+    guarded = site(threads=1, max_queue=0)
+    _, threads = many(1, guarded.port, path="/hang")
+    guarded.filled(1)
+    with Line(guarded.port) as line:
+        body = b"OPTIONS / HTTP/1.1\r\nHost: localhost\r\n\r\n"  # which must never be a check
+        head = request("POST", "/length", body=body)[: -len(body)]
+        line.send(head)
+        time.sleep(0.1)  # the client's part
+        line.send(body)
+        assert line.answer().headers[REFUSALS] == "queue-full"
+    guarded.tell("release")
+    together(threads)
+    guarded.at_rest()
+    with Line(guarded.port) as line:
+        line.send(head)
+        time.sleep(0.1)
+        line.send(body)
+        assert line.answer().text == str(len(body))
+
+
+def test_half_heads_and_silent_clients_take_no_thread_and_no_place_in_the_queue(site):
+    guarded = site(threads=2, max_queue=4, max_wait=30.0)
+    lines = [Line(guarded.port) for _ in range(40)]
+    for number, line in enumerate(lines):
+        if number % 2:
+            line.send(b"GET /slow HTTP/1.1\r\nHost: local")
+    answers, threads = many(6, guarded.port, path="/sleep/0.2")
+    together(threads)
+    assert statuses(answers) == [200] * 6
+    assert check(guarded.port).text == "free"
+    guarded.at_rest()
+    for line in lines:
+        line.close()
+    assert guarded.ran == {"/sleep/0.2": 6}
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 200,
+        b"garbage\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET nowhere HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: many\r\n\r\n",
+        b"\x00\xff" * 10_000,
+        b"OPTIONS / HTTP/1.1\r\n" + b"X: y\r\n" * 20_000,
+        b"\r\n" * 100,
+    ],
+    ids=["TLS", "words", "version", "target", "length", "binary", "endless head", "empty lines"],
+)
+def test_garbage_harms_nobody_else(site, garbage):
+    guarded = site(threads=2, max_queue=2)
+    for _ in range(10):
+        with Line(guarded.port) as line:
+            line.socket.settimeout(2)
+            try:
+                line.send(garbage)
+                line.socket.shutdown(socket.SHUT_WR)
+                line.socket.recv(100)
+            except OSError:
+                pass
+    assert check(guarded.port).text == "free"
+    assert ask(guarded.port, path="/echo").status == 200
+    guarded.at_rest()
+
+
+def test_a_client_that_asks_and_never_reads_holds_up_no_check(site):
+    guarded = site(threads=2)
+    with Line(guarded.port) as greedy:
+        greedy.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        greedy.send(request(path="/big/48000000") + request("OPTIONS", "/") * 5)
+        eventually(lambda: "/big/48000000" in guarded.ran)
+        lazy = [Line(guarded.port) for _ in range(10)]
+        for line in lazy:
+            line.socket.setblocking(False)
+            try:
+                while True:
+                    line.socket.send(request("OPTIONS", "/") * 100)
+            except BlockingIOError:
+                pass
+        took = [check(guarded.port).took * 1000 for _ in range(50)]
+        shown("beside clients that do not read", took)
+        assert percentile(took, 90) <= 500
+        for line in lazy:
+            line.close()
+    guarded.at_rest()
+
+
+@pytest.mark.parametrize("path", ["/before", "/midway"])
+def test_an_app_that_raises_gives_its_place_back(site, path):
+    guarded = site(threads=1)
+    for _ in range(5):
+        ask(guarded.port, path=path)
+        guarded.at_rest()
+    assert ask(guarded.port, path="/echo").status == 200
+
+
+def test_the_place_is_held_until_the_last_byte(site):
+    guarded = site(threads=1)
+    answers, threads = many(1, guarded.port, path="/drip/20")
+    guarded.filled(1)
+    together(threads)
+    assert len(answers[0].body) == 20_000
+    guarded.at_rest()
+
+
+# Refusals of one's own
+
+
+@pytest.mark.parametrize(("name", "status"), [("webob", 503), ("werkzeug", 429)])
+def test_a_refusal_app_may_be_any_wsgi_app(site, name, status):
+    guarded = site(threads=1, max_queue=0, refusal=name)
+    _, threads = many(1, guarded.port, path="/hang")
+    guarded.filled(1)
+    refused = ask(guarded.port, path="/refused")
+    assert refused.status == status
+    assert "come back later" in refused.text
+    assert refused.headers[REFUSALS] == "queue-full"
+    with Line(guarded.port) as line:
+        line.send(request("HEAD", "/refused") + request("OPTIONS", "/"))
+        assert line.answer("HEAD").status == status
+        assert line.answer().text == "free"
+    guarded.tell("release")
+    together(threads)
+
+
+@pytest.mark.parametrize("name", ["raises", "odd header"])
+def test_a_refusal_app_that_fails_gets_the_client_the_plain_refusal(site, name):
+    guarded = site(threads=1, max_queue=0, refusal=name)
+    _, threads = many(1, guarded.port, path="/hang")
+    guarded.filled(1)
+    for _ in range(2):
+        refused = ask(guarded.port, path="/refused")
+        assert (refused.status, refused.headers[REFUSALS]) == (503, "queue-full")
+    guarded.tell("release")
+    together(threads)
+
+
+def test_a_refusal_app_that_is_slow_holds_up_no_check(site):
+    guarded = site(threads=1, max_queue=0, refusal="slow")
+    _, hanging = many(1, guarded.port, path="/hang")
+    guarded.filled(1)
+    refused, threads = many(3, guarded.port, path="/refused")
+    took = [check(guarded.port).took * 1000 for _ in range(20)]
+    assert max(took) <= 500
+    together(threads)
+    assert {answer.text for answer in refused} == {"slow"}
+    guarded.tell("release")
+    together(hanging)
+
+
+# The end
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_a_signal_lets_those_inside_and_in_the_queue_finish_and_tells_everybody_else(site, number):
+    guarded = site(threads=4, max_queue=20, max_wait=30.0)
+    answers, threads = many(10, guarded.port, path="/sleep/0.7")
+    guarded.filled(4, 6)
+    with Line(guarded.port) as kept:
+        kept.send(request(path="/livez"))
+        assert kept.answer().status == 200
+        guarded.signal(number)
+        eventually(lambda: check(guarded.port).text == "draining", within=1)
+        assert check(guarded.port).status == 503
+        assert ask(guarded.check, path="/readyz?ready=always").status == 503
+        assert ask(guarded.port, path="/livez").text == "alive"
+        kept.send(request(path="/echo"))
+        refused = kept.answer()
+        assert (refused.status, refused.headers[REFUSALS]) == (503, "draining")
+        assert refused.headers["connection"] == "close"
+        assert kept.closed()
+        assert guarded.popen.poll() is None
+    together(threads)
+    assert statuses(answers) == [200] * 10
+    assert guarded.ended(within=8) == 0
+    assert "ended" in guarded.said
+    assert "Traceback" not in guarded.said
+
+
+def test_sigterm_while_every_thread_is_stuck_waits_for_the_grace_and_no_longer(site):
+    guarded = site(threads=4, max_queue=20, grace=1.0)
+    many(8, guarded.port, path="/hang")
+    guarded.filled(4, 4)
+    began = time.monotonic()
+    guarded.signal()
+    assert guarded.ended(within=10) == 0
+    assert 0.9 <= time.monotonic() - began <= 5
+
+
+def test_sigterm_while_idle_ends_at_once_also_with_idle_connections(site):
+    guarded = site(threads=4, grace=20.0)
+    with Line(guarded.port) as idle, Line(guarded.port) as silent, Line(guarded.port):
+        idle.send(request(path="/sleep/0"))
+        assert idle.answer().status == 200
+        silent.send(b"GET /")
+        began = time.monotonic()
+        guarded.signal()
+        assert guarded.ended(within=10) == 0
+        assert time.monotonic() - began <= 4
+
+
+def test_a_second_sigterm_ends_it_at_once(site):
+    guarded = site(threads=1, grace=60.0)
+    many(1, guarded.port, path="/hang")
+    guarded.filled(1)
+    guarded.signal()
+    eventually(lambda: check(guarded.port).text == "draining")
+    began = time.monotonic()
+    guarded.signal()
+    assert guarded.ended(within=10) == -signal.SIGTERM
+    assert time.monotonic() - began < 3
+
+
+def test_sigterm_lets_a_slow_client_read_the_rest_of_its_answer(site):
+    size = 24_000_000
+    guarded = site(threads=2, grace=15.0)
+    with Line(guarded.port) as line:
+        line.send(request(path=f"/big/{size}", version="1.0"))
+        read = len(line.socket.recv(1000))
+        guarded.signal()
+        while data := line.socket.recv(500_000):
+            read += len(data)
+            time.sleep(0.01)  # the slow client: half a second
+    assert read > size
+    assert guarded.ended(within=5) == 0
+
+
+def test_nothing_is_said_of_what_goes_well_and_no_warning_of_a_queue(site):
+    """waitress.queue would warn whenever a thread is not yet back from the request before."""
+    guarded = site(threads=2, max_queue=50, max_wait=30.0)
+    for _ in range(5):
+        answers, threads = many(30, guarded.port, path="/sleep/0.01")
+        for _ in range(10):
+            check(guarded.port)
+        together(threads)
+        assert statuses(answers) == [200] * 30
+    guarded.signal()
+    assert guarded.ended() == 0
+    assert guarded.errors == []
+
+
+def test_counts_are_exact_after_a_storm_of_every_kind(site):
+    guarded = site(threads=3, max_queue=5, max_wait=0.3)
+    kinds = [b"/sleep/0.02", b"/before", b"/midway", b"/drip/2", b"/length", b"/livez"]
+    stop = time.monotonic() + 4
+    errors = []
+
+    def storm(seed):
+        number = seed
+        while time.monotonic() < stop:
+            number += 1
+            path = kinds[number % len(kinds)].decode()
+            try:
+                with Line(guarded.port, timeout=10) as line:
+                    body = b"b" * (number % 3 * 40_000)
+                    one = request("POST" if body else "GET", path, body=body)
+                    line.send(one * (number % 2 + 1))
+                    if number % 5:
+                        line.answer()
+            except (OSError, ValueError) as error:  # cut off midway
+                errors.append(error)
+
+    threads = [threading.Thread(target=storm, args=(seed,), daemon=True) for seed in range(20)]
+    for thread in threads:
+        thread.start()
+    together(threads)
+    guarded.at_rest()
+    answers, threads = many(3, guarded.port, path="/sleep/0.2")
+    together(threads)
+    assert statuses(answers) == [200] * 3
+    eventually(lambda: guarded.tell("stock")[:2] == [0, 0])

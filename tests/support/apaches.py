@@ -1,0 +1,138 @@
+"""Apaches with mod_wsgi, on loopback, in the foreground, from files of their own; always reaped.
+
+As root Apache has its processes run as nobody, who may not look into pytest's folders or into the
+home of whoever runs the tests. So all that it needs is copied to a place that is anybody's.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import socket
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from support.client import ask, eventually, figures
+from support.gunicorns import Gunicorn
+from support.processes import HERE, ROOT, Process, environment
+from support.versions import folders
+
+MODULES = Path("/usr/lib/apache2/modules")
+MOD_WSGI = MODULES / "mod_wsgi.so"
+
+# The newest mod_wsgi is built for the interpreter of the system: Apache's processes may not look
+# into the folders of one that root has made for itself.
+NEWEST = "mod_wsgi>=6.1"
+PYTHON = "/usr/bin/python3"
+FILES = ("prefork_app.py", "mod_wsgi_site.wsgi", "mod_wsgi_health.wsgi")
+PACKAGES = ("webob", "werkzeug", "markupsafe")
+
+CONFIGURATION = """
+ServerName localhost
+ServerRoot {place}
+DefaultRuntimeDir {place}
+PidFile {place}/pid
+Listen 127.0.0.1:{port}
+ErrorLog /dev/stderr
+LoadModule mpm_event_module {modules}/mod_mpm_event.so
+LoadModule authz_core_module {modules}/mod_authz_core.so
+LoadModule wsgi_module {place}/mod_wsgi.so
+{user}
+WSGISocketPrefix {place}/wsgi
+WSGIPythonPath {place}
+WSGIDaemonProcess app processes={processes} threads={threads} python-path={place} {more}
+WSGIDaemonProcess health threads=1 python-path={place}
+WSGIScriptAlias /readyz {place}/mod_wsgi_health.wsgi \
+    process-group=health application-group=%{{GLOBAL}}
+WSGIScriptAlias / {place}/mod_wsgi_site.wsgi process-group={group} application-group=%{{GLOBAL}}
+"""
+
+
+def apache2():
+    """Return the path of Apache, or skip the test by name."""
+    found = shutil.which("apache2", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if found is None or not MOD_WSGI.exists():
+        missing = "apache2" if found is None else "mod_wsgi"
+        pytest.skip(f"{missing} is missing: apt-get install apache2-bin libapache2-mod-wsgi-py3")
+    return found
+
+
+def newest_mod_wsgi(tmp_path_factory):
+    """Return the folder of the newest mod_wsgi, or skip the test by name."""
+    apache2()
+    needs = "apt-get install apache2-dev python3-dev"
+    return folders(tmp_path_factory, [NEWEST], python=PYTHON, needs=needs)[NEWEST]
+
+
+def furnished(place, newest=None):
+    """Copy what the site needs; ``newest`` is the folder of another mod_wsgi than Debian's."""
+    place.chmod(0o777)
+    module = MOD_WSGI
+    if newest is not None:  # the package can be imported by apps, as in mod_wsgi-express
+        shutil.copytree(Path(newest) / "mod_wsgi", place / "mod_wsgi")
+        [module] = (place / "mod_wsgi" / "server").glob("*.so")
+    shutil.copy(module, place / "mod_wsgi.so")
+    shutil.copytree(ROOT / "wsgi_busyguard", place / "wsgi_busyguard")
+    for name in PACKAGES:
+        origin = Path(importlib.util.find_spec(name).origin).parent
+        shutil.copytree(origin, place / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in FILES:
+        shutil.copy(HERE / name, place)
+
+
+class Apache(Process):
+    """An Apache with a daemon process group of so many processes and threads.
+
+    :param more: options of ``WSGIDaemonProcess``.
+    :param newest: the folder of the mod_wsgi that it loads; ``None`` is the distribution's.
+    :param site: the options of the guard.
+    """
+
+    def __init__(self, processes, threads, more="", group="app", newest=None, **site):
+        program = apache2()
+        self.place = Path(tempfile.mkdtemp(prefix="busyguard-"))
+        self.board = self.place / "board"
+        furnished(self.place, newest)
+        with socket.create_server(("127.0.0.1", 0)) as probe:  # Apache does not take port 0
+            self.port = probe.getsockname()[1]
+        user = "User nobody\nGroup nogroup" if os.getuid() == 0 else ""
+        file = self.place / "apache.conf"
+        file.write_text(
+            CONFIGURATION.format(
+                place=self.place, port=self.port, modules=MODULES, user=user, group=group,
+                processes=processes, threads=threads, more=more,
+            )
+        )  # fmt: skip
+        site = {"board": str(self.board), **site}
+        variables = environment(SITE=json.dumps(site), BOARD=str(self.board))
+        super().__init__([program, "-f", file, "-DFOREGROUND"], env=variables, cwd=self.place)
+        try:
+            self.logged("resuming normal operations")
+            if site.get("side") or site.get("found"):
+                self.check = int(self.logged(r"side at (\d+)"))
+            if site["board"]:
+                eventually(self.board.exists)
+        except BaseException:
+            self.reap()  # nobody else has it yet
+            raise
+
+    logged = Gunicorn.logged
+
+    def reap(self):
+        super().reap()
+        shutil.rmtree(self.place, ignore_errors=True)
+
+    @property
+    def load(self):
+        """What a process of the group reads by itself."""
+        return figures(self.check)
+
+    @property
+    def ready(self):
+        """What the process group for checks says."""
+        answer = ask(self.port, path="/readyz")
+        return answer.status, answer.text

@@ -1,0 +1,139 @@
+"""Server processes: started with ports from the kernel, always reaped, their words kept."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from support.client import PATIENCE, ask, eventually, figures
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+PARENT_DEATH = ROOT / "wsgi_busyguard" / "demo" / "parent_death.py"
+
+
+def environment(**more):
+    """Return an environment in which a process finds this package."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **more}
+
+
+class Process:
+    """A process in a session of its own; its output is read as it comes.
+
+    It dies with these tests, also when they are killed and cannot reap it.
+    """
+
+    def __init__(self, command, *, cwd=None, env=None, pass_fds=()):
+        program, *arguments = [str(word) for word in command]
+        wrapper = [sys.executable, "-I", str(PARENT_DEATH), str(os.getpid())]
+        self.popen = subprocess.Popen(
+            [*wrapper, shutil.which(program) or program, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="backslashreplace",
+            cwd=cwd,
+            env=env or environment(),
+            start_new_session=True,
+            pass_fds=pass_fds,
+        )
+        self.lines = []
+        self.errors = []
+        self._readers = [
+            threading.Thread(target=self._keep, args=(stream, into), daemon=True)
+            for stream, into in (
+                (self.popen.stdout, self.lines),
+                (self.popen.stderr, self.errors),
+            )
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    @staticmethod
+    def _keep(stream, into):
+        with stream:
+            into.extend(iter(stream.readline, ""))
+
+    @property
+    def said(self):
+        return "".join(self.lines) + "".join(self.errors)
+
+    def line(self, begins, within=PATIENCE):
+        """Wait for a line of standard output that begins so, and return the rest of it."""
+        until = time.monotonic() + within
+        while True:
+            ended = self.popen.poll() is not None
+            if ended:
+                for reader in self._readers:
+                    reader.join(2)
+            for line in list(self.lines):
+                if line.startswith(begins):
+                    return line[len(begins) :].strip()
+            assert not ended, f"ended with {self.popen.returncode}:\n{self.said}"
+            assert time.monotonic() < until, f"said no {begins!r}:\n{self.said}"
+            time.sleep(0.01)
+
+    def signal(self, number=signal.SIGTERM):
+        self.popen.send_signal(number)
+
+    def ended(self, within=PATIENCE):
+        """Wait for the end and return the exit code."""
+        code = self.popen.wait(within)
+        for reader in self._readers:
+            reader.join(2)
+        return code
+
+    def reap(self):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.popen.pid, signal.SIGKILL)
+        self.popen.wait(PATIENCE)
+        for reader in self._readers:
+            reader.join(2)
+
+
+class Site(Process):
+    """The guarded Twisted site of twisted_site.py, with the given options."""
+
+    def __init__(self, *, env=None, python=sys.executable, **options):
+        command = [python, HERE / "twisted_site.py", json.dumps(options)]
+        super().__init__(command, env=env)
+        try:
+            ports = json.loads(self.line("ports: "))
+        except BaseException:
+            self.reap()  # nobody else has it yet
+            raise
+        self.port = ports["web"]
+        self.check = ports["check"]
+        self.agent = ports["agent"]
+        self.control = ports["control"]
+        self.unix = ports.get("unix")
+
+    def tell(self, what):
+        """Ask the control port, which answers on a thread of its own."""
+        return json.loads(ask(self.control, path=f"/{what}").body)
+
+    @property
+    def ran(self):
+        """How many requests ran, by path."""
+        return self.tell("ran")
+
+    @property
+    def load(self):
+        return figures(self.check)
+
+    def at_rest(self):
+        """Wait until nobody is inside or waits."""
+        eventually(lambda: (self.load["active"], self.load["queued"]) == (0, 0))
+
+    def filled(self, active, queued=0):
+        """Wait until so many are inside and so many wait."""
+        eventually(lambda: (self.load["active"], self.load["queued"]) == (active, queued))

@@ -1,0 +1,200 @@
+"""Threads that cannot be started now, and are started later."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+
+import pytest
+
+from wsgi_busyguard import Board, BusyGuard, Load, Monitor
+from wsgi_busyguard._support import launcher
+from wsgi_busyguard._support.launcher import launch, relaunch
+from wsgi_busyguard.board.publisher import Publisher
+from wsgi_busyguard.haproxy import Push
+
+
+@pytest.fixture
+def scarce(monkeypatch):
+    """No thread can be started until ``scarce.clear()``; every attempt is one at once."""
+    scarce = threading.Event()
+    scarce.set()
+    for name in ("_start_new_thread", "_start_joinable_thread"):
+        start = getattr(threading, name, None)
+
+        def limited(*arguments, start=start, **named):
+            if scarce.is_set():
+                raise RuntimeError("can't start new thread")
+            return start(*arguments, **named)
+
+        if start is not None:
+            monkeypatch.setattr(threading, name, limited)
+    monkeypatch.setattr(launcher, "EVERY", 0.0)
+    monkeypatch.setattr(launcher, "_due", 0.0)
+    yield scarce
+    launcher._postponed.clear()
+
+
+class Thing:
+    def __init__(self):
+        self.begun = 0
+
+    def begin(self):
+        threading.Thread(target=lambda: None).start()
+        self.begun += 1
+
+
+def test_what_cannot_be_started_is_started_later(scarce, caplog):
+    one, two = Thing(), Thing()
+    for thing in (one, two, one):  # asked for twice, and wanted once
+        launch(thing.begin)
+    relaunch()
+    assert (one.begun, two.begun) == (0, 0)
+    scarce.clear()
+    relaunch()
+    relaunch()
+    assert (one.begun, two.begun) == (1, 1)
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+
+
+def test_what_can_be_started_is_started_at_once(scarce, caplog):
+    scarce.clear()
+    thing = Thing()
+    launch(thing.begin)
+    assert (thing.begun, caplog.records) == (1, [])
+
+
+def test_what_nobody_has_any_more_is_forgotten(scarce):
+    thing = Thing()
+    launch(thing.begin)
+    del thing
+    scarce.clear()
+    relaunch()
+    assert not launcher._postponed
+
+
+def test_attempts_have_a_pause_between_them(scarce, monkeypatch):
+    monkeypatch.setattr(launcher, "EVERY", 1000.0)
+    thing = Thing()
+    launch(thing.begin)
+    relaunch()
+    scarce.clear()
+    relaunch()
+    assert thing.begun == 0
+    monkeypatch.setattr(launcher, "_due", 0.0)
+    relaunch()
+    assert thing.begun == 1
+
+
+def test_a_log_that_raises_is_nobodys_outage(scarce):
+    def raises(record):
+        raise ValueError("outside of a request")
+
+    logger = logging.getLogger("wsgi_busyguard")
+    logger.addFilter(raises)
+    try:
+        thing = Thing()
+        launch(thing.begin)
+        scarce.clear()
+        relaunch()
+    finally:
+        logger.removeFilter(raises)
+    assert thing.begun == 1
+
+
+def test_a_child_begins_anew(scarce):
+    thing = Thing()
+    launch(thing.begin)
+    pid = os.fork()
+    if pid == 0:
+        os._exit(len(launcher._postponed))
+    assert os.waitpid(pid, 0)[1] == 0
+    assert len(launcher._postponed) == 1
+
+
+@pytest.fixture
+def board(tmp_path):
+    return Board(tmp_path / "board")
+
+
+def test_a_poster_beats_in_a_loop_until_there_is_a_thread(scarce, board, adapter, until):
+    publisher, worked = Publisher(board, adapter), []
+    publisher.join()
+    publisher.ready()
+    publisher.start(lambda: worked.append(threading.current_thread()))
+    publisher.beat_if_due()
+    until(lambda: publisher.beat_if_due() or worked)  # when a beat is due, and not before
+    assert set(worked) == {threading.current_thread()}
+    scarce.clear()
+    publisher.post()
+    worked.clear()
+    until(lambda: worked)
+    assert threading.current_thread() not in worked
+    publisher.stop()
+    worked.clear()
+    publisher.beat_if_due()
+    assert not worked
+
+
+def test_a_poster_that_is_stopped_does_not_begin_later(scarce, board, adapter):
+    publisher = Publisher(board, adapter)
+    publisher.join()
+    publisher.start()
+    publisher.stop()
+    scarce.clear()
+    publisher.post()
+    assert publisher._thread is None
+
+
+def test_a_guard_that_wants_threads_serves_without(scarce, ask, adapter, tmp_path, until):
+    """The first call would raise, and so would every other one."""
+    heard = []
+
+    def app(environ, start_response):
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"served"]
+
+    push = "tcp:127.0.0.1:1#app/web1"
+    guard = BusyGuard(app, board=tmp_path / "board", push=push, on_busy=heard.append)
+    for _ in range(3):
+        assert ask(guard, path="/x").text == "served"
+        assert ask(guard, "OPTIONS", "/").status == 200
+    assert guard.monitor.adapter._thread is None
+    scarce.clear()
+    assert ask(guard, path="/x").text == "served"
+    until(lambda: guard.monitor.adapter._thread is not None)
+    until(lambda: guard._push._thread.is_alive())
+    guard._push.stop()
+    guard.monitor.adapter.stop()
+
+
+def test_a_monitor_that_has_to_look_looks_later(scarce, adapter, until):
+    heard = []
+    monitor = Monitor(adapter, interval=0.01)
+    monitor.on_busy(heard.append)
+    scarce.clear()
+    relaunch()
+    adapter.load = Load(5, 4, 4)
+    until(lambda: heard)
+
+
+def test_of_a_push_all_threads_are_there_or_none(scarce, adapter, monkeypatch):
+    """Else each attempt would leave some, until there are far too many."""
+    push = Push(Monitor(adapter), ["tcp:127.0.0.1:1#app/a", "tcp:127.0.0.1:1#app/b"])
+    started = []
+    begin = type(push._lines[0]).begin
+
+    def one_thread_is_to_be_had(line, stopped):
+        if started:
+            raise RuntimeError("can't start new thread")
+        started.append(stopped)
+
+    monkeypatch.setattr(type(push._lines[0]), "begin", one_thread_is_to_be_had)
+    push.start()
+    assert started[0].is_set()
+    scarce.clear()
+    monkeypatch.setattr(type(push._lines[0]), "begin", begin)
+    relaunch()
+    assert push._thread.is_alive()
+    push.stop()

@@ -1,0 +1,107 @@
+"""What stays as it is when gevent puts its own in the place of the standard library's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+
+import pytest
+from conftest import DEADLINE, ROOT, WARNINGS
+
+from wsgi_busyguard._support import unpatched as native
+from wsgi_busyguard._support.unpatched import Bell
+
+
+def test_a_ring_is_heard_once_before_the_wait_or_in_it():
+    bell = Bell()
+    assert not bell.wait(0.001)
+    bell.ring()
+    bell.ring()
+    assert bell.wait(0)
+    assert not bell.wait(0.001)
+    ringer = threading.Timer(0.05, bell.ring)
+    ringer.start()
+    assert bell.wait(DEADLINE)
+    ringer.join()
+
+
+# As in a worker of an app that is preloaded: there the threads are begun at the fork, and gevent
+# patches after it.
+BEATS = """
+import threading, time
+from wsgi_busyguard import Board, Load, Monitor
+from wsgi_busyguard.board.publisher import Publisher
+
+class Adapter:
+    def __init__(self):
+        self.hubs = []
+
+    def read(self):
+        hub = None if patched is None else patched()
+        if threading.get_ident() != main:
+            self.hubs.append(hub)
+        return Load(0, 0, 1)
+
+patched, main = None, threading.get_ident()
+own_sleep = time.sleep
+{begin}
+adapter.hubs.clear()
+from gevent import monkey
+monkey.patch_all()
+from gevent._hub_local import get_hub_if_exists as patched
+until = time.monotonic() + 20
+while len(adapter.hubs) < 4 and time.monotonic() < until:
+    own_sleep(0.01)
+print(len(adapter.hubs) >= 4, set(adapter.hubs))
+"""
+BEGIN = {
+    "poster": "adapter = Adapter(); publisher = Publisher(Board(), adapter); publisher.join()\n"
+    "poster.start()",
+    "monitor": "adapter = Adapter(); monitor = Monitor(adapter, interval=0.1)\n"
+    "monitor.on_busy(print)",
+}
+
+
+@pytest.mark.parametrize("who", BEGIN)
+def test_a_thread_that_was_begun_before_gevent_patched_brings_up_no_hub(who):
+    code = BEATS.format(begin=BEGIN[who])
+    command = [sys.executable, *WARNINGS, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    assert done.stdout == "True {None}\n"
+
+
+# Threads
+
+
+def test_a_thread_that_cannot_be_started_at_the_end_of_the_process_is_done_without():
+    class Thread(threading.Thread):
+        def start(self):
+            raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    native.begin(Thread())
+
+
+def test_one_that_cannot_be_started_before_is_a_mistake():
+    class Thread(threading.Thread):
+        def start(self):
+            raise RuntimeError("can't start new thread")
+
+    with pytest.raises(RuntimeError):
+        native.begin(Thread())
+
+
+def test_what_cannot_be_done_elsewhere_is_not_done():
+    """Not here either: this thread must not wait."""
+
+    def start(work, arguments):
+        raise RuntimeError("can't start new thread")
+
+    done = []
+    native.busy_threads[threading.get_ident()] = start
+    try:
+        native.elsewhere(done.append, 1)
+    finally:
+        del native.busy_threads[threading.get_ident()]
+    assert not done

@@ -1,0 +1,234 @@
+"""What a guarded gunicorn answers without a thread is what gunicorn itself would read."""
+
+from __future__ import annotations
+
+import socket
+from types import SimpleNamespace
+
+import gunicorn.http
+import pytest
+from gunicorn.config import Config
+from gunicorn.http import RequestParser
+from gunicorn.http.wsgi import create
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from wsgi_busyguard import Load, Monitor
+from wsgi_busyguard.adapters.gunicorn import GuardedThreads
+from wsgi_busyguard.adapters.gunicorn.options import Options
+from wsgi_busyguard.checks import Checks
+from wsgi_busyguard.responses import Answers
+
+HERE, THERE = ("127.0.0.1", 8000), ("127.0.0.1", 4000)
+PROXY = b"PROXY TCP4 192.0.2.1 192.0.2.2 1111 80\r\n"
+
+
+def config(**settings):
+    made = Config()
+    for name, value in settings.items():
+        if name in made.settings:  # of this version
+            made.set(name, value)
+    return made
+
+
+CONFIGS = [
+    config(),
+    config(limit_request_fields=3),
+    config(limit_request_line=40, limit_request_field_size=30),
+    config(casefold_http_method=True, permit_unconventional_http_method=True),
+    config(header_map="dangerous"),
+    config(header_map="refuse"),
+    config(forwarded_allow_ips="192.0.2.1"),
+    config(permit_obsolete_folding=True, strip_header_spaces=True),
+    config(proxy_protocol=True),
+    config(proxy_protocol=True, proxy_allow_ips="192.0.2.1"),
+]
+
+
+class Worker(GuardedThreads):
+    """As much of one as looks at what has come."""
+
+    def __init__(self, cfg):
+        self.cfg, self.options = cfg, Options()
+        self.monitor = Monitor(SimpleNamespace(read=lambda: Load(0, 0, 4), subscribe=id))
+        self._checks = Checks(True, self.options.ready_paths, self.options.live_paths)
+        self._answers = Answers()
+        self._proxied = str(cfg.proxy_protocol).lower() not in ("off", "false")
+
+
+def connection(cfg, sock=None):
+    return SimpleNamespace(cfg=cfg, sock=sock, client=THERE, server=HERE, parser=None)
+
+
+def answer(cfg, data):
+    return Worker(cfg)._answer_in_http1(connection(cfg), data, True)
+
+
+def as_read(cfg, data):
+    """Return the environ that gunicorn makes of what comes on a socket, and what it leaves."""
+    ours, peer = socket.socketpair()
+    with ours, peer:
+        peer.sendall(data)
+        peer.shutdown(socket.SHUT_WR)
+        make = getattr(gunicorn.http, "get_parser", RequestParser)
+        parser = make(cfg, ours, THERE)
+        request = next(parser)
+        _, environ = create(request, ours, THERE, HERE, cfg)
+        ours.setblocking(False)
+        return environ, parser.unreader.buf.getvalue() + ours.recv(100)
+
+
+CHECKS = Checks(True, Options().ready_paths, Options().live_paths)
+
+
+def agrees(cfg, data):
+    """Whether it was answered; and then gunicorn reads the same check, and nothing after it."""
+    if answer(cfg, data) is None:
+        return False
+    environ, rest = as_read(cfg, data)  # raises what gunicorn would refuse it with
+    path = environ["SCRIPT_NAME"] + environ["PATH_INFO"]
+    method, query = environ["REQUEST_METHOD"], environ["QUERY_STRING"]
+    assert CHECKS.asked(method, path, query, environ) is not None
+    assert rest == b""
+    assert "CONTENT_LENGTH" not in environ
+    assert "HTTP_TRANSFER_ENCODING" not in environ
+    return True
+
+
+def head(line="OPTIONS / HTTP/1.0", *headers, end="\r\n"):
+    return end.join([line, *headers, "", ""]).encode("latin-1")
+
+
+ANSWERED = {
+    "HAProxy's": head(),
+    "the kubelet's": head("GET /readyz HTTP/1.1", "Host: h", "User-Agent: kube-probe/1.30"),
+    "without Host": head("GET /readyz HTTP/1.1"),
+    "the server as such": head("OPTIONS * HTTP/1.1", "Host: h"),
+    "absolute": head("GET http://h/readyz HTTP/1.1", "Host: h"),
+    "percent-encoded": head("GET /%72eadyz HTTP/1.1", "Host: h"),
+    "with a query": head("GET /readyz?ready=exact HTTP/1.1", "Host: h"),
+}
+
+
+@pytest.mark.parametrize("data", ANSWERED.values(), ids=ANSWERED)
+def test_checks_are_answered(data):
+    assert agrees(CONFIGS[0], data)
+
+
+@pytest.mark.parametrize("name", ["SCRIPT_NAME"])
+def test_a_check_is_matched_behind_the_script_name(monkeypatch, name):
+    monkeypatch.setenv(name, "/shop")
+    cfg = config()
+    assert answer(cfg, head("GET /readyz HTTP/1.1", "Host: h")) is None
+    assert answer(cfg, head("OPTIONS /shop/ HTTP/1.1", "Host: h")) is None
+
+
+REFUSED = {
+    "a lone LF": head(end="\n"),
+    "a lone LF in the head": b"OPTIONS / HTTP/1.0\r\nHost: h\nAccept: */*\r\n\r\n",
+    "too many fields": head("OPTIONS / HTTP/1.1", *["A: b"] * 101),
+    "contradicting schemes": head(
+        "OPTIONS / HTTP/1.1", "Host: h", "X-Forwarded-Proto: https", "X-Forwarded-Ssl: off"
+    ),
+    "small letters": head("options / HTTP/1.1", "Host: h"),
+    "a script name that does not fit": head("GET /readyz HTTP/1.1", "SCRIPT_NAME: /elsewhere"),
+    "two hosts": head("GET /readyz HTTP/1.1", "Host: a", "Host: b"),
+    "another version": head("GET /readyz HTTP/2.0", "Host: h"),
+    "a folded header": head("GET /readyz HTTP/1.1", "Host: h", "A: b", " c"),
+    "a name with a space": head("GET /readyz HTTP/1.1", "Host: h", "A : b"),
+    "an expectation": head("GET /readyz HTTP/1.1", "Host: h", "Expect: the-best"),
+}
+
+
+@pytest.mark.parametrize("data", REFUSED.values(), ids=REFUSED)
+def test_what_gunicorn_would_refuse_is_left_to_it(data):
+    assert answer(CONFIGS[0], data) is None
+
+
+LEFT = {
+    "is not whole": head()[:-1],
+    "has a body": head("GET /readyz HTTP/1.1", "Content-Length: 2") + b"ab",
+    "is chunked": head("GET /readyz HTTP/1.1", "Transfer-Encoding: chunked"),
+    "is followed": head() + head(),
+    "wants to be told to go on": head("GET /readyz HTTP/1.1", "Expect: 100-continue"),
+    "is a preflight": head("OPTIONS / HTTP/1.1", "Host: h", "Origin: o"),
+    "is no check": head("GET / HTTP/1.1", "Host: h"),
+}
+
+
+@pytest.mark.parametrize("data", LEFT.values(), ids=LEFT)
+def test_what_is_not_just_a_check_is_left_to_gunicorn(data):
+    assert answer(CONFIGS[0], data) is None
+
+
+def test_the_proxy_protocol_is_gunicorns():
+    allowed, forbidden = config(proxy_protocol=True), CONFIGS[-1]
+    assert agrees(allowed, PROXY + head())
+    assert answer(forbidden, PROXY + head()) is None
+    assert answer(config(), PROXY + head()) is None
+    # What a balancer says of itself. gunicorn takes it for a mistake, and so it does a request's.
+    itself = b"PROXY UNKNOWN\r\n"
+    assert answer(allowed, itself + head()) is not None
+    assert answer(forbidden, itself + head()) is None
+    assert answer(config(), itself + head()) is None
+    assert answer(allowed, itself + itself + head()) is None
+    assert answer(allowed, PROXY.replace(b"192.0.2.1", b"192.0.2.999") + head()) is None
+
+
+def test_the_proxy_protocol_only_begins_a_connection():
+    cfg = config(proxy_protocol=True)
+    conn = connection(cfg)
+    conn.parser = SimpleNamespace(req_count=1)
+    assert Worker(cfg)._answer_in_http1(conn, PROXY + head(), False) is None
+    assert Worker(cfg)._answer_in_http1(conn, head(), False) is not None
+
+
+def test_another_protocol_is_not_http():
+    cfg = config(protocol="uwsgi")
+    if getattr(cfg, "protocol", "http") == "uwsgi":
+        assert answer(cfg, head()) is None
+
+
+OFTEN = st.sampled_from
+LINES = st.tuples(
+    OFTEN(["OPTIONS", "GET", "HEAD", "OPTIONS", "options", "Get", "GE", "G#T", "", "POST"]),
+    OFTEN([" ", " ", " ", "  ", "\t"]),
+    OFTEN(["/", "*", "/readyz", "/healthz", "/livez", "//readyz", "/%72eadyz", "/readyz?", "/x"])
+    | OFTEN(["/readyz#f", "http://h/readyz", "HTTP://h", "://readyz", "/readyz\xe9", "/%zz"]),
+    OFTEN([" ", " ", " ", "  "]),
+    OFTEN(["HTTP/1.0", "HTTP/1.1", "HTTP/1.1", "HTTP/1.2", "HTTP/2.0", "http/1.1", "HTTP/1"]),
+).map("".join)
+NAMES = OFTEN(["Host", "Accept", "X-Forwarded-Proto", "X-Forwarded-Ssl", "X-Forwarded-Protocol"])
+NAMES |= OFTEN(["Connection", "SCRIPT_NAME", "Script-Name", "X_Forwarded_For", "Expect", "Upgrade"])
+NAMES |= OFTEN(["Content-Length", "Content-Type", "Transfer-Encoding", "Path-Info", "A"])
+NAMES |= OFTEN(["A ", " A", "", "A\x00", "\xc4"])
+VALUES = OFTEN(
+    ["h", "https", "http", "on", "off", "ssl", "/", "/readyz", "0", "5", "chunked", "*/*"]
+)
+VALUES |= OFTEN(["100-continue", "close", "", " ", "a\x01", "\xe9", "\x0b", "a" * 40, "a\r", "h2c"])
+FIELDS = st.lists(st.tuples(NAMES, OFTEN([": ", ":", " : "]), VALUES).map("".join), max_size=5)
+MANY = st.integers(0, 120).map(lambda count: ["A: b"] * count)
+ENDS = OFTEN(["\r\n"] * 8 + ["\n", "\r", "\r\r\n", "\n\r"])
+
+
+@st.composite
+def heads(draw):
+    lines = [draw(LINES), *draw(FIELDS), *draw(OFTEN([[]]) | MANY), ""]
+    text = "".join(line + draw(ENDS) for line in lines)
+    before = draw(OFTEN([b"", b"", b"", b"\r\n", b"\n", PROXY, PROXY[:-2]]))
+    after = draw(OFTEN([b"", b"", b"", b"\r\n", b"a", b"GET / HTTP/1.1\r\n\r\n"]))
+    return before + text.encode("latin-1") + after
+
+
+@given(OFTEN(CONFIGS), heads() | st.binary(max_size=100))
+@example(CONFIGS[3], head("options / HTTP/1.1", "Host: h"))
+@example(CONFIGS[4], head("OPTIONS / HTTP/1.1", "X_Forwarded_For: a"))
+@example(CONFIGS[0], b"\r\n" + head())
+def test_whatever_is_answered_gunicorn_reads_as_the_same_check(cfg, data):
+    agrees(cfg, data)
+
+
+@given(st.integers(0, len(head()) - 1), st.binary(min_size=1, max_size=3))
+def test_so_it_is_where_a_check_is_damaged(at, noise):
+    data = head()
+    agrees(CONFIGS[0], data[:at] + noise + data[at + 1 :])

@@ -1,0 +1,82 @@
+"""Threads that cannot be started now are started later.
+
+A limit of processes (RLIMIT_NPROC, a container's pids.max) makes ``Thread.start()`` raise, mostly
+while a host is at its worst. Then the guard goes on without that thread and tries again: to raise
+would be to end the worker that is just being made, and gunicorn ends its master with it. Knows
+threads; nothing of what they do.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from types import MethodType
+from typing import TYPE_CHECKING, Any
+
+from .locks import tried
+from .log import logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# Seconds between two attempts: as often as processes post.
+EVERY = 0.25
+
+_postponed: deque[Callable[[], Callable[[], object] | None]] = deque()
+_trying: Any = threading.RLock()  # never waited for
+_due = 0.0
+
+
+def launch(start: Callable[[], object]) -> None:
+    """Call ``start``, which starts a thread; if none is to be had, have it called again later.
+
+    A bound method is forgotten with its object. What is not wanted any more by then has to know
+    that by itself. Never raises for want of a thread.
+    """
+    error = _failure(start)
+    if error is not None and "shutdown" not in str(error):  # from Python 3.12 on, at the very end
+        if not _postponed:
+            logger.error("cannot start a thread: %s; tried again until it can", error)
+        later = weakref.WeakMethod(start) if isinstance(start, MethodType) else lambda: start
+        if later not in _postponed:
+            _postponed.append(later)
+
+
+def relaunch() -> None:
+    """Start what could not be started before, if it is time. For whoever comes by often."""
+    if _postponed and time.monotonic() >= _due and not _trying._is_owned():
+        tried(_trying, _try_again)
+
+
+def _try_again() -> None:
+    """Start them, oldest first, until one cannot be. Requires _trying."""
+    global _due
+    _due = time.monotonic() + EVERY
+    while _postponed:
+        start = _postponed[0]()
+        if start is not None and _failure(start) is not None:
+            return
+        _postponed.popleft()
+    logger.warning("threads can be started again")
+
+
+def _failure(start: Callable[[], object]) -> RuntimeError | None:
+    try:
+        start()
+    except RuntimeError as error:
+        return error
+    return None
+
+
+def _after_fork_in_child() -> None:
+    """Forget what the parent could not start: whoever goes on in the child begins anew there."""
+    global _trying
+    _trying = threading.RLock()
+    _postponed.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

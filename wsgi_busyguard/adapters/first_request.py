@@ -1,0 +1,249 @@
+"""A guard meets its server: what it does at the first call in each process, and never again."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .._support.locks import under
+from .._support.log import logger
+from ..deadlines.environ import MONITOR
+from ..gating.dry_run import Ending
+from ..gating.gated import Held
+from ..monitor import Monitor
+from .detect import BE_THE_QUEUE, Server, behind_a_guard, find, find_early, held_up
+from .readers.in_flight import Inside
+from .readers.sampling import Calls, Sampled
+from .thread_budget import needed, too_few
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sized
+
+    from _typeshed.wsgi import WSGIEnvironment
+
+    from ..gate import Gate
+    from ..gating.dry_run import Shadow
+    from ..load import Adapter, Load
+    from ..policy import Limits
+
+
+class Guard(Calls, Protocol):
+    """What a guard can do for what reads its server."""
+
+    def counting(self) -> Sized:
+        """Count checks from now on; return as many things as are being answered."""
+
+    def spare(self, threads: float) -> None:
+        """Take note of how many threads are left where the gate is full, but for one for checks."""
+
+
+class FirstRequest:
+    """Finds out which server calls: what it reads, and whether it has threads for a gate.
+
+    :param monitor: is given what reads the server.
+    :param adapter: what is read until then: a gate, or what has neither queue nor capacity.
+    :param inside: counts the calls of the guard's app.
+    :param guard: has checks be counted while they are answered, and calls be timed.
+    :param again: called in a child process, which may be another server, and meets it anew.
+    :ivar lacks_room: whether a gate here would serve less than the server without it, so that
+        requests are not to go through it.
+    """
+
+    def __init__(
+        self,
+        monitor: Monitor,
+        adapter: Gate | Shadow | Inside,
+        inside: Inside,
+        guard: Guard,
+        again: Callable[[], object],
+    ) -> None:
+        self._monitor = monitor
+        self._adapter = adapter
+        self._inside = inside
+        self._guard = guard
+        self._again = again
+        self._lock = threading.RLock()
+        self._met = False
+        self.lacks_room = False
+        monitor.serves = False  # whoever imports the app makes its guard
+        _meetings.add(self)
+
+    def meet(self, environ: WSGIEnvironment) -> None:
+        """Do it, unless it is done. Of several first calls at once one does and others wait.
+
+        Raises what goes wrong, once: then nothing more is known of the server.
+        """
+        if self._met:
+            return
+        self._monitor.serves = True
+        under(self._lock, self._meet_first, environ)
+
+    def _meet_first(self, environ: WSGIEnvironment) -> None:
+        """Do it unless another call has. Requires self._lock."""
+        if not self._met:
+            try:
+                self._look(environ)
+            finally:
+                self._met = True  # or given up: it would fail at each further call
+
+    def _look(self, environ: WSGIEnvironment) -> None:
+        name = environ.get("SERVER_SOFTWARE", "unnamed")
+        self._inside.nested = behind_a_guard()
+        if MONITOR in environ:  # another guard stands in front, and knows
+            theirs = environ[MONITOR]
+            if isinstance(theirs, Monitor) and isinstance(self._adapter, Inside):
+                self._turn_to(WithoutChecks(Same(theirs), self._guard.counting()))
+        elif isinstance(self._adapter, Inside):
+            self._find_load(find(environ), name)
+        else:
+            self._find_room(self._adapter.limits, find(environ), name)
+
+    def _find_room(self, limits: Limits, server: Server | None, name: str) -> None:
+        """Give the gate up where checks and refusals would not get through the server behind it.
+
+        Those who wait at it have the server's threads, and where these are too few they keep out
+        requests that the server alone would serve. It has an answer to checks still.
+        """
+        threads = None if server is None else server.threads
+        name = f"this server ({name})" if server is None else server.name
+        blocks = server.blocks if server is not None else ""
+        wrong: str | None = blocks or held_up(name)
+        if not wrong and threads is None:
+            logger.warning(
+                "cannot tell how many threads %s has: with slots=%s and max_queue=%s"
+                " checks wait unless it has at least %s",
+                *(name, *limits[:2], needed(limits)),
+            )
+            return
+        if not wrong and server is not None and threads is not None:
+            wrong = too_few(limits, threads, name, server.start)
+            if wrong is None:
+                self._guard.spare(threads - limits.slots - limits.max_queue - 1)
+                return
+        self.lacks_room = True
+        reads = server is not None and server.adapter is not None
+        until_then = "until then the guard refuses nothing and answers checks"
+        logger.error("%s; %s%s", wrong, until_then, "" if reads else ", which all say free")
+        self._turn_to(self._reader(server) if reads and server is not None else self._inside)
+
+    def _find_load(self, server: Server | None, name: str) -> None:
+        if server is None:
+            logger.warning(
+                "the queue of this server (%s) is not known, so every check says free; %s, for a"
+                " server started with at least N + 4 * N + 2 threads",
+                *(name, BE_THE_QUEUE),
+            )
+        elif server.adapter is None:
+            logger.warning(
+                "this server (%s) %s; every check says free; %s",
+                *(server.name, server.why, server.way),
+            )
+        else:
+            adapter = self._reader(server)
+            self._turn_to(adapter)
+            logger.info("reads the load of %s: %r", server.name, adapter)
+
+    def _reader(self, server: Server) -> Adapter:
+        assert server.adapter is not None
+        adapter = self._part_of(server.adapter())
+        if server.counts_checks:
+            adapter = WithoutChecks(adapter, self._guard.counting())
+        if not hasattr(adapter, "subscribe"):  # what tells of changes by itself knows more
+            adapter = Sampled(adapter, self._guard)
+        return adapter
+
+    def _part_of(self, adapter: Adapter) -> Adapter:
+        """Return what reads this process's part, where several post and the queue is one for all.
+
+        Each would post the whole queue otherwise, and the sum be many times what waits.
+        """
+        board = getattr(self._monitor.adapter, "board", None)
+        share: Any = getattr(adapter, "share", None)
+        return adapter if board is None or share is None else share(board)
+
+    def _turn_to(self, adapter: Adapter) -> None:
+        publisher: Any = self._monitor.adapter
+        if hasattr(publisher, "board"):  # it stays, and posts what the other one reads
+            publisher.adapter = adapter
+        else:
+            self._monitor.read_from(adapter)
+
+    def _after_fork(self) -> None:
+        self._lock = threading.RLock()
+        if self._met:
+            self._met = self._monitor.serves = False
+            if self.lacks_room or isinstance(self._adapter, Inside):
+                self._turn_to(self._adapter)
+            self.lacks_room = False
+            self._again()
+
+
+class Same:
+    """Reads what another monitor reads."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+
+    def read(self) -> Load | None:
+        """Return the load; the other monitor does not judge it, so nobody is told under a lock."""
+        return self._monitor.adapter.read()
+
+    def __repr__(self) -> str:
+        return repr(self._monitor.adapter)
+
+
+class WithoutChecks:
+    """Reads what an adapter reads, without the checks that are just being answered.
+
+    They take threads of the server themselves: what waits only because of them does not wait.
+    """
+
+    def __init__(self, adapter: Adapter, asking: Sized) -> None:
+        self._adapter = adapter
+        self._asking = asking
+
+    def read(self) -> Load | None:
+        """Return the load without them."""
+        load, checks = self._adapter.read(), len(self._asking)
+        if load is None or load.capacity is None or not checks:
+            return load
+        outstanding = max(0, load.queued + load.active - checks)
+        active = min(outstanding, load.capacity)
+        return load._replace(queued=outstanding - active, active=active)
+
+    def __repr__(self) -> str:
+        return repr(self._adapter)
+
+
+def room_to_start_with(limits: Limits) -> None:
+    """Raise :exc:`ValueError` if it is known already that a gate of these limits has no room."""
+    server = find_early()
+    if server is not None and server.threads is not None:
+        wrong = too_few(limits, server.threads, server.name, server.start)
+        if wrong is not None:
+            raise ValueError(wrong)
+
+
+def briefly(body: Iterable[bytes]) -> Iterable[bytes]:
+    """Return a body that holds no slot any more, for a caller that may keep it for ever.
+
+    That is what test clients do with a response that a test does not close. They call the app in
+    their own thread, so that whoever waited for such a slot would wait for itself.
+    """
+    if isinstance(body, (Held, Ending)):
+        body.release()
+    return body
+
+
+_meetings: weakref.WeakSet[FirstRequest] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for meeting in list(_meetings):
+        meeting._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,373 @@
+"""What a guard in front of a server's threads does, whichever server it is.
+
+Judges, queues, watches those who wait, drains. How a request gets a thread, an answer, or an end
+is the server's part: subclass both classes.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from ..._support.log import logger
+from ..._support.threads import Beat, Teller
+from ..._support.unpatched import begin
+from ...board.membership import Member
+from ...checks import Ask, Checks
+from ...deadlines.client_timeout import reader
+from ...deadlines.clock_skew import QueueHeader
+from ...deadlines.deadline import timed
+from ...deadlines.environ import stamp, stamping
+from ...gate import Gate, Slot, Ticket
+from ...haproxy import Push
+from ...metrics.orca import Reporter
+from ...monitor import Monitor
+from ...policy import CLIENT_TIMEOUT, DAMPED, PATIENCE, Reason, flag, seconds
+from ...responses import Answers
+from .accept_backlog import Outside, StandingQueue
+from .last_connections import HANDSHAKES, LINGER, LOOK, admit_no_more, pending
+from .progress import STALL, Clients
+from .sockets import gone, whole
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Container, Iterable, Mapping
+
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+    from ...board.board import Board
+    from ...load import Adapter
+    from ...monitor import Listener
+
+# Seconds that stuck requests get when the process is told to stop: what Kubernetes gives a pod.
+GRACE = 30.0
+
+
+class Front:
+    """The guard in front of ``threads`` threads.
+
+    The keyword arguments are those of :class:`wsgi_busyguard.BusyGuard`.
+
+    :param threads: how many requests may be in the app at once.
+    :param progress_timeout: seconds for which a client may keep a thread waiting, in the middle of
+        its upload or by not reading its answer; each 500 bytes earn one back. No limit if inf.
+    :param adapter: what to read instead of the gate, where the guard cannot stand in front.
+    :ivar monitor: the :class:`~wsgi_busyguard.Monitor`; its listeners run in a thread of their own.
+    :ivar gate: the :class:`~wsgi_busyguard.Gate`.
+    :ivar clients: those for whom threads work.
+    :ivar drained: set when a drain is over.
+    :ivar shares: whether somebody else may have the listening sockets, too.
+    """
+
+    shares = False
+
+    def __init__(
+        self,
+        threads: int,
+        *,
+        adapter: Adapter | None = None,
+        max_queue: float | None = None,
+        max_wait: float | None = None,
+        ready: str = DAMPED,
+        patience: float = PATIENCE,
+        check_root: bool = True,
+        ready_paths: Iterable[str] = ("/healthz", "/readyz"),
+        live_paths: Iterable[str] = ("/livez",),
+        on_busy: Listener | None = None,
+        on_free: Listener | None = None,
+        refusal: WSGIApplication | None = None,
+        retry_after: int = 1,
+        client_timeout: float | None = None,
+        progress_timeout: float = STALL,
+        expose_load: bool = False,
+        board: Board | str | os.PathLike[str] | None = None,
+        push: Iterable[str] | str = (),
+        trust_queue_header: bool = False,
+    ) -> None:
+        timeout = CLIENT_TIMEOUT if client_timeout is None else client_timeout
+        self.client_timeout = seconds("client_timeout", timeout)
+        trusts = flag("trust_queue_header", trust_queue_header)
+        self._patience = seconds("patience", patience)
+        self._checks = Checks(check_root, ready_paths, live_paths, ready)
+        self._answers = Answers(refusal=refusal, retry_after=retry_after, expose_load=expose_load)
+        self._plainly = self._answers if refusal is None else Answers(retry_after=retry_after)
+        self.gate = Gate(threads, max_queue, max_wait, client_timeout=client_timeout)
+        self._queue_header = QueueHeader(self.gate.is_idle, self.client_timeout) if trusts else None
+        self.clients = Clients(seconds("progress_timeout", progress_timeout))
+        self.waiting: dict[Visit, None] = {}
+        self.here = threading.local()  # in a thread that serves: whose request it has
+        self.drained = threading.Event()
+        self._until: float | None = None
+        self._ending: threading.Thread | None = None
+        self._made_by = os.getpid()
+        self._teller = Teller()
+        self._standing = StandingQueue(self.listeners)
+        read = Outside(self.gate if adapter is None else adapter, self._standing)
+        self._member = None if board is None else Member(board, read)
+        self.monitor = Monitor(
+            self._member or read, on_busy=on_busy, on_free=on_free, deliver=self._teller.put
+        )
+        self._push = Push(self.monitor, push) if push else None
+        self._reported = Reporter(self.monitor).around if expose_load else _as_it_is
+        self._beat = Beat(self.beat)
+
+    def start(self) -> None:
+        """Begin to look after those who wait, a few times a second."""
+        if self._member is not None:
+            self.gate.subscribe(self.monitor.refresh)
+            self._member.enter()
+        self._teller.start()
+        self._beat.start()
+        if self._push is not None:
+            self._push.start()
+
+    def stop(self) -> None:
+        """Stop that, and let go of everybody who still waits."""
+        self._beat.stop()
+        self._teller.stop()
+        if self._push is not None:
+            self._push.stop()
+        if self._member is not None:
+            self._member.leave()
+        for visit in list(self.waiting):
+            self._drop(visit)
+
+    def drain(self, grace: float = GRACE) -> threading.Event:
+        """Refuse new requests, have checks say draining, and let the rest finish.
+
+        Returns at once, and may be called in a signal handler. The server ends when nobody is
+        inside or waits and all is sent, or after ``grace`` seconds; then the returned event is set.
+        Who has connected by then gets an answer still, if he asks within half a second.
+        """
+        self.monitor.drain()
+        self.gate.drain()
+        self._until = time.monotonic() + grace
+        return self.drained
+
+    def asked(self, method: str, path: str, query: str, headers: Container[str]) -> Ask | None:
+        """Return what is asked if a request is a check; see :meth:`Checks.asked`."""
+        if path not in self._checks.suspects:
+            return None
+        return self._checks.asked(method, path, query, headers)
+
+    def ago(self, headers: Mapping[str, str], peer: str = "") -> float:
+        """Return how long a request has waited in the proxy, if that is trusted.
+
+        :param headers: as environ has them, of the request.
+        :param peer: the address that it came from.
+        """
+        header = self._queue_header
+        return 0.0 if header is None else header.ago(headers, peer)
+
+    def answer(self, ask: Ask, accept: str | None) -> WSGIApplication:
+        """Return the answer to a check, as things are now."""
+        return self._answers.to(ask, accept, self.monitor.check, self._patience)
+
+    def refusal(self, reason: Reason) -> WSGIApplication:
+        """Return the app that refuses; what it says is whole, and its length known."""
+        refuse, plainly = self._answers.refused(reason), self._plainly.refused(reason)
+
+        def say(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+            try:
+                status, headers, body = whole(refuse, environ)
+            except UnicodeEncodeError:  # what a refusal app says cannot be sent
+                status, headers, body = whole(plainly, environ)
+            start_response(status, headers)
+            return [body] if body else []
+
+        return self._reported(say)
+
+    def guarded(self, app: WSGIApplication) -> WSGIApplication:
+        """Return the app for a server to call: it says what was decided before, or runs ``app``."""
+        here, app = self.here, self._reported(app)
+
+        def serve(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+            decided: WSGIApplication | None = getattr(here, "says", None)
+            if decided is not None:
+                return decided(environ, start_response)
+            visit: Visit | None = getattr(here, "visit", None)
+            if visit is not None:
+                until = visit.began + self.client_timeout
+                stamp(environ, self.monitor, visit.waited, until)
+                return timed(app(environ, start_response), until)
+            return app(environ, start_response)
+
+        return serve
+
+    def behind(self, app: WSGIApplication) -> WSGIApplication:
+        """Return the app for a server in front of which the guard cannot stand."""
+        told = reader(self.client_timeout, None, self._queue_header)
+        stamped = stamping(self._reported(app), self.monitor, self.client_timeout, told)
+
+        def serve(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+            path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+            query = environ.get("QUERY_STRING", "")
+            ask = self.asked(environ["REQUEST_METHOD"], path, query, environ)
+            if ask is None:
+                return stamped(environ, start_response)
+            return self.answer(ask, environ.get("HTTP_ACCEPT"))(environ, start_response)
+
+        return serve
+
+    def beat(self) -> None:
+        """Look after those who wait, and whether a drain is over."""
+        self.gate.expire()
+        self._post()
+        waiting = {visit.socket: visit for visit in list(self.waiting)}
+        for sock in gone(waiting):
+            self._drop(waiting[sock])
+        self.clients.cut_the_stalled()
+        self.monitor.refresh()
+        if self._ending is None and self._is_over():
+            ending = threading.Thread(target=self._end, name="busyguard-end", daemon=True)
+            begin(ending)  # if no thread is to be had now, the next beat tries again
+            self._ending = ending
+        self._standing.look()
+
+    def flushed(self) -> bool:
+        """Return whether all that was answered has been sent."""
+        return True
+
+    def awaited(self) -> bool:
+        """Return whether somebody has connected and not asked yet, as far as is known."""
+        return False
+
+    def listeners(self) -> Iterable[socket.socket]:
+        """Return the sockets at which the server listens."""
+        return ()
+
+    def stop_listening(self) -> None:
+        """Close them, and serve those who have connected."""
+
+    def end(self) -> None:
+        """Have the server's loop end, in any thread, without waiting for it."""
+
+    def _post(self) -> None:
+        if self._member is not None:
+            if self._until is not None:
+                self._member.go()
+            self._member.beat()
+
+    def _is_over(self) -> bool:
+        if self._until is None:
+            return False
+        return self.gate.empty or time.monotonic() >= self._until
+
+    def _end(self) -> None:
+        try:
+            self._last_call(self._until or 0.0)
+        except Exception:
+            logger.exception("could not wait for the last ones")
+        self.end()
+        self.drained.set()
+
+    def _last_call(self, until: float) -> None:
+        """Stop listening, and wait until all who have connected have their answers."""
+        listeners = list(self.listeners())
+        if not self.shares:
+            for listener in listeners:
+                admit_no_more(listener, self._made_by)
+        time.sleep(max(0.0, min(HANDSHAKES, until - time.monotonic())))
+        closing = min(time.monotonic() + LINGER, until)
+        while any(map(pending, listeners)) and time.monotonic() < closing:
+            time.sleep(LOOK)
+        self.stop_listening()
+        silent = time.monotonic() + LINGER
+        while (now := time.monotonic()) < until:
+            is_awaited = self.awaited() or any(map(pending, listeners))
+            if self.flushed() and (now >= silent or not is_awaited):
+                break
+            time.sleep(LOOK)
+
+    def _drop(self, visit: Visit) -> None:
+        if self.gate.withdraw(visit.ticket):
+            self.waiting.pop(visit, None)
+            visit.drop()
+
+
+class Visit:
+    """One request on its way through the gate.
+
+    :param sock: its client's.
+    :param ago: seconds for which it has waited elsewhere; they count as waiting here.
+    :ivar waited: seconds that it waited for its slot.
+    :ivar began: monotonic seconds at which it came.
+    """
+
+    def __init__(self, front: Front, sock: Any, ago: float = 0.0) -> None:
+        self._front = front
+        self._slot: Slot | None = None
+        self.socket = sock
+        self.ticket = Ticket(self._woken, ago)
+        self.waited = self.began = 0.0
+
+    def enter(self) -> None:
+        """Run, wait or be refused. In any thread; nothing here blocks."""
+        self._front.waiting[self] = None
+        outcome = self._front.gate.offer(self.ticket)
+        if outcome is not None:
+            self._goes(outcome, self.ticket.ago)
+
+    def leave(self) -> None:
+        """Return the slot, if it has one still."""
+        slot, self._slot = self._slot, None
+        if slot is not None:
+            self._front.gate.leave(slot)
+
+    def has_left(self) -> bool:
+        """Return whether the client of one who has waited is gone, now that its turn has come.
+
+        Then the slot is given back, unused.
+        """
+        left = self.waited > 0 and bool(gone([self.socket]))
+        if left:
+            slot, self._slot = self._slot, None
+            if slot is not None:
+                self._front.gate.forfeit(slot)
+        return left
+
+    def run(self) -> None:
+        """Have a thread of the server serve the request, and :meth:`leave` after it."""
+        raise NotImplementedError
+
+    def refuse(self, reason: Reason) -> None:
+        """Answer 503 in place of the app."""
+        raise NotImplementedError
+
+    def drop(self) -> None:
+        """Close the connection; nobody is there to hear an answer."""
+        raise NotImplementedError
+
+    def _woken(self, ticket: Ticket) -> None:
+        outcome = ticket.outcome
+        if isinstance(outcome, Slot):
+            self._goes(outcome, outcome.waited)
+        elif outcome is not None:
+            self._goes(outcome, 0.0)
+
+    def _goes(self, outcome: Slot | Reason, waited: float) -> None:
+        self._front.waiting.pop(self, None)
+        if isinstance(outcome, Slot):
+            self._slot = outcome
+            self.waited = waited
+            self.began = (outcome.since or 0.0) - waited
+            self.run()
+        else:
+            self.refuse(outcome)
+
+
+def _as_it_is(app: WSGIApplication) -> WSGIApplication:
+    return app
+
+
+# What can be said to a guard, among the arguments of a function that makes a server.
+OPTIONS = frozenset(inspect.signature(Front).parameters) - {"threads", "adapter"}
+
+
+def split(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the options of the guard, and all others, which are the server's."""
+    ours = {name: value for name, value in options.items() if name in OPTIONS}
+    return ours, {name: value for name, value in options.items() if name not in ours}

@@ -1,0 +1,75 @@
+"""A guard in one of several processes that accept from one listener."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ...board.membership import Member, opened
+from ...middleware import BusyGuard
+from ...monitor import Monitor
+from ..readers.sampling import Sampled
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+
+    from _typeshed.wsgi import WSGIApplication
+
+    from ...board.board import Board
+
+
+class Guarded:
+    """A guard in one of several processes, and what makes it one of them.
+
+    :param app: the WSGI app.
+    :param adapter: makes what reads the whole server, as far as one process can, and has a
+        ``share()`` for the board.
+    :param options: those of :class:`~wsgi_busyguard.BusyGuard`.
+    :ivar guard: the guard.
+    """
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        adapter: Callable[[], Any],
+        *,
+        board: Board | str | os.PathLike[str] | None = None,
+        slots: int | None = None,
+        **options: Any,
+    ) -> None:
+        self._member: Any = None
+        if slots is not None:
+            self.guard = BusyGuard(app, slots=slots, board=board, **options)
+            if board is not None:
+                self._member = self.guard.monitor.adapter
+        elif board is None:
+            reads = Sampled(adapter())
+            self.guard = BusyGuard(app, monitor=Monitor(reads), **options)
+            reads.calls = self.guard
+        else:
+            board = opened(board)
+            reads = Sampled(adapter().share(board))
+            self._member = Member(board, reads)
+            self.guard = BusyGuard(app, monitor=Monitor(self._member), **options)
+            reads.calls = self.guard
+        self._is_gate = slots is not None
+
+    def begin(self) -> None:
+        """Have this process be counted from now on: it serves."""
+        if self._member is None:
+            return
+        if self._is_gate:
+            self._member.call()
+            return
+        self._member.enter()
+        self._member.start(self._look_out)
+
+    def _look_out(self) -> None:
+        if self.guard.monitor.draining:
+            self._member.go()
+
+    def end(self) -> None:
+        """Have checks say that this process is shutting down, and the others not count on it."""
+        self.guard.monitor.drain()
+        if self._member is not None:
+            self._member.go()

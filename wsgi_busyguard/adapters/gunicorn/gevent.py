@@ -1,0 +1,122 @@
+"""gevent workers: a greenlet a connection, on a hub that one busy request can stop."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from gunicorn.workers.ggevent import GeventWorker
+
+from ...gate import Gate
+from ...gating.gated import holding
+from ...responses import Answers
+from ..front.descriptors import SPARE, Room, bearable, excess, hang_up, in_turn, is_open, overdrawn
+from .worker import Guarded, counting
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+
+class GuardedGevent(Guarded, GeventWorker):
+    """gunicorn's gevent worker, with its requests counted.
+
+    A thousand greenlets say nothing of what the app can bear; ``BUSYGUARD_SLOTS`` does, and then
+    the guard is the queue in each worker. Beats come from the hub, so that one that is stuck shows.
+    """
+
+    loop = True
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        # Connections by which no request is being served, the oldest first, and whether one was.
+        self._idle: dict[Any, bool] = {}
+        self._open = 0
+        self._room: Room[Any] = Room(self._end, is_open)
+
+    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+        """Serve a connection; one that asks for nothing makes room when there are too many."""
+        self.standing.moved()
+        self._open += 1
+        self._room.make(max(self._crowd(), excess(client.fileno())), self._in_turn)
+        self._idle[client] = False
+        try:
+            super().handle(listener, client, addr)
+        finally:
+            self._open -= 1
+            self._idle.pop(client, None)
+
+    def handle_http2(self, listener: Any, client: Any, *arguments: Any, **named: Any) -> Any:
+        """Serve a connection of HTTP/2, which is known to be idle to nobody here."""
+        self._idle.pop(client, None)
+        return super().handle_http2(listener, client, *arguments, **named)
+
+    def work(self) -> tuple[Any, ...]:
+        """Also make room if nobody could go when the last one came."""
+        return (self._look_for_room, self.clients.cut_the_stalled, *super().work())
+
+    def queue(self) -> Any:
+        """Return the gate of the requests, which without a limit only counts."""
+        options = self.options
+        # As many as there are file descriptors for: gevent accepts a hundred before one is served.
+        self.worker_connections = bearable(self.cfg.worker_connections, SPARE)
+        if options.slots is None:
+            self._gate = counting(self.worker_connections)
+        else:
+            self._gate = Gate(
+                options.slots,
+                options.max_queue,
+                options.max_wait,
+                client_timeout=options.client_timeout,
+            )
+            self._gate.subscribe(lambda: self.publisher.post())
+        return self._gate
+
+    def guarded(self, app: WSGIApplication) -> WSGIApplication:
+        """Return the app behind the gate, and that behind the guard."""
+        timeout = self.options.client_timeout
+        refused = Answers(retry_after=self.options.retry_after).refused
+        return super().guarded(
+            holding(self._posting(app), self._gate, self.monitor, refused, timeout)
+        )
+
+    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
+        """Serve a request, and post when it is over."""
+        self._idle.pop(sock, None)
+        watched = self.clients.watched(sock)
+        req.unreader.sock = watched
+        self.clients.begin(watched)
+        try:
+            return super().handle_request(listener_name, req, sock, addr)
+        finally:
+            self.clients.end(watched)
+            req.unreader.sock = sock  # by which gunicorn waits for the next request
+            self._idle[sock] = True  # the last, from now on
+            self.publisher.post()
+
+    def _crowd(self) -> int:
+        """Return how many connections are too many to accept another; gevent has a bound."""
+        most: int = self.worker_connections
+        return self._open + 1 - most
+
+    def _look_for_room(self) -> None:
+        self._room.make(max(self._crowd(), overdrawn()), self._in_turn)
+
+    def _in_turn(self) -> list[Any]:
+        silent = [client for client, was_served in self._idle.items() if not was_served]
+        idle = [client for client, was_served in self._idle.items() if was_served]
+        return in_turn(silent, idle, [])
+
+    def _end(self, client: Any) -> None:
+        del self._idle[client]
+        # Its greenlet finds the end, and closes it; gevent's own shutdown() would raise there.
+        hang_up(getattr(client, "_sock", client))
+
+    def _posting(self, app: WSGIApplication) -> WSGIApplication:
+        """Return ``app``, with a post when a request has got in: the hub may be stuck from then."""
+
+        def posting(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+            self.publisher.post()
+            return app(environ, start_response)
+
+        return posting

@@ -1,0 +1,1 @@
+"""Readers: each reads the load of one server, and knows no HTTP."""

@@ -1,0 +1,139 @@
+"""What servers have in common whose processes accept from one listener when they can serve.
+
+The queue is one for all, in the kernel; who is being served is known in each process only.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ..._support.listening_sockets import is_socket
+from ...counters import counts_of
+from .acceptqueue import waiting
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from types import FrameType
+
+    from ...board.board import Board
+    from ...counters import Counters
+    from ...load import Adapter, Load
+
+# The middleware's function that answers checks.
+CHECKING = ("wsgi_busyguard.middleware", "_answer")
+
+
+class Listeners:
+    """The descriptors at which a server listens, looked at anew each time.
+
+    They are the server's: it may close one, and the kernel gives the number away again. So a
+    descriptor counts only while it has the name that it had at first.
+    """
+
+    def __init__(self, descriptors: Iterable[int]) -> None:
+        self._names = {number: look_at(number, name_of) for number in descriptors}
+
+    def waiting(self) -> int | None:
+        """Return how many connections wait at all of them; ``None`` if that cannot be known."""
+        queues = [
+            look_at(number, partial(_waiting_at, name=name))
+            for number, name in self._names.items()
+            if name is not None
+        ]
+        known = [queue for queue in queues if queue is not None]
+        return sum(known) if known else None
+
+    def __repr__(self) -> str:
+        return f"<Listeners at {list(filter(None, self._names.values()))}>"
+
+
+def _waiting_at(sock: socket.socket, name: Any) -> int | None:
+    return waiting(sock) if name_of(sock) == name else None
+
+
+def name_of(sock: socket.socket) -> Any:
+    """Return the name of a socket that listens; ``None`` if it does not."""
+    listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    return sock.getsockname() if listens else None
+
+
+def look_at(number: int, look: Callable[[socket.socket], Any]) -> Any:
+    """Return what a look at the socket of this number says; ``None`` if it is none."""
+    if not is_socket(number):
+        return None
+    try:
+        copy = os.dup(number)
+    except OSError:
+        return None
+    try:
+        sock = socket.socket(fileno=copy)
+    except OSError:
+        os.close(copy)
+        return None
+    with sock:
+        try:
+            return look(sock)
+        except OSError:
+            return None
+
+
+def descriptors() -> list[int]:
+    """Return the descriptors of this process; none where the system does not tell."""
+    try:
+        return sorted(map(int, os.listdir("/proc/self/fd")))
+    except OSError:
+        return []
+
+
+def asking() -> bool:
+    """Return whether this very thread answers a check, which is a request like any other here."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if (frame.f_globals.get("__name__"), frame.f_code.co_name) == CHECKING:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def others(active: int) -> int:
+    """Return how many of these are not the check for which this is read."""
+    return max(0, active - asking())
+
+
+def speaks(board: Board) -> bool:
+    """Return whether this process is the one that posts the queue of all.
+
+    The process of the lowest id does. When it is gone the next one does.
+    """
+    here = os.getpid()
+    return all(row.pid >= here for row in board.rows() if row.state == "ready")
+
+
+class Share:
+    """One process's part of what all of them post on a board: the queue is posted once.
+
+    :param board: where they post; one board for one server.
+    :param adapter: reads what is served in this process, and the queue of all.
+
+    """
+
+    def __init__(self, board: Board, adapter: Adapter) -> None:
+        self._board = board
+        self._adapter = adapter
+        self.progress: Any = getattr(adapter, "progress", None)
+
+    def read(self) -> Load | None:
+        """Return the figures of this instant."""
+        load = self._adapter.read()
+        return load if load is None or speaks(self._board) else load._replace(queued=0)
+
+    def counts(self) -> Counters | None:
+        """Return what is counted in this process."""
+        return counts_of(self._adapter)
+
+    def __repr__(self) -> str:
+        return f"<Share of {self._adapter!r}>"

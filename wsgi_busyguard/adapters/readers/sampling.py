@@ -1,0 +1,116 @@
+"""Estimates how long a request takes on a server that does not say, by timing one now and then.
+
+Nothing is timed while nobody waits, and no request pays for it but the one that is timed.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ...counters import counts_of
+from ...load import Load, service_time, smoothed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ...counters import Counters
+    from ...load import Adapter
+
+
+class Calls(Protocol):
+    """What can have a call be timed: a guard."""
+
+    def time_next(self, sampled: Sampled) -> object:
+        """Have the next call tell ``sampled`` when it begins and ends; return what is to be it."""
+
+    def is_next(self, timed: object) -> bool:
+        """Return whether that is the next call still."""
+
+
+class Sampled:
+    """Reads what an adapter reads, and adds what it does not know: ``service`` and ``waited``.
+
+    :param adapter: knows neither. If it has a ``progress()``, that is a number which changes when a
+        request has ended in whichever process.
+    :param calls: the guard behind which the app runs; set later where it is not known yet.
+    :param clock: monotonic seconds.
+
+    A look that finds somebody waiting has the next call be timed. When that begins, somebody has
+    got a thread; until it does, nobody has, and that is what ``waited`` says. It is not the age of
+    the oldest in the queue, which nobody knows, but never more than that. Bodies that are iterated
+    after the call are not timed.
+
+    Looks and calls may come from any thread. Nothing here is locked: two looks at once may both
+    have the next call be timed, and then both are.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        calls: Calls | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.calls = calls
+        self._adapter = adapter
+        self._clock = clock
+        self._next: object = None  # what will be timed
+        self._queued = 0  # at the last look
+        self._still_since = 0.0  # since when nobody has got a thread, as far as is known
+        self._progress: object = None
+        self._running: dict[object, float] = {}  # when those that are being timed began
+        self._mean: float | None = None
+
+    def read(self) -> Load | None:
+        """Return the figures of this instant."""
+        load = self._adapter.read()
+        if load is None or load.service is not None or self.calls is None:
+            return load
+        now, before, self._queued = self._clock(), self._queued, load.queued
+        if load.queued < before:  # somebody has got a thread, in whichever process
+            self._still_since = now
+        if not load.queued:
+            return load
+        self._look_out(self.calls, now)
+        service = self._service(load.active, now)
+        return load._replace(waited=max(load.waited, now - self._still_since), service=service)
+
+    def begin(self) -> object:
+        """Note that a call begins; return what :meth:`end` is to be told."""
+        self.moved()
+        call = object()
+        self._running[call] = self._clock()
+        return call
+
+    def end(self, call: object) -> None:
+        """Note that it has ended."""
+        self._mean = smoothed(self._mean, self._clock() - self._running.pop(call))
+
+    def moved(self) -> None:
+        """Note that somebody has got a thread."""
+        self._next = None
+
+    def counts(self) -> Counters | None:
+        """Return what is counted where the load is read."""
+        return counts_of(self._adapter)
+
+    def __repr__(self) -> str:
+        return repr(self._adapter)
+
+    def _look_out(self, calls: Calls, now: float) -> None:
+        """Have a call be timed, and see whether anybody has got on since the last look."""
+        if self._next is None or not calls.is_next(self._next):
+            # One has come, or one that came just then has put back what it had found before.
+            self._next = calls.time_next(self)
+            self._still_since = now
+        progress: Any = getattr(self._adapter, "progress", None)
+        if progress is not None and (ended := progress()) != self._progress:
+            self._progress = ended
+            self._still_since = now
+
+    def _service(self, active: int, now: float) -> float | None:
+        """Return the seconds that a request takes, those that run counted at their age."""
+        ages = [now - since for since in list(self._running.values())]
+        if self._mean is not None:  # those who are not timed are taken to be like the others
+            ages += [0.0] * (active - len(ages))
+        return service_time(self._mean, ages)

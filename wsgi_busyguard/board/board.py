@@ -1,0 +1,427 @@
+"""The board: shared memory in which the processes of a host post their loads.
+
+The host's load is their sum, and whichever process is asked gives the same answer.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from .._support.log import logger
+from ..counters import LENGTH, NAMED, Change, Changes, Counters, of
+from ..load import BUSY, FREE, UNKNOWN, Load, State
+from ..load import judge as judged
+from ..policy import whole
+from .layout import (
+    ASKED,
+    BEAT,
+    BEAT_EVERY,
+    BEFORE,
+    BUSY_FOR,
+    BUSY_FROM,
+    CHANGE,
+    CHANGES,
+    CHECKED,
+    COLUMNS,
+    COUNTS,
+    EXPECTED,
+    LAST_READY,
+    LOOK,
+    READY,
+    RECENT,
+    SECOND,
+    STATE,
+    STATES,
+    STOPPING,
+    THERE,
+    TOOK,
+    UNREADY,
+    change,
+    changed,
+    summed,
+)
+from .table import BORN, FLAGS, MOST_ROWS, OWNER, Table, is_gone
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+# Whoever has beaten within two beats is alive: to look for each process would take 15 us.
+YOUNG = int(2 * BEAT_EVERY * SECOND)
+
+# For so long it is believed that a silent one is still there. Together with the above it is less
+# than the second within which the dead have to be out of the sum.
+BELIEVED = int(0.25 * SECOND)
+
+
+# Seconds without a beat after which another process speaks for the host.
+SILENT = 1.0
+
+# How many processes may post, unless somebody says so.
+SLOTS = 256
+
+# Between two looks at whether the path still names the file that is mapped.
+LOOK_AT_PATH = SECOND
+
+
+class BoardFull(RuntimeError):
+    """Every slot of the board belongs to a process that is there."""
+
+
+# A process that is made joins within this, also where its imports are slow.
+SOON = 2 * SECOND
+
+
+class Row(NamedTuple):
+    """What one process has posted.
+
+    :param state: ``"starting"``, ``"ready"`` or ``"stopping"``; only the ready ones are summed up.
+    :param beat: seconds since it last showed that it makes progress.
+    :param served: requests answered, as far as it counts them; likewise refused and dropped ones.
+        They are posted at each beat.
+    :param admitted: requests that got a slot.
+    :param slot: the number of its place on the board, which others have had before it.
+    """
+
+    pid: int
+    state: str
+    load: Load
+    beat: float
+    served: int
+    refused: int
+    dropped: int
+    admitted: int = 0
+    slot: int = 0
+
+
+class Board:
+    """Shared memory in which several processes post their :class:`~wsgi_busyguard.Load`.
+
+    :param path: a file, made if it is missing; one that exists decides by itself how many slots it
+        has. ``None``: memory shared with the processes that this one forks from now on.
+    :param slots: how many processes may post.
+    :param clock: monotonic seconds, the same for all processes of the host.
+    :raises ValueError: for a file that is no board, or a damaged one.
+    :raises OSError: for one that cannot be read and written.
+
+    It is an adapter. A look takes no lock and waits for nobody, whatever the others do. All
+    methods may be called from any thread, and none of them ever waits.
+
+    Who holds a board may live longer than those who post there, and the file be removed and made
+    anew in the meantime, as systemd does with a ``RuntimeDirectory=``. So once a second a look also
+    sees whether the path names another board by now, and goes on with that one.
+
+    One board is for one host and one namespace of process ids: processes that cannot see each
+    other take each other for dead.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        slots: int = SLOTS,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._is_late = False
+        whole("slots", slots, least=1)
+        if slots > MOST_ROWS:
+            raise ValueError(f"slots must be at most {MOST_ROWS}, not {slots}")
+        self.path = path
+        self._clock = clock
+        # The folder of now: a daemon goes to another one.
+        self._where = None if path is None else os.path.abspath(path)
+        self._turn_to(Table(path, slots, COLUMNS))
+
+    @classmethod
+    def later(cls, path: str | os.PathLike[str]) -> Board:
+        """Return a board that becomes the one at ``path`` when that can be opened.
+
+        Until then it is in memory, and this process is alone on it. It is tried once a second, by
+        whoever looks.
+        """
+        board = cls.__new__(cls)
+        board.path, board._where, board._is_late = path, os.path.abspath(path), True
+        board._clock = time.monotonic
+        board._turn_to(Table(None, SLOTS, COLUMNS, alone=True))
+        return board
+
+    def _turn_to(self, table: Table) -> None:
+        """Go on with these rows. Other threads may look meanwhile: each takes the table once."""
+        self._look_at_path = self.now() + LOOK_AT_PATH
+        self.slots = table.rows
+        self.table = table
+        self._believed: dict[int, tuple[int, int, int, bool]] = {}
+        # What was read here, for no count ever goes down, nor do the nanoseconds of being busy,
+        # which are the last. Whoever has these before the table cannot put old ones in there.
+        self._most = [0] * (LENGTH + CHECKED + 1)
+
+    @property
+    def _words(self) -> memoryview:
+        return self.table.words
+
+    @property
+    def shared(self) -> Board:
+        """What the monitors of all processes have in common: this."""
+        return self
+
+    def now(self) -> int:
+        """Return the nanoseconds of the clock."""
+        return int(self._clock() * SECOND)
+
+    def read(self) -> Load:
+        """Return the load of the host: the sum over the processes that are ready.
+
+        :data:`~wsgi_busyguard.load.UNKNOWN` if none is. The service time is the one that their
+        throughputs make together, and the lag is the smallest: while one loop is free it takes
+        the new requests in. While none of the ready ones knows a service time, as after a reload
+        with a full accept queue, the last one that was known here goes on to hold.
+        """
+        now, ready, columns = self._look(READY)
+        if not ready:
+            return UNKNOWN
+        self.note_ready(now)
+        words = self._words
+        load = summed(columns, ready, now)
+        if load.service is not None:
+            words[TOOK] = int(load.service * SECOND)
+        elif words[TOOK]:
+            load = load._replace(service=words[TOOK] / SECOND)
+        return load
+
+    def rows(self) -> list[Row]:
+        """Return what each process that is there has posted."""
+        now, living, columns = self._look(THERE, COUNTS + NAMED)
+        rows = []
+        for row in living:
+            admitted, served, *refused, dropped = (
+                max(0, columns[COUNTS + n][row] - columns[BEFORE + n][row]) for n in range(NAMED)
+            )
+            rows.append(
+                Row(
+                    columns[OWNER][row] >> FLAGS,
+                    STATES[columns[OWNER][row] & THERE],
+                    summed(columns, [row], now),
+                    max(0, now - columns[BEAT][row]) / SECOND,
+                    *(served, sum(refused), dropped, admitted, row),
+                )
+            )
+        return rows
+
+    def awake(self) -> dict[int, Load]:
+        """Return, by its id, the load of each ready process that gave a sign of life just now.
+
+        Not of those that are there and silent: they may be stopped.
+        """
+        now, ready, columns = self._look(READY)
+        return {
+            columns[OWNER][row] >> FLAGS: summed(columns, [row], now)
+            for row in ready
+            if columns[BEAT][row] > now - YOUNG
+        }
+
+    def is_first(self) -> bool:
+        """Return whether this process is the first that is ready and not silent: it may speak."""
+        if self._is_late:  # others may be there, and speak
+            return False
+        ready = [row for row in self.rows() if row.state == "ready"]
+        awake = [row for row in ready if row.beat < SILENT] or ready
+        return bool(awake) and awake[0].pid == os.getpid()
+
+    def counts(self) -> Counters:
+        """Return what all processes have counted that ever had a slot, up to their last beats."""
+        return of(self._summed(COUNTS, LENGTH))
+
+    def asked(self) -> list[int]:
+        """Return how many checks they have answered, in the order of ``counts.CHECKS``."""
+        return self._summed(ASKED, CHECKED)
+
+    def _summed(self, first: int, length: int) -> list[int]:
+        """Return the sums of these columns, none of which ever goes down for who reads here.
+
+        A process that was stopped in the middle of a store may put an old word in the place of a
+        newer one when it goes on, until the next beat of the row's owner.
+        """
+        most, table = self._most, self.table
+        for column in range(first, first + length):
+            n = column - COUNTS
+            most[n] = max(most[n], sum(table.column(column)))
+        return most[first - COUNTS :][:length]
+
+    def changes(self) -> Changes:
+        """Return how often the state has changed, and for how long it has been busy."""
+        most, words = self._most, self._words
+        number, now = words[STATE], self.now()
+        busy = words[BUSY_FOR]
+        if number & 1:
+            busy = max(busy, now - words[BUSY_FROM])
+        # Who notes that it is over may have been stopped for a while since it read the clock.
+        most[-1] = busy = max(busy, most[-1])
+        recent = tuple(self._recent(words, number))
+        return Changes((number + 1) // 2, number // 2, busy / SECOND, recent)
+
+    def free(self, pid: int) -> None:
+        """Give away the slot of a process that is known to be gone, if nobody is to be waited for.
+
+        Else those who look see within a second that it is gone.
+        """
+        self.table.free(pid)
+
+    def judge(self, load: Load) -> State:
+        """Return the state after ``load``, judged from the state that all processes share.
+
+        So at equality, where the state stays what it was, all of them say the same.
+        """
+        table = self.table
+        number = table.words[STATE]
+        after = judged(BUSY if number & 1 else FREE, load)
+        if (after is BUSY) is not bool(number & 1):
+            table.tried(partial(self._change_once, table, number, load))
+        return after
+
+    def _change_once(self, table: Table, number: int, load: Load) -> None:
+        """Note the change, unless somebody else has. For :meth:`.table.Table.tried`."""
+        if table.words[STATE] == number:  # else the next look judges from there
+            self._change(table.words, number + 1, load)
+
+    @property
+    def was_ready(self) -> bool:
+        """What the damped policy answered last, in whichever process."""
+        return not self._words[UNREADY]
+
+    @was_ready.setter
+    def was_ready(self, ready: bool) -> None:
+        if self.was_ready is not ready:
+            self._words[UNREADY] = not ready
+
+    def absent(self, patience: float) -> bool:
+        """Return whether nobody is there to serve, and has not been for ``patience`` seconds."""
+        now, ready, _ = self._look(READY)
+        if ready:
+            self.note_ready(now)
+            return False
+        last = self._words[LAST_READY]
+        # One in the future was written before the host was booted.
+        return not last or not 0 <= now - last <= patience * SECOND
+
+    def note_ready(self, now: int) -> None:
+        """Note that somebody is there who serves, be it one that finds no slot."""
+        self._words[LAST_READY] = now
+
+    def expect(self) -> None:
+        """Note that a process is about to be made, which will join.
+
+        Until it does, those that are there may all be stopping, and yet nobody is shutting down.
+        """
+        self._words[EXPECTED] = self.now()
+
+    def stopping(self) -> bool:
+        """Return whether processes are there and all of them are stopping, and none is expected."""
+        now, living, columns = self._look(THERE)
+        if not living or not all(columns[OWNER][row] & STOPPING for row in living):
+            return False
+        return not 0 <= now - self._words[EXPECTED] <= SOON
+
+    def left(self) -> Load:
+        """Return what those that are stopping have left to do together."""
+        now, going, columns = self._look(STOPPING)
+        return summed(columns, going, now) if going else UNKNOWN
+
+    def stalled(self, seconds: float) -> bool:
+        """Return whether there are ready processes and none has got on for so long."""
+        return self.silent() > seconds
+
+    def silent(self) -> float:
+        """Return the seconds since any of the ready processes has beaten; 0 if there is none."""
+        now, ready, columns = self._look(READY)
+        return (now - max(columns[BEAT][row] for row in ready)) / SECOND if ready else 0.0
+
+    def is_vacant(self, table: Table, row: int, also_the_young: bool) -> bool:
+        """Return whether the process of a row is gone; one that beat just now is not looked for."""
+        owner, since, beat = (table.words[table.at(word, row)] for word in (OWNER, BORN, BEAT))
+        if also_the_young:
+            return is_gone(owner >> FLAGS, since)
+        now = self.now()
+        return not (now - YOUNG < beat <= now or self._is_there(row, owner, since, now))
+
+    def _change(self, words: memoryview, number: int, load: Load) -> None:
+        """Note a change of state. Requires the table's lock.
+
+        The number is the one word that several processes read and write anew. One that is stopped
+        between the two would write an old one when it goes on, and the changes since be undone.
+        """
+        now = self.now()
+        at = CHANGES + number % RECENT * CHANGE
+        for offset, word in enumerate(change(number, now, time.time_ns(), load)):
+            words[at + offset] = word
+        if number & 1:
+            words[BUSY_FROM] = max(0, now - words[BUSY_FOR])
+        else:
+            words[BUSY_FOR] = max(words[BUSY_FOR], now - words[BUSY_FROM])
+        words[STATE] = number
+
+    def _recent(self, words: memoryview, last: int) -> Iterator[Change]:
+        """Yield the last changes, the oldest first."""
+        before: int | None = None  # when the one before was
+        for number in range(max(1, last - RECENT + 1), last + 1):
+            at = CHANGES + number % RECENT * CHANGE
+            known, when, wall, load = changed(words[at : at + CHANGE].tolist())
+            if known != number:  # just being written over
+                before = None
+                continue
+            lasted = None if before is None else max(0, when - before) / SECOND
+            yield Change(BUSY if number & 1 else FREE, wall / SECOND, lasted, load)
+            before = when
+
+    def _look(self, states: int, most: int = LOOK) -> tuple[int, list[int], list[list[int]]]:
+        """Return the time, the rows of the living in one of these states, and the columns.
+
+        The owners are read first. If a row changes hands in the middle of this, its new process
+        has not posted yet, and adds nothing.
+        """
+        table = self.current()
+        columns = [table.column(column) for column in range(most)]
+        now = self.now()  # after the beats, so that none of them is in the future
+        young = now - YOUNG
+        owners = enumerate(zip(columns[OWNER], columns[BEAT], strict=False))
+        living = [
+            row
+            for row, (owner, beat) in owners
+            if owner & states
+            and (young < beat <= now or self._is_there(row, owner, columns[BORN][row], now))
+        ]
+        return now, living, columns
+
+    def current(self) -> Table:
+        """Return the table that the path names, which is looked at once a second."""
+        due, now = self._look_at_path, self.now()
+        if self._where is not None and not due - LOOK_AT_PATH <= now < due:
+            self._look_at_path = now + LOOK_AT_PATH
+            found = self._opened() if self._is_late else self.table.successor(self._where)
+            if found is not None:
+                self._turn_to(found)
+        return self.table
+
+    def _opened(self) -> Table | None:
+        try:
+            table = Table(self._where, SLOTS, COLUMNS)
+        except (OSError, ValueError):
+            return None
+        self._is_late = False
+        logger.warning("%r could be opened, and is used from now on", self.path)
+        return table
+
+    def _is_there(self, row: int, owner: int, since: int, now: int) -> bool:
+        """Return whether the process of a row that is silent is there."""
+        pid = owner >> FLAGS
+        known = self._believed.get(row)
+        if known is not None and known[:2] == (pid, since) and (not known[3] or now < known[2]):
+            return known[3]  # the dead stay dead
+        there = not is_gone(pid, since)
+        self._believed[row] = pid, since, now + BELIEVED, there
+        return there
+
+    def __repr__(self) -> str:
+        where = "in memory" if self.path is None else f"in {os.fspath(self.path)!r}"
+        return f"<Board {where}, {len(self._look(THERE)[1])}/{self.slots} slots>"

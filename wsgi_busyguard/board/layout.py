@@ -1,0 +1,133 @@
+"""What the words on a board mean, and how the loads of several processes add up.
+
+A value in, a value out: nothing here reads a clock, takes a lock or knows where the words are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..counters import CHECKS, NAMED
+from ..counters import LENGTH as COUNTED
+from ..load import LAG_FREE, Load
+from .table import OTHERS, OWNER
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SECOND = 10**9  # the words are nanoseconds
+
+# Seconds between two beats of a process.
+BEAT_EVERY = 0.25
+
+# What shares a word with the process id.
+STARTING, READY, STOPPING, LOOP, CALLED = 1, 2, 4, 8, 16
+THERE = STARTING | READY | STOPPING
+STATES = {STARTING: "starting", READY: "ready", STOPPING: "stopping"}
+
+# The columns after those of every table. Queued, active and capacity share a word, so that they
+# always agree. Who waits is known by the moment since when, which goes on counting while the
+# process is stuck.
+BEAT, FIGURES, WAITING, SERVICE, LAG = range(2, 7)
+LOOK = LAG + 1  # the columns before this one are those that make a load
+
+# What has been counted is added to what the row's last process left, so what a process counted
+# outlives it, however it ended, and the sum over all rows never goes down. How much of it there was
+# when its process came stands in BEFORE, for the counts that are shown by process.
+CHECKED = len(CHECKS)
+BEFORE = LOOK
+COUNTS = BEFORE + NAMED
+ASKED = COUNTS + COUNTED
+COLUMNS = ASKED + CHECKED
+
+# The header's words. The state is how often it has changed: odd is busy. Of several processes that
+# see one change at once it is noted by the one that gets the lock. The same goes for BUSY_FROM
+# (written when busy begins: the moment, less all busy time before) and BUSY_FOR (written when it
+# ends: the moment, less that). All others are only ever written, never read and written anew.
+STATE, UNREADY, LAST_READY, EXPECTED, BUSY_FROM, BUSY_FOR, TOOK = range(OTHERS, OTHERS + 7)
+
+# The last changes, each by its number: that, when (monotonic, and as the time of day), and the load
+# that caused it.
+CHANGES, CHANGE, RECENT = 16, 7, 16
+
+LONGEST = (1 << 63) - 1  # ns; nobody waits for that
+
+BITS = 21
+MOST = (1 << BITS) - 1  # more are taken to be so many; as a capacity it is the unknown one
+
+
+def packed(load: Load, now: int) -> list[int]:
+    """Return the words from ``FIGURES`` to ``LAG``; :exc:`ValueError` for figures below 0."""
+    queued, active, capacity, waited, service, lag = load
+    if min(queued, active, capacity or 0, waited, service or 0, lag) < 0:
+        raise ValueError(f"expected no figure below 0, not {load!r}")
+    room = MOST if capacity is None else min(capacity, MOST - 1)
+    return [
+        min(queued, MOST) << 2 * BITS | min(active, MOST) << BITS | room,
+        max(1, now - int(waited * SECOND)) if waited else 0,
+        0 if service is None else max(1, min(int(service * SECOND), LONGEST)),
+        min(int(lag * SECOND), LONGEST),
+    ]
+
+
+def change(number: int, at: int, wall: int, load: Load) -> list[int]:
+    """Return the words of a change of state."""
+    figures, _, service, lag = packed(load, at)
+    return [number, at, wall, figures, min(int(load.waited * SECOND), LONGEST), service, lag]
+
+
+def changed(words: Sequence[int]) -> tuple[int, int, int, Load]:
+    """Return the number of a change, when it was, the time of day, and its load."""
+    number, at, wall, figures, waited, service, lag = words
+    room = figures & MOST
+    load = Load(
+        figures >> 2 * BITS,
+        figures >> BITS & MOST,
+        None if room == MOST else room,
+        waited / SECOND,
+        service / SECOND if service else None,
+        lag / SECOND,
+    )
+    return number, at, wall, load
+
+
+def summed(columns: Sequence[Sequence[int]], rows: Sequence[int], now: int) -> Load:
+    """Return the load of these rows together."""
+    words = columns[FIGURES]
+    figures = [words[row] for row in rows]
+    capacities = [word & MOST for word in figures]
+    waiting = columns[WAITING]
+    since = min([waiting[row] for row in rows if waiting[row]], default=now)
+    return Load(
+        sum([word >> 2 * BITS for word in figures]),
+        sum([word >> BITS & MOST for word in figures]),
+        None if MOST in capacities else sum(capacities),
+        max(0, now - since) / SECOND,
+        _service(capacities, [columns[SERVICE][row] for row in rows]),
+        _lag(columns, rows, now),
+    )
+
+
+def _service(capacities: list[int], services: list[int]) -> float | None:
+    """Return the seconds that a request takes, from what all together get done in a second."""
+    known = [
+        (capacity, service)
+        for capacity, service in zip(capacities, services, strict=True)
+        if service and 0 < capacity < MOST
+    ]
+    if not known:
+        return None
+    rate = sum([capacity / service for capacity, service in known])
+    return round(sum([capacity for capacity, _ in known]) / rate) / SECOND
+
+
+def _lag(columns: Sequence[Sequence[int]], rows: Sequence[int], now: int) -> float:
+    """Return the lag of the process that is the least late: new requests go there.
+
+    Where the beats do not come from the loop that takes requests in, only what was posted counts.
+    """
+    owners, beats, lags = columns[OWNER], columns[BEAT], columns[LAG]
+    due = now - int(BEAT_EVERY * SECOND)
+    late = [max(lags[row], due - beats[row]) if owners[row] & LOOP else lags[row] for row in rows]
+    lag = min(late) / SECOND
+    return lag if lag >= LAG_FREE else 0.0

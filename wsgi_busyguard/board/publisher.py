@@ -1,0 +1,449 @@
+"""Posts the load of this process on a board, a few times a second and whenever it is read.
+
+Nothing that is called here, and nothing that goes wrong, reaches a request.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import deque
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from .._support.launcher import launch, relaunch
+from .._support.locks import Turn, under
+from .._support.log import logger
+from .._support.unpatched import Bell
+from ..counters import LENGTH, NAMED, Counters, asked, counts_of, no_checks
+from ..load import UNKNOWN, Adapter, Load
+from .board import Board, BoardFull
+from .layout import (
+    BEAT,
+    BEAT_EVERY,
+    BEFORE,
+    CALLED,
+    COUNTS,
+    FIGURES,
+    LOOP,
+    READY,
+    SECOND,
+    STARTING,
+    STOPPING,
+    THERE,
+    packed,
+)
+from .row import Place
+from .table import BORN, FLAGS, OWNER, Full, born
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from .table import Table
+
+# What an adapter that does not count itself may have counted, by the place in a list of counts.
+COUNTED = {"served": 1, "refused": 2, "dropped": NAMED - 1}
+
+# Nanoseconds after which a process that found no slot tries again.
+AGAIN = SECOND
+
+WITHOUT = "this process is not on %r, and serves on; it tries again"
+
+
+class Publisher:
+    """Posts what an adapter reads in the slot of this process.
+
+    :param board: where.
+    :param adapter: reads the load of this process.
+    :param loop: whether the beats come from the very loop that takes requests in: then a late beat
+        is a late loop.
+    :raises TypeError: for an adapter that cannot be read.
+    :ivar joined: whether this process has a slot.
+
+    An adapter with ``counts()`` has its counts posted at every beat.
+
+    Once it has joined, or tried to, it looks after its slot at the beats: it takes another one if
+    there was none, if this process was taken for dead, and if the board was made anew. Without one
+    it says at least that somebody is there who serves.
+
+    An adapter itself: it reads the load of the host, after posting that of this process, so that
+    its own share is never old. Whoever subscribes is called at every beat.
+
+    In a child process it has no slot until :meth:`join` is called there; until then nothing is
+    posted. All methods may be called from any thread; :meth:`ready`, :meth:`stopping` and
+    :meth:`leave` also in a signal handler.
+    """
+
+    def __init__(self, board: Board, adapter: Adapter, *, loop: bool = False) -> None:
+        if not isinstance(board, Board):
+            raise TypeError(f"board must be a Board, not {board!r}")
+        if not callable(getattr(adapter, "read", None)):
+            raise TypeError(f"adapter must have a read() that returns a Load, not {adapter!r}")
+        self.board = board
+        self.adapter = adapter
+        # Who is made by a server, and not by an app that anybody may import, serves for certain.
+        self._flags = CALLED | (LOOP if loop else 0)
+        self._told: list[Callable[[], object]] = []
+        self._asked: list[Mapping[str, Sequence[int]]] = []
+        self._renew()
+        _posters.add(self)
+
+    _place: Place | None = None
+
+    def _renew(self) -> None:
+        """Begin without a slot."""
+        self._lock: Any = threading.RLock()
+        self._interrupted = False
+        self._place = None
+        self._pid = os.getpid()
+        self._wanted = 0  # the state that it is to have on the board; 0: it is not to be there
+        self._due = 0  # when to look for a slot, if there is none
+        self._counted: deque[tuple[int, int]] = deque()
+        self._counting = Turn()
+        self._uncounted = False  # since what was counted was last stored
+        self._own = [0] * LENGTH
+        self._last = Counters()  # as the adapter last told
+        self._from: tuple[Place, list[int]] | None = None  # what to add to what is counted here
+        self._end: Bell | None = None
+        self._thread: threading.Thread | None = None
+        self._work: tuple[Callable[[], object], ...] | None = None  # for a thread, if it is wanted
+        self._failing: set[object] = set()  # of what is called here, since it last went well
+
+    def _after_fork(self) -> None:
+        """Go on in a child."""
+        self._renew()
+
+    @property
+    def shared(self) -> Board:
+        """What the monitors of all processes have in common: the board."""
+        return self.board
+
+    @property
+    def joined(self) -> bool:
+        """Whether this process has a slot."""
+        return self._mine() is not None
+
+    def _mine(self) -> Place | None:
+        """Return the place of this process, if it has one on the board of now."""
+        place = self._place
+        if place is None or not place.table.shares(self.board.table):
+            return None
+        return place if place.is_ours() else None
+
+    def join(self) -> None:
+        """Take a slot for this process, which is starting.
+
+        :raises BoardFull: if there is none. It is tried again at the beats.
+        :raises OSError: if the system does not let this process look; likewise.
+        """
+        if not under(_joining, self._join):
+            return
+        self._turn()
+        self.post_counts()
+        self.post()
+
+    def _join(self) -> bool:
+        """Take a slot unless there is one; return whether there was none. Requires _joining."""
+        if self.joined:
+            return False
+        if self._pid != os.getpid():
+            self._renew()
+        self._wanted = self._wanted or STARTING
+        self._place = self._claimed(self.board.table)
+        return True
+
+    def _claimed(self, table: Table) -> Place:
+        """Return a place for this process. Requires _joining."""
+        pid, now = self._pid, self.board.now()
+        others = [publisher for publisher in list(_posters) if publisher.board.table.shares(table)]
+        places = [place for place in (other._mine() for other in others) if place is not None]
+        try:
+            row = table.claim(
+                pid << FLAGS | STARTING | self._flags,
+                {place.row for place in places},
+                partial(self.board.is_vacant, table),
+                {BORN: born(pid, now), BEAT: now},
+                {BEFORE + n: COUNTS + n for n in range(NAMED)},
+                COUNTS,
+            )
+        except Full:
+            raise BoardFull(
+                f"the board has {table.rows} slots and every one belongs to a process"
+                " that is there: make it with more slots"
+            ) from None
+        for other in others:
+            if other._place is not None and other._place.row == row:
+                other._place = None  # it was declared dead, and would take this for its own
+        return Place(table, row, pid)
+
+    def seek(self) -> None:
+        """Take a slot, now or at a later beat; what stands in the way is logged once."""
+        error: Exception | None = None
+        try:
+            self.join()
+        except Exception as raised:  # no slot, mostly
+            error = raised
+        self._due = 0 if error is None else self.board.now() + AGAIN
+        self._note("join", error, WITHOUT, self.board)
+
+    def leave(self) -> None:
+        """Give the slot back, with all that has been counted in it."""
+        self._wanted = 0
+        self.post_counts()
+        place, self._place = self._mine(), None
+        if place is not None:
+            place.put(OWNER, 0)
+
+    def ready(self) -> None:
+        """Have this process be counted from now on."""
+        self._be(READY)
+
+    def stopping(self) -> None:
+        """Have this process not be counted any more: it goes."""
+        self._be(STOPPING)
+
+    def _be(self, state: int) -> None:
+        if self._wanted:  # else it has left, or never tried to join
+            self._wanted = state
+            self._turn()
+
+    def _state(self) -> int:
+        """Return how this process is by its row; 0 if it has none."""
+        place = self._mine()
+        return 0 if place is None else place.get(OWNER) & THERE
+
+    def _turn(self) -> None:
+        """Store the state that is wanted, in whatever order threads and signal handlers say so."""
+        place = self._mine()
+        while place is not None:
+            wanted = self._wanted
+            place.put(OWNER, wanted and place.pid << FLAGS | wanted | self._flags)
+            if wanted == self._wanted:
+                return
+
+    def read(self) -> Load:
+        """Post, and return the load of the host."""
+        self.post()
+        return self.board.read()
+
+    def subscribe(self, changed: Callable[[], object]) -> None:
+        """Have ``changed`` called at every beat: other processes change without a word."""
+        self._told.append(changed)
+
+    def post(self) -> None:
+        """Post what the adapter reads now.
+
+        Under a lock, so that the last figures stored are those of the last look. A finalizer may
+        come here in the middle of that, in the same thread; then it is looked once more.
+        """
+        relaunch()  # here, for it is where every process comes by
+        if self._mine() is None:
+            return
+        if self._lock._is_owned():
+            self._interrupted = True
+            return
+        error = under(self._lock, self._post)
+        self._note("read", error, "cannot read the load from %r; posted as unknown", self.adapter)
+
+    def _post(self) -> Exception | None:
+        """Look and store, once more if something interrupted that. Requires self._lock."""
+        error = self._store()
+        if self._interrupted:
+            self._interrupted = False
+            error = self._store()
+        return error
+
+    def _store(self) -> Exception | None:
+        """Look and store; return what went wrong. Requires self._lock."""
+        place = self._mine()
+        if place is None:
+            return None
+        now = self.board.now()
+        error: Exception | None = None
+        try:
+            load = self.adapter.read()
+            if not isinstance(load, Load):
+                raise TypeError(f"expected a Load from read(), not {load!r}")
+            words = packed(load, now)
+        except Exception as raised:
+            error, words = raised, packed(UNKNOWN, now)
+        for column, word in enumerate(words, FIGURES):
+            place.put(column, word)
+        return error
+
+    def beat(self) -> None:
+        """Post, and note that this process makes progress."""
+        self.board.current()
+        wanted = self._wanted if self._pid == os.getpid() else 0  # what a parent wanted is its own
+        if wanted and not self.joined and self.board.now() >= self._due:
+            self.seek()
+        place, now = self._mine(), self.board.now()
+        if place is not None:
+            place.put(BEAT, now)
+        if (wanted if place is None else self._state()) == READY:
+            self.board.note_ready(now)
+        self.post()
+        self.post_counts()
+        for changed in tuple(self._told):
+            self._call(changed)
+
+    def hears(self, asked: Mapping[str, Sequence[int]]) -> None:
+        """Have these counts of checks be posted, too; see :func:`~.counts.no_checks`."""
+        if not any(known is asked for known in self._asked):
+            self._asked.append(asked)
+
+    def counts(self) -> Counters:
+        """Post what has been counted, and return the counts of the host."""
+        self.post_counts()
+        return self.board.counts()
+
+    def post_counts(self) -> None:
+        """Post what has been counted so far."""
+        self._uncounted = True
+        self._counting.take(lambda: self._uncounted, self._post_counts)
+
+    def _post_counts(self) -> None:
+        self._uncounted = False
+        place = self._mine()
+        if place is not None:
+            self._store_counts(place, self._tally())
+
+    def _store_counts(self, place: Place, tally: list[int]) -> None:
+        """Add to what the row's last owner left what was counted since it is ours.
+
+        Requires self._counting.
+        """
+        known, before = self._from or (None, [])
+        if known is not place:
+            before = [place.get(COUNTS + n) - count for n, count in enumerate(tally)]
+            self._from = place, before
+        for n, count in enumerate(tally):
+            place.put(COUNTS + n, before[n] + count)
+
+    def _tally(self) -> list[int]:
+        """Return what has been counted in this process. Requires self._counting."""
+        # If the adapter raises, the next look at the load says what is wrong.
+        with suppress(Exception):
+            self._last = counts_of(self.adapter) or Counters()
+        counts = self._last
+        while self._counted:
+            which, more = self._counted.popleft()
+            self._own[which] += more
+        here = [count + own for count, own in zip(counts.flat(), self._own, strict=True)]
+        checks = [asked(heard) for heard in (*self._asked, no_checks())]
+        return [*here, *map(sum, zip(*checks, strict=True))]
+
+    def count(self, what: str, n: int = 1) -> None:
+        """Count requests that were ``"served"``, ``"refused"`` or ``"dropped"``.
+
+        For an adapter that does not count by itself.
+
+
+        :raises ValueError: for another word.
+        """
+        try:
+            which = COUNTED[what]
+        except KeyError:
+            raise ValueError(f"expected one of {', '.join(COUNTED)}, not {what!r}") from None
+        self._counted.append((which, n))
+        self.post_counts()
+
+    def start(self, *work: Callable[[], object]) -> None:
+        """Beat every quarter of a second on a thread of its own, and do ``work`` then.
+
+        Made when it is called, so that under gevent's monkey patching it is a greenlet, and a
+        stalled hub shows. It ends with :meth:`stop`, or when nobody else has this publisher. While
+        no thread is to be had it is tried again, and :meth:`beat_if_due` beats meanwhile.
+        """
+        self.stop()
+        self._work = work
+        launch(self._begin_to_beat)
+
+    def _begin_to_beat(self) -> None:
+        work, end = self._work, Bell()
+        if work is None or self._thread is not None:
+            return
+        thread = threading.Thread(
+            target=_beat, args=(weakref.ref(self), end, work), name="busyguard-beat", daemon=True
+        )
+        thread.start()
+        self._end, self._thread = end, thread
+        if self._work is not work:  # stopped meanwhile
+            end.ring()
+
+    def beat_if_due(self) -> None:
+        """Beat here if a thread should and none is to be had. For a loop that comes by often."""
+        work, place = self._work, self._mine()
+        if work is None or self._thread is not None:
+            return
+        if place is None or self.board.now() - place.get(BEAT) >= BEAT_EVERY * SECOND:
+            self.beat()
+            for function in work:
+                self._call(function)
+
+    def stop(self) -> None:
+        """End that thread; the slot is kept."""
+        self._work = None
+        end, thread, self._end, self._thread = self._end, self._thread, None, None
+        if end is not None and thread is not None:
+            end.ring()
+            if thread is not threading.current_thread():
+                thread.join()
+
+    def _call(self, function: Callable[[], object]) -> None:
+        error: Exception | None = None
+        try:
+            function()
+        except Exception as raised:
+            error = raised
+        self._note(function, error, "%r raised at a beat", function)
+
+    def _note(self, what: object, error: Exception | None, words: str, about: object) -> None:
+        """Log what went wrong, once until it goes well again."""
+        if error is None:
+            self._failing.discard(what)
+        elif what not in self._failing:
+            self._failing.add(what)
+            logger.error(f"{words}: %r", about, error)
+
+    def __del__(self) -> None:
+        if "_pid" in self.__dict__:
+            self.leave()
+
+    def __repr__(self) -> str:
+        place = self._mine()
+        where = "no slot of " if place is None else f"slot {place.row} of "
+        return f"<Publisher of {self.adapter!r}: {where}{self.board!r}>"
+
+
+def _beat(
+    poster_ref: weakref.ref[Publisher], end: Bell, work: tuple[Callable[[], object], ...]
+) -> None:
+    """Beat until the end."""
+    while True:
+        publisher = poster_ref()
+        if publisher is None:
+            return
+        publisher.beat()
+        for function in work:
+            publisher._call(function)
+        del publisher
+        if end.wait(BEAT_EVERY):
+            return
+
+
+_posters: weakref.WeakSet[Publisher] = weakref.WeakSet()
+_joining = threading.RLock()  # one thread of a process at a time takes slots
+
+
+def _after_fork_in_child() -> None:
+    global _joining
+    _joining = threading.RLock()
+    for publisher in list(_posters):
+        publisher._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,322 @@
+"""Listeners outside the worker pool: HTTP checks on one port, HAProxy's agent line on another.
+
+A thread of their own attends to both, so they answer while every worker is stuck.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+from .._support.listener import address as address
+from .._support.listener import bound as bound
+from .._support.request_head import Head, read_head
+from ..checks import LONGEST_QUERY, Checks
+from ..dashboard import Page
+from ..haproxy import MOST_BALANCERS, MOST_OF_ADDRESS, Agent, Newcomers
+from ..metrics.figures import look
+from ..metrics.prometheus import Collector, Exposition
+from ..policy import DAMPED, PATIENCE, known_policy, seconds
+from ..responses import (
+    Answers,
+    json_answer,
+    metrics_answer,
+    not_for,
+    not_found,
+    not_here,
+    not_http,
+    page_answer,
+    stream_head,
+    too_many,
+)
+from .event_loop import Loop as Loop
+from .event_loop import Port
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+    from ..haproxy import Watched
+    from ..responses import Answer
+    from .connection import Peer
+
+# Seconds in which a peer of the check port has to send its request.
+SILENCE = 5.0
+
+# A browser's head with its cookies is a tenth of this; servers take 8 KiB and more.
+LONGEST_HEAD = 8192
+
+# Seconds that the agent waits for a balancer to say its name; most say none.
+NAME_WITHIN = 0.02
+
+LONGEST_NAME = 64
+
+# Seconds for which the figures that were sent to one who watches are new enough for the next.
+SAME = 0.5
+
+
+class CheckPort(Port):
+    """Answers checks in HTTP, ``OPTIONS`` of any path, and shows the figures.
+
+    ``/readyz`` and ``/livez``; ``/load`` and ``/load?watch``, ``/metrics``; ``/``, a page for
+    people. A ready check that is 200 although a new request would wait for a second or more has
+    ``x-envoy-degraded``. Each answer ends its connection, so no check is lost to one that was
+    about to be closed.
+
+    :param monitor: knows the state: a :class:`~wsgi_busyguard.Monitor`, or whatever watches
+        several processes.
+    :param listen: where, as ``HOST:PORT``; port 0 has the kernel choose.
+    :param ready: the policy of ready checks that name none.
+    :param patience: seconds of delay that the damped policy bears.
+    :param share: whether other processes of this user may listen there too, each asked in turn.
+    :raises OSError: if it cannot listen there.
+    :ivar address: host and port that it listens at.
+    """
+
+    def __init__(
+        self,
+        monitor: Watched,
+        listen: str,
+        ready: str = DAMPED,
+        patience: float = PATIENCE,
+        *,
+        share: bool = False,
+    ) -> None:
+        self._app = CheckApp(monitor, ready, patience)
+        super().__init__(listen, SILENCE, share)
+        host, port = self.address
+        self._environ = {
+            "SCRIPT_NAME": "",
+            "SERVER_NAME": host,
+            "SERVER_PORT": str(port),
+            "wsgi.version": (1, 0),
+            "wsgi.url_scheme": "http",
+            "wsgi.input": io.BytesIO(),
+            "wsgi.errors": io.StringIO(),
+            "wsgi.multithread": False,
+            "wsgi.multiprocess": False,
+            "wsgi.run_once": False,
+        }
+        for_garbage = Head("GET", "", "", {}, (1, 1), 0)
+        self._no_request = self._called(not_http(400), for_garbage)
+        self._endless = self._called(not_http(431), for_garbage)
+        self._crowded = self._called(too_many("too many are watching"), for_garbage)
+        self._stream_head = stream_head() + b"retry: 2000\n\n"
+        self._feeds = {"/load": Feed(self._app.event), "/": Feed(self._app.page_event)}
+        self.every = self._app.page.look
+
+    def shows(self, agent: AgentPort) -> None:
+        """Have the balancers be among the figures that ask that port."""
+        self._app.shows(agent.agent)
+
+    def heard(self, peer: Peer, late: bool) -> bytes | None:
+        """Return the answer to a request, once its head is complete."""
+        try:
+            head = read_head(peer.said[:LONGEST_HEAD])
+        except ValueError:
+            return self._no_request
+        if head is None:
+            return None if len(peer.said) < LONGEST_HEAD else self._endless
+        # Only where nothing more can come is it safe to close at once.
+        length = int(head.headers.get("CONTENT_LENGTH") or 0)
+        chunked = "HTTP_TRANSFER_ENCODING" in head.headers
+        peer.lingers = chunked or len(peer.said) != head.size + length
+        feed = self._feeds.get(head.path)
+        if feed is not None and head.method == "GET" and _watches(head.query):
+            return self._watched(peer, feed)
+        return self._called(self._app, head)
+
+    def _watched(self, peer: Peer, feed: Feed) -> bytes:
+        """Return the beginning of an answer that shows the figures from now on."""
+        if self.loop is not None and self.loop.full:
+            return self._crowded
+        peer.feed = feed
+        return self._stream_head + feed()
+
+    def _called(self, app: Any, head: Head) -> bytes:
+        """Return what a WSGI app answers, as it goes over the wire."""
+        environ = {
+            **self._environ,
+            **head.headers,
+            "REQUEST_METHOD": head.method,
+            "PATH_INFO": head.path,
+            "QUERY_STRING": head.query,
+            "SERVER_PROTOCOL": f"HTTP/1.{head.version[1]}",
+        }
+        lines = []
+
+        def start_response(status: str, headers: list[tuple[str, str]]) -> None:
+            lines.append(f"HTTP/1.1 {status}")
+            lines.extend(f"{name}: {value}" for name, value in headers)
+
+        body = b"".join(app(environ, start_response))
+        return "\r\n".join([*lines, "Connection: close", "", ""]).encode("latin-1") + body
+
+
+class Feed:
+    """Says the same to all who watch at about the same time.
+
+    :param tell: returns what there is to say now, in one line.
+    """
+
+    def __init__(self, tell: Callable[[], str]) -> None:
+        self._tell = tell
+        self._event = b""
+        self._at = -SAME
+
+    def __call__(self) -> bytes:
+        """Return a server-sent event."""
+        now = time.monotonic()
+        if now - self._at >= SAME:
+            self._event = f"data: {self._tell()}\n\n".encode()
+            self._at = now
+        return self._event
+
+
+class CheckApp:
+    """The WSGI app of the check port; answers at once."""
+
+    def __init__(self, monitor: Watched, ready: str = DAMPED, patience: float = PATIENCE) -> None:
+        self._monitor = monitor
+        self.agent: Agent | None = None
+        self._ready = known_policy(ready)
+        self._patience = seconds("patience", patience)
+        # What watches several processes knows whether any makes progress.
+        self._alive = getattr(monitor, "alive", None)
+        self._checks = Checks(True, ("/readyz", "/healthz"), ("/livez",), ready)
+        # Who reads this port reads the figures, so Envoy may know as well.
+        self._answers = Answers(degraded=True)
+        self.page = Page(monitor)
+        self._nothing = not_found("here are /readyz, /livez, /load, /metrics, and / for people")
+        self._reads = not_for("GET, HEAD, OPTIONS")
+        self._missing = not_here("for metrics: pip install 'wsgi-busyguard[prometheus]'")
+        self._exposed: Exposition | None
+        try:  # now, for the thread that answers imports nothing
+            self._exposed = Exposition(Collector(monitor, ready=ready, patience=patience))
+        except ImportError:
+            self._exposed = None
+
+    def shows(self, agent: Agent) -> None:
+        """Have the balancers be among the figures that ask ``agent``."""
+        self.agent = agent
+        if self._exposed is not None:
+            self._exposed.collector.agent = agent
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer; a WSGI call."""
+        method, path = environ["REQUEST_METHOD"], environ.get("PATH_INFO", "")
+        accept = environ.get("HTTP_ACCEPT")
+        asked_path = "/" if method == "OPTIONS" else path
+        if path == "/" and method in ("GET", "HEAD") and not _is_browser(accept):
+            asked_path = "/readyz"  # many balancers ask for / unless they are told otherwise
+        # Whoever reaches this port asks for the state, also if it came through a proxy.
+        ask = self._checks.asked(method, asked_path, environ.get("QUERY_STRING", ""), ())
+        if ask is not None:
+            answer = self._answers.to(ask, accept, self._monitor.check, self._patience, self._alive)
+        elif path == "/load":
+            answer = json_answer(self.shown())
+        elif path == "/metrics":
+            answer = self._metrics(accept)
+        elif path == "/":
+            answer = self._paged(method)
+        else:
+            answer = self._nothing
+        return answer(environ, start_response)
+
+    def shown(self) -> dict[str, Any]:
+        """Return what ``/load`` shows."""
+        shown = look(self._monitor, self.agent, self._ready, self._patience)
+        if self._alive is not None:
+            shown["alive"] = self._alive()
+        return shown
+
+    def event(self) -> str:
+        """Return the same as JSON."""
+        return json.dumps(self.shown())
+
+    def page_event(self) -> str:
+        """Return what is new for a page that is open."""
+        return self.page.event(self.shown())
+
+    def _paged(self, method: str) -> Answer:
+        if method not in ("GET", "HEAD"):
+            return self._reads
+        return page_answer(self.page.headers, self.page.body(self.shown()))
+
+    def _metrics(self, accept: str | None) -> Answer:
+        return self._missing if self._exposed is None else metrics_answer(*self._exposed(accept))
+
+
+def _is_browser(accept: str | None) -> bool:
+    """Return whether a request names HTML: browsers do, balancers, probes and curl do not."""
+    return accept is not None and "text/html" in accept
+
+
+def _watches(query: str) -> bool:
+    return "watch" in (part.partition("=")[0] for part in query[:LONGEST_QUERY].split("&"))
+
+
+class AgentPort(Port):
+    """Answers HAProxy's ``agent-check`` with ``up maxconn:N``.
+
+    :param monitor: knows the load.
+    :param listen: where, as ``HOST:PORT``; port 0 has the kernel choose.
+    :param share: whether other processes of this user may listen there too, each asked in turn.
+    :raises OSError: if it cannot listen there.
+    :ivar address: host and port that it listens at.
+    :ivar agent: knows the balancers that ask here.
+    """
+
+    def __init__(self, monitor: Watched, listen: str, *, share: bool = False) -> None:
+        self.agent = Agent(monitor)
+        self._named: dict[str, str] = {}  # who has lately said its name from there
+        self._newcomers = Newcomers()  # who is without a name goes by its address
+        super().__init__(listen, NAME_WITHIN, share)
+
+    def heard(self, peer: Peer, late: bool) -> bytes | None:
+        """Return the line, once the balancer has said its name or has had its time."""
+        said = peer.said
+        if not (late or peer.ended or b"\n" in said or len(said) >= LONGEST_NAME):
+            return None
+        name = _name(said)
+        if not name:
+            return self.agent.told(self._named.get(peer.host, peer.host))
+        if name != self._named.get(peer.host) and len(self._named) >= MOST_BALANCERS:
+            self._named.clear()
+        self._named[peer.host] = name
+        if self._newcomers.asked_before(peer.host, name) or self.agent.knows(name):
+            self.agent.note(name, peer.host)
+            return self.agent.told(name)
+        # All ask for the first time when the server has just started; each is told its share
+        # beside the other newcomers, who take nothing from those who are known.
+        return self.agent.told(name, self._newcomers.count(MOST_OF_ADDRESS) - 1)
+
+    def answered(self, peer: Peer) -> None:
+        """Count a balancer without a name.
+
+        Not one that hung up before the line: whoever only looks whether the port is open would
+        take a share. A reset shows in that the line cannot be sent. Nor one whose name is late: so
+        it is where another time a name came from there, or will.
+        """
+        host = peer.host
+        if peer.ended or _name(peer.said) or self.agent.knows(self._named.get(host)):
+            return
+        if self._newcomers.asked_before(host, host):
+            self.agent.note(host, host)
+
+
+def introduce(ports: Iterable[Port]) -> None:
+    """Have the check port among these show the balancers that ask the agent port among them."""
+    ports = tuple(ports)
+    for check in ports:
+        for agent in ports:
+            if isinstance(check, CheckPort) and isinstance(agent, AgentPort):
+                check.shows(agent)
+
+
+def _name(said: bytes) -> str:
+    first = said[:LONGEST_NAME].splitlines()
+    return first[0].decode("ascii", "replace").strip() if first else ""

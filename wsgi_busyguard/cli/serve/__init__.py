@@ -1,0 +1,1 @@
+"""``busyguard serve``: an app behind the guard, on a server of your choice."""

@@ -1,0 +1,51 @@
+"""``busyguard serve --server waitress``: the guard stands in front of waitress's threads."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from ..._support.usage_error import Mistake
+from ...checkport.ports import bound
+
+if TYPE_CHECKING:
+    import argparse
+
+    from _typeshed.wsgi import WSGIApplication
+
+
+def serve_waitress(app: WSGIApplication, arguments: argparse.Namespace) -> int:
+    """Serve with waitress until SIGTERM or Ctrl-C."""
+    try:
+        from ...adapters.waitress import guarded_server
+    except ImportError as error:
+        raise Mistake("waitress is missing: pip install 'wsgi-busyguard[waitress]'") from error
+    from . import command as serve
+
+    logging.basicConfig(format="%(message)s")  # waitress tells a traceback without asking for one
+    with ExitStack() as stack:
+        with serve.opening(arguments.listen):
+            listener = stack.enter_context(bound(arguments.listen))
+        host, port = listener.getsockname()[:2]
+        with serve.said_in_one_line():
+            options = serve._guarding(arguments)
+            server = guarded_server(
+                app,
+                threads=arguments.threads,
+                progress_timeout=arguments.progress_timeout,
+                sockets=[listener],
+                ident=None,
+                **options,
+            )
+        server.guard.shares = False  # the socket is from here
+        where = serve._start_ports(server.guard.monitor, arguments, stack)
+
+        def stop(*_: object) -> None:
+            server.guard.drain(arguments.grace)
+            serve.leave_at_next_signal()
+
+        serve._at_signals(stop)
+        serve._say(arguments, host, port, where)
+        server.run()
+    return 0

@@ -1,0 +1,212 @@
+"""``busyguard serve --server werkzeug``: a thread a connection, and the guard as the queue."""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+import threading
+import time
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING, Any
+
+from ..._support.threads import Beat
+from ...adapters.front.accept_backlog import Outside, StandingQueue
+from ...adapters.front.descriptors import (
+    NO_DESCRIPTOR,
+    Room,
+    excess,
+    hang_up,
+    in_turn,
+    is_open,
+    overdrawn,
+)
+from ...adapters.front.last_connections import HANDSHAKES, LINGER, LOOK, admit_no_more, pending
+from ...adapters.front.progress import Clients
+from ...checkport.ports import bound
+from ...middleware import BusyGuard
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+    from _typeshed.wsgi import WSGIApplication
+
+
+def serve_werkzeug(app: WSGIApplication, arguments: argparse.Namespace) -> int:
+    """Serve with Werkzeug's threaded server until SIGTERM or Ctrl-C."""
+    from . import command as serve
+
+    with serve.said_in_one_line():
+        guard = BusyGuard(app, slots=arguments.threads, **serve._guarding(arguments))
+    with ExitStack() as stack:
+        with serve.opening(arguments.listen):
+            listener = stack.enter_context(bound(arguments.listen))
+        server = _server(listener, guard, Clients(arguments.progress_timeout))
+        stack.callback(server.server_close)
+        beat = Beat(_watching(listener, guard.monitor, server.look))
+        stack.callback(beat.stop)
+        guard.monitor.serves = True  # before its first request
+        if arguments.board is not None:
+            publisher: Any = guard.monitor.adapter
+            publisher.call()
+        where = serve._start_ports(guard.monitor, arguments, stack)
+        ending = Ending(server, listener, guard, arguments.grace)
+
+        def stop(*_: object) -> None:
+            serve.leave_at_next_signal()
+            ending.told.set()
+
+        threading.Thread(target=ending.stop_when_told, daemon=True).start()
+        serve._at_signals(stop)
+        host, port = listener.getsockname()[:2]
+        serve._say(arguments, host, port, where)
+        beat.start()
+        server.serve_forever(0.1)
+        ending.serve_the_last()
+    return 0
+
+
+def _server(listener: socket.socket, guard: BusyGuard, clients: Clients) -> Any:
+    """Return a server that knows who is connected, and who of them is being answered."""
+    from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
+
+    class Handler(WSGIRequestHandler):
+        timeout = 60
+
+        def setup(self) -> None:
+            """Read the client from where its progress is seen."""
+            super().setup()
+            self.watched = clients.watched(self.connection)
+            # It counts as a user of the socket: one that an app closes stays open until the end.
+            self._file = self.rfile
+            read_from: Any = self.watched
+            self.rfile = io.BufferedReader(socket.SocketIO(read_from, "r"))
+            clients.begin(self.watched)
+
+        def finish(self) -> None:
+            """End."""
+            clients.end(self.watched)
+            super().finish()
+
+        def run_wsgi(self) -> None:
+            """Answer a request, to the last byte."""
+            answering.add(self)
+            try:
+                super().run_wsgi()
+            finally:
+                connected.pop(self.connection, None)
+                connected[self.connection] = True  # the last, from now on
+                answering.discard(self)
+
+        def log(self, type: str, message: str, *args: Any) -> None:
+            """Write nothing: a line a request is what an overloaded server needs least."""
+
+    class Server(ThreadedWSGIServer):
+        def get_request(self) -> tuple[Any, Any]:
+            """Accept a connection."""
+            try:
+                return super().get_request()
+            except OSError as error:  # it is asked for again at once
+                if error.errno in NO_DESCRIPTOR:
+                    room.make(1, candidates)
+                    time.sleep(LOOK)
+                raise
+
+        def process_request(self, request: Any, client_address: Any) -> None:
+            """Start a thread for a connection."""
+            room.make(excess(request.fileno()), candidates)
+            connected[request] = False
+            super().process_request(request, client_address)
+
+        def shutdown_request(self, request: Any) -> None:
+            """Close a connection."""
+            super().shutdown_request(request)
+            connected.pop(request, None)
+
+    answering: set[Handler] = set()
+    # The oldest first, and whether they ever asked for anything.
+    connected: dict[Any, bool] = {}
+
+    def candidates() -> list[Any]:
+        busy = {handler.connection for handler in answering.copy()}
+        known = [(sock, spoke) for sock, spoke in connected.copy().items() if sock not in busy]
+        idle, silent = ([s for s, spoke in known if spoke is which] for which in (True, False))
+        return in_turn(silent, idle, [])
+
+    def end(sock: Any) -> None:
+        connected.pop(sock, None)
+        hang_up(sock)  # its thread closes it
+
+    room: Room[Any] = Room(end, is_open)
+    host, port = listener.getsockname()[:2]
+    server: Any = Server(host, port, guard, Handler, fd=listener.fileno())
+    server.answering, server.connected = answering, connected
+
+    def look() -> None:
+        clients.cut_the_stalled()
+        room.make(overdrawn(), candidates)
+
+    server.look = look
+    return server
+
+
+def _watching(
+    listener: socket.socket, monitor: Any, beside: Callable[[], object]
+) -> Callable[[], object]:
+    """Have a monitor know who cannot get in; return what is to be done for it again and again."""
+    standing = StandingQueue(lambda: (listener,))
+    # With a board the monitor reads what all processes post, and this one posts what it reads.
+    owner = monitor.adapter if hasattr(monitor.adapter, "adapter") else monitor
+    owner.adapter = Outside(owner.adapter, standing)
+
+    def look() -> None:
+        beside()
+        standing.look()
+        monitor.refresh()
+
+    return look
+
+
+class Ending:
+    """The end of a server: who is inside or waits is served, and then who has connected.
+
+    :ivar told: set when it is to begin.
+    """
+
+    def __init__(self, server: Any, listener: socket.socket, guard: Any, grace: float) -> None:
+        self._server = server
+        self._listener = listener
+        self._monitor = guard.monitor
+        self._grace = grace
+        self._opened_by = os.getpid()
+        self._until = 0.0
+        self.told = threading.Event()
+
+    def stop_when_told(self) -> None:
+        """Refuse new requests, wait until those inside are answered, and let nobody new in."""
+        self.told.wait()
+        self._until = time.monotonic() + self._grace
+        gate: Any = getattr(self._monitor.adapter, "adapter", self._monitor.adapter)
+        self._monitor.drain()
+        gate.drain()
+        while not gate.empty and time.monotonic() < self._until:
+            time.sleep(0.05)
+        admit_no_more(self._listener, self._opened_by)
+        time.sleep(HANDSHAKES)
+        self._server.shutdown()
+
+    def serve_the_last(self) -> None:
+        """Take in those whom the server's loop has left, and wait until all have their answers."""
+        self._listener.setblocking(False)
+        closing = time.monotonic() + LINGER
+        while pending(self._listener) and time.monotonic() < closing:
+            with suppress(OSError):  # gone already
+                self._server.process_request(*self._listener.accept())
+        self._listener.close()
+        silent = time.monotonic() + LINGER
+        while (now := time.monotonic()) < self._until and self._server.connected:
+            # A slot may be left before the last byte is written.
+            if now >= silent and not self._server.answering:
+                break
+            time.sleep(LOOK)

@@ -1,0 +1,163 @@
+"""What is counted of requests and checks, and how the counts of several processes add up.
+
+Values only. Whoever counts has his own way to do it; here is what he hands over.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import TYPE_CHECKING, NamedTuple
+
+from .policy import READY_POLICIES, Reason
+
+if TYPE_CHECKING:
+    from .load import Load, State
+
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+# The upper bounds of the buckets in which times are counted, in seconds; one more is for all above.
+# Two or three to a decade, from what no client notices to the 30 s after which processes are taken
+# to be stuck. Our own limits are among them, so that a share beyond one is exact: the default
+# max_wait (1), patience (2) and client_timeout (5).
+BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+BUCKETS = len(BOUNDS) + 1
+
+REASONS = tuple(Reason)
+
+#: What ready checks are answered: by the policy that was asked for, the word that was said, and
+#: whether it came with 200. ``absent`` is said by a watcher alone.
+CHECKS = tuple(
+    (policy, word, ready)
+    for policy in READY_POLICIES
+    for word, ready in (
+        ("free", True),
+        ("busy", True),
+        ("busy", False),
+        ("draining", False),
+        ("absent", False),
+    )
+)
+
+SECOND = 10**9
+
+NO_TIMES = (0,) * BUCKETS
+
+
+class Counters(NamedTuple):
+    """What has been counted since a process, or a host, began to; none of it ever goes down.
+
+    :param admitted: requests that got a slot, whether they waited for it or not.
+    :param served: those that have left it.
+    :param refused: requests that got none, by :class:`~wsgi_busyguard.policy.Reason` in its order.
+        ``queue-age`` are those that have expired: they waited for too long.
+    :param dropped: requests whose client had left before the app was called.
+    :param service: how many took how long in the app, by bucket: see :data:`BOUNDS`.
+    :param service_ns: nanoseconds that they took together.
+    :param waits: how many of the admitted waited how long, by bucket.
+    :param waits_ns: nanoseconds that they waited together.
+    """
+
+    admitted: int = 0
+    served: int = 0
+    refused: tuple[int, ...] = (0,) * len(REASONS)
+    dropped: int = 0
+    service: tuple[int, ...] = NO_TIMES
+    service_ns: int = 0
+    waits: tuple[int, ...] = NO_TIMES
+    waits_ns: int = 0
+
+    def flat(self) -> list[int]:
+        """Return all of them as a list, for :func:`of`."""
+        return [
+            *(self.admitted, self.served, *self.refused, self.dropped),
+            *(*self.service, self.service_ns, *self.waits, self.waits_ns),
+        ]
+
+
+LENGTH = len(Counters().flat())
+
+# So many of them, from the first on, are numbers of requests.
+NAMED = 3 + len(REASONS)
+
+
+def of(flat: Sequence[int]) -> Counters:
+    """Return the counts that :meth:`Counters.flat` made into a list."""
+    after = 2 + len(REASONS)
+    service = after + 1
+    waits = service + BUCKETS + 1
+    return Counters(
+        flat[0],
+        flat[1],
+        tuple(flat[2:after]),
+        flat[after],
+        tuple(flat[service : waits - 1]),
+        flat[waits - 1],
+        tuple(flat[waits : waits + BUCKETS]),
+        flat[waits + BUCKETS],
+    )
+
+
+def together(all_of_them: Iterable[Counters]) -> Counters:
+    """Return the sum."""
+    return of([sum(column) for column in zip(*(c.flat() for c in all_of_them), strict=True)])
+
+
+def cumulative(times: Sequence[int]) -> list[int]:
+    """Return how many took at most as long as each bound, the last being without one."""
+    return list(accumulate(times))
+
+
+# The places in the list in which the answers to checks are counted, one list for each policy.
+FREE, BUSY_READY, BUSY_NOT, DRAINING, ABSENT = range(5)
+
+
+def no_checks() -> dict[str, list[int]]:
+    """Return what the answers to checks are counted in: by policy, in the order of the words."""
+    return {policy: [0] * (ABSENT + 1) for policy in READY_POLICIES}
+
+
+def asked(checks: Mapping[str, Sequence[int]]) -> list[int]:
+    """Return these counts in the order of :data:`CHECKS`."""
+    return [n for policy in READY_POLICIES for n in checks[policy]]
+
+
+def counts_of(adapter: object) -> Counters | None:
+    """Return what an adapter has counted, or ``None`` if it does not count."""
+    count = getattr(adapter, "counts", None)
+    return None if count is None else count()
+
+
+# So many changes are kept to be shown.
+RECENT = 16
+
+
+class Change(NamedTuple):
+    """A change of state as it is kept to be shown.
+
+    :param state: the state entered.
+    :param at: the time of day, in seconds since 1970.
+    :param lasted: seconds spent in the state that was left; ``None`` where that is not known.
+    :param load: the load that caused it.
+    """
+
+    state: State
+    at: float
+    lasted: float | None
+    load: Load
+
+
+class Changes(NamedTuple):
+    """All changes so far.
+
+    :param to_busy: how often the state became busy.
+    :param to_free: how often it became free again.
+    :param busy_seconds: seconds in which it was busy, until now.
+    :param recent: the last changes, the oldest first.
+    """
+
+    to_busy: int = 0
+    to_free: int = 0
+    busy_seconds: float = 0.0
+    recent: tuple[Change, ...] = ()

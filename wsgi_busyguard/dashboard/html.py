@@ -1,0 +1,224 @@
+"""The parts of the page: figures in, HTML out, everything escaped."""
+
+from __future__ import annotations
+
+from html import escape
+from time import gmtime, strftime
+from typing import TYPE_CHECKING, Any
+
+from ..policy import DRAINING, share
+from .formatting import DASH, grouped, many, of, plain, span
+from .minutes import minutes
+from .processes import READY, STALLED, row_word, word
+from .sentences import sentences, summary
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from .history import Look
+
+    Shown = Mapping[str, Any]
+
+KNOWN = ("free", "busy", "draining", "absent", STALLED)
+
+# More rows than this make a page that nobody reads; the busiest come first then.
+MOST_ROWS = 64
+
+
+def parts(shown: Shown, looks: Sequence[Look]) -> dict[str, str]:
+    """Return the parts of the page by their ids.
+
+    :param shown: what ``/load`` shows.
+    :param looks: the last minutes, the oldest first.
+    """
+    return {
+        "state": _state(shown),
+        "said": _said(shown, looks),
+        "charts": minutes(shown, looks),
+        "processes": _processes(shown),
+        "changes": _changes(shown),
+        "balancers": _balancers(shown),
+        "counts": _counts(shown),
+    }
+
+
+def title(shown: Shown) -> str:
+    """Return what the browser's tab says: the state first, for there is little room."""
+    return f"{word(shown)} \N{MIDDLE DOT} busyguard"
+
+
+def _state(shown: Shown) -> str:
+    said = word(shown)
+    kind = said if said in KNOWN else "busy"
+    return (
+        f'<div class="state {kind}"><h1>{escape(said)}</h1><p>{escape(summary(shown))}</p>'
+        f'<p class="at">{_time(shown["at"])} UTC</p></div>'
+    )
+
+
+def _said(shown: Shown, looks: Sequence[Look]) -> str:
+    items = [f'<li class="{s.kind}">{escape(s.text)}</li>' for s in sentences(shown, looks)]
+    return f"<ul>{''.join(items)}</ul>" if items else ""
+
+
+def _processes(shown: Shown) -> str:
+    rows = shown.get("processes")
+    if rows is None:
+        return ""
+    hidden = len(rows) - MOST_ROWS
+    if hidden > 0:
+        rows = sorted(rows, key=lambda row: (-row["queued"], -row["active"]))[:MOST_ROWS]
+    heads = (
+        *("process", "state", "queued", "in the app", "no thread for", "a request takes"),
+        *("served", "refused", "left", "progress"),
+    )
+    body = [
+        [
+            escape(str(row["pid"])),
+            _row_word(row_word(row, shown)),
+            grouped(row["queued"]),
+            _bar(row["active"], row["capacity"]) + of(row["active"], row["capacity"]),
+            span(row["waited"]) if row["queued"] else DASH,
+            DASH if row["service"] is None else span(row["service"]),
+            *(grouped(row[key]) for key in ("served", "refused", "dropped")),
+            DASH if row["beat"] is None else f"{span(row['beat'])} ago",
+        ]
+        for row in rows
+    ]
+    more = f"<p>{hidden} more, with less to do.</p>" if hidden > 0 else ""
+    none = "<p>There is none.</p>" if not rows else ""
+    name = f"Processes: {len(shown['processes'])}"
+    return _section(name, (_table(heads, body, 2) if rows else "") + none + more)
+
+
+def _row_word(said: str) -> str:
+    if said == READY:
+        return said
+    return f'<b class="bad">{said}</b>' if said == STALLED else f"<b>{escape(said)}</b>"
+
+
+def _bar(part: int, whole: int | None) -> str:
+    """Return a picture of how much of the room is taken."""
+    if not whole:
+        return ""
+    width = 40 * min(part / whole, 1.0)
+    return (
+        '<svg class="bar" viewBox="0 0 40 8" aria-hidden="true"><rect class="room" width="40"'
+        f' height="8"/><rect class="taken" width="{width:.1f}" height="8"/></svg>'
+    )
+
+
+def _changes(shown: Shown) -> str:
+    changes = shown.get("changes")
+    if changes is None:
+        return ""
+    times = shown["transitions"]
+    text = (
+        f"<p>Busy {many(times['busy'], 'time')}, {span(shown['busy_seconds'])} in all.</p>"
+        if times["busy"]
+        else "<p>It has never been busy.</p>"
+    )
+    heads = ("at (UTC)", "became", "after", "queued", "in the app", "wait")
+    body = [
+        [
+            _time(change["at"]),
+            escape(change["state"]),
+            DASH if change["lasted"] is None else span(change["lasted"]),
+            grouped(change["queued"]),
+            of(change["active"], change["capacity"]),
+            span(change["delay"]),
+        ]
+        for change in reversed(changes)
+    ]
+    return _section("Changes of the state", text + (_table(heads, body, 2) if body else ""))
+
+
+def _balancers(shown: Shown) -> str:
+    balancers = shown.get("balancers")
+    if balancers is None:
+        return ""
+    if not balancers:
+        return _section("Balancers that ask the agent", "<p>None does.</p>")
+    body = [
+        [escape(plain(one["name"])), f"{span(one['asked'])} ago", f"every {span(one['period'])}"]
+        for one in sorted(balancers, key=lambda one: str(one["name"]))
+    ]
+    heads = ("balancer", "asked", "usually")
+    name = f"Balancers that ask the agent: {len(balancers)}"
+    return _section(name, _share(shown) + _table(heads, body, 1))
+
+
+def _share(shown: Shown) -> str:
+    """Return what the balancers are told, as far as can be known without being one."""
+    capacity = shown["capacity"]
+    if capacity is None:
+        return ""
+    if shown["state"] == DRAINING:
+        return "<p>Each is told to have 1 request here at once.</p>"
+    most = many(share(capacity, len(shown["balancers"])), "request")
+    return f"<p>Each may have up to {most} here at once, fewer while others fill the server.</p>"
+
+
+def _counts(shown: Shown) -> str:
+    tables = f'<div class="beside">{_requests(shown)}{_checks(shown)}</div>'
+    return _section("Counted since the start", tables + _reads(shown))
+
+
+def _requests(shown: Shown) -> str:
+    counts = shown.get("counts")
+    if not counts:
+        return "<p>Requests are not counted here: the guard is no gate.</p>"
+    body = [
+        ["let in", grouped(counts["admitted"])],
+        ["served", grouped(counts["served"])],
+        *([f"refused: {escape(why)}", grouped(n)] for why, n in counts["refused"].items()),
+        ["left before their turn", grouped(counts["dropped"])],
+        ["a request took, on average", _mean(counts["service_time"])],
+        ["it had waited, on average", _mean(counts["queue_time"])],
+    ]
+    return _table(("requests", ""), body, 1)
+
+
+def _mean(times: Mapping[str, Any]) -> str:
+    count = sum(times["counts"])
+    return span(times["total"] / count) if count else DASH
+
+
+def _checks(shown: Shown) -> str:
+    checks = [check for check in shown.get("checks", ()) if check["count"]]
+    body = [
+        [
+            escape(check["policy"]),
+            f"{200 if check['ready'] else 503} {escape(check['answer'])}",
+            grouped(check["count"]),
+        ]
+        for check in checks
+    ]
+    if body:
+        return _table(("checks", "answered", ""), body, 2)
+    return "<p>Nobody has asked whether it is ready.</p>" if "checks" in shown else ""
+
+
+def _reads(shown: Shown) -> str:
+    reads = shown.get("reads")
+    return "" if reads is None else f"<p>The figures are those of <code>{escape(reads)}</code>.</p>"
+
+
+def _section(name: str, body: str) -> str:
+    return f"<h2>{name}</h2>{body}"
+
+
+def _table(heads: Iterable[str], body: Iterable[Iterable[str]], words: int) -> str:
+    """Return a table of what is HTML already; the first ``words`` columns are words."""
+    top = "".join(f'<th scope="col">{head}</th>' for head in heads)
+    rows = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in body)
+    kind = f"words{words}"
+    return (
+        f'<div class="table" tabindex="0"><table class="{kind}"><thead><tr>{top}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _time(at: float) -> str:
+    """Return the time of day in UTC, as logs of several machines have it."""
+    return strftime("%H:%M:%S", gmtime(at))

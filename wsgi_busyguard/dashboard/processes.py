@@ -1,0 +1,133 @@
+"""What there is to say of the processes of a host: whether they are there, and whether they get on.
+
+Figures in, words out; see ``sentences.py``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..policy import ABSENT, DRAINING
+from .formatting import many, span
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from .history import Look
+
+FREE, BUSY, STALLED = "free", "busy", "stalled"
+
+READY = "ready"  # of a process
+
+# A process beats four times a second.
+SILENT = 5.0
+
+# A wait that is worth a word: clients begin to notice.
+LONG = 0.5
+
+# So many of the threads, and it is no longer some request that always takes long.
+MANY = 0.5
+
+NAMED = 3
+
+
+def word(shown: Mapping[str, Any]) -> str:
+    """Return the state in a word: one more than a check is told, for processes that are stuck."""
+    state = str(shown["state"])
+    return STALLED if state in (FREE, BUSY) and shown.get("alive") is False else state
+
+
+def row_word(row: Mapping[str, Any], shown: Mapping[str, Any]) -> str:
+    """Return the state of a process in a word; it says none itself when it is stuck."""
+    state = str(row["state"])
+    if state != READY:
+        return state
+    stuck = word(shown) == STALLED or (row["beat"] or 0.0) > SILENT
+    return STALLED if stuck else state
+
+
+def absent(shown: Mapping[str, Any], _: Sequence[Look]) -> str | None:
+    """Say that none has been there to serve for a while."""
+    if shown["state"] != ABSENT:
+        return None
+    starting = sum(row["state"] == "starting" for row in shown.get("processes", ()))
+    soon = f" {many(starting, 'process is', 'processes are')} starting." if starting else ""
+    return f"No process is there to serve: does the app start at all? See the server's log.{soon}"
+
+
+def empty(shown: Mapping[str, Any], _: Sequence[Look]) -> str | None:
+    """Say that none is there, as checks do not yet."""
+    if shown["state"] in (ABSENT, DRAINING) or not deserted(shown):
+        return None
+    return "No process is there to serve. Checks will say so, if none comes in a moment."
+
+
+def deserted(shown: Mapping[str, Any]) -> bool:
+    """Return whether there is no process at all now."""
+    return shown.get("processes") == [] and shown["capacity"] is None and not shown["active"]
+
+
+def stalled(shown: Mapping[str, Any], _: Sequence[Look]) -> str | None:
+    """Say that none makes progress."""
+    if word(shown) != STALLED:
+        return None
+    beats = [row["beat"] or 0.0 for row in ready(shown)]
+    since = f" for {span(min(beats))}" if beats else ""
+    return (
+        f"No process has made any progress{since}: is the machine out of memory, are they stopped,"
+        " or does a call keep the interpreter's lock? A restart may help."
+    )
+
+
+def ready(shown: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return those that say they are ready."""
+    return [row for row in shown.get("processes", ()) if row["state"] == READY]
+
+
+def held(shown: Mapping[str, Any]) -> bool:
+    """Return whether it is processes that make no progress which keep requests in the app."""
+    rows = ready(shown)
+    moving = [row for row in rows if row_word(row, shown) != STALLED]
+    room = sum(row["capacity"] or 0 for row in moving)
+    return len(moving) < len(rows) and sum(row["active"] for row in moving) < MANY * room
+
+
+def silent(shown: Mapping[str, Any], _: Sequence[Look]) -> str | None:
+    """Say which make no progress, where others do."""
+    silent = [row for row in ready(shown) if row_word(row, shown) == STALLED]
+    if not silent or word(shown) == STALLED:
+        return None
+    silent.sort(key=lambda row: -row["beat"])
+    names = ", ".join(str(row["pid"]) for row in silent[:NAMED])
+    more = f" and {len(silent) - NAMED} more" if len(silent) > NAMED else ""
+    if len(silent) == 1:
+        return f"Process {names} has made no progress for {span(silent[0]['beat'])}."
+    least = min(row["beat"] for row in silent)
+    return f"Processes {names}{more} have made no progress for {span(least)} and longer."
+
+
+def uneven(shown: Mapping[str, Any], _: Sequence[Look]) -> str | None:
+    """Say that some have too much to do and others too little."""
+    rows = [row for row in ready(shown) if row_word(row, shown) == READY]
+    behind = [row for row in rows if row["queued"] and row["waited"] >= LONG]
+    idle = sum(row["idle"] or 0 for row in rows if not row["queued"])
+    if not behind or not idle:
+        return None
+    queued = sum(row["queued"] for row in behind)
+    waits = "request waits" if queued == 1 else "requests wait"
+    where = f"{len(behind)} of {len(rows)} processes"
+    threads = many(idle, "thread is", "threads are")
+    return f"{queued} {waits} in {where} while {threads} idle in others."
+
+
+def coming_and_going(shown: Mapping[str, Any], _: Sequence[Look]) -> str | None:
+    """Say how many start and stop."""
+    if shown["state"] in (ABSENT, DRAINING):
+        return None
+    states = [row["state"] for row in shown.get("processes", ())]
+    parts = [
+        f"{many(states.count(state), 'process is', 'processes are')} {state}"
+        for state in ("starting", "stopping")
+        if state in states
+    ]
+    return f"{' and '.join(parts)}." if parts else None

@@ -1,0 +1,266 @@
+"""What is wrong, in plain words: figures in, sentences out.
+
+For a person who has been woken up. A sentence says what is seen, with its figures; where it only
+guesses at the cause, it asks. Nothing here reads a clock or knows where the figures come from.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..load import LAG_BUSY
+from ..policy import ABSENT, DRAINING, Reason
+from .formatting import many, of, plain, span
+from .history import gone, lately, stuck_for
+from .processes import (
+    BUSY,
+    FREE,
+    MANY,
+    NAMED,
+    STALLED,
+    absent,
+    coming_and_going,
+    deserted,
+    empty,
+    held,
+    silent,
+    stalled,
+    uneven,
+    word,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from .history import Look
+
+    Rule = Callable[[Mapping[str, Any], Sequence[Look]], "str | None"]
+
+WRONG, NOTE, WELL = "wrong", "note", "well"
+
+# Seconds after which threads that do not come back are worth a word, if requests are mostly
+# quicker; and after which they are whatever is usual.
+STUCK, STUCK_ANYHOW = 5.0, 30.0
+
+# So many changes of the state within a minute are a nuisance to balancers: ``damped`` is made to
+# stay below two as they see them.
+RESTLESS = 6
+
+
+class Sentence(NamedTuple):
+    """Something to say.
+
+    :param kind: ``"wrong"``; ``"note"`` for what may be all right; ``"well"``.
+    """
+
+    kind: str
+    text: str
+
+
+def sentences(shown: Mapping[str, Any], looks: Sequence[Look] = ()) -> list[Sentence]:
+    """Return what there is to say, what is wrong first.
+
+    :param shown: what ``/load`` shows.
+    :param looks: the last minutes, the oldest first.
+    """
+    said = [Sentence(kind, text) for kind, rule in RULES if (text := rule(shown, looks))]
+    if not any(sentence.kind == WRONG for sentence in said) and shown["state"] == FREE:
+        said.insert(0, Sentence(WELL, _all_well(shown)))
+    return said
+
+
+def summary(shown: Mapping[str, Any]) -> str:
+    """Return the figures that matter most, and what balancers make of them, in a sentence."""
+    queued, delay = shown["queued"], shown["delay"]
+    waits = "nobody waits" if not queued else f"{many(queued, 'request')} waiting"
+    told = "ready (200)" if shown["ready"] else "not ready (503)"
+    state, stuck = shown["state"], word(shown) == STALLED
+    # What comes now is refused in a shutdown, and of processes that are stuck nobody can tell.
+    late = f", one that comes now waits {span(delay)}" if delay and state != DRAINING else ""
+    inside = of(shown["active"], shown["capacity"])
+    if stuck:
+        inside, late, told = f"When last heard of: {inside}", "", f"{told}; live: no (503)"
+    return f"{inside} in the app, {waits}{late}. Balancers are told: {told}."
+
+
+def _all_well(shown: Mapping[str, Any]) -> str:
+    queued = shown["queued"]
+    return "Nothing is wrong." if not queued else "Nothing is wrong: the queue is moving."
+
+
+def _draining(shown: Mapping[str, Any], _: Sequence[Look]) -> str | None:
+    if shown["state"] != DRAINING:
+        return None
+    left = shown["active"] + shown["queued"]
+    rest = f"{many(left, 'request')} to finish" if left else "no request is left to finish"
+    return f"The server is shutting down: {rest}. New ones should go elsewhere."
+
+
+def _stuck(shown: Mapping[str, Any], looks: Sequence[Look]) -> str | None:
+    if word(shown) == STALLED:
+        return None  # then nothing comes out of anywhere
+    usual = _usual(shown)
+    if usual is None:  # nothing has ever come out; it is worse where somebody waits for it
+        least = STUCK if shown["state"] == BUSY and shown["queued"] else STUCK_ANYHOW
+    else:
+        least = max(STUCK, min(STUCK_ANYHOW, 3 * usual))
+    full, many_of_them = stuck_for(looks), stuck_for(looks, MANY)
+    if full >= least:
+        which = "The only thread" if shown["capacity"] == 1 else "Every thread"
+        return f"{which} has been in the app for more than {span(int(full))}: the outside service?"
+    if many_of_them >= least and not held(shown):
+        inside = of(shown["active"], shown["capacity"])
+        return (
+            f"Nothing has come out of the app for {span(int(many_of_them))}, with {inside} threads"
+            " in it: the outside service?"
+        )
+    return None
+
+
+def _usual(shown: Mapping[str, Any]) -> float | None:
+    """Return the seconds that requests took which have come back."""
+    counts = shown.get("counts")
+    if not counts:
+        return None
+    times = counts["service_time"]
+    served = sum(times["counts"])
+    return float(times["total"]) / served if served else None
+
+
+def _slow(shown: Mapping[str, Any], looks: Sequence[Look]) -> str | None:
+    """Where nobody counts what comes back, the age of what is inside is all there is."""
+    service, idle = shown.get("service"), shown["idle"]
+    counted = bool(looks) and looks[-1].served is not None
+    if counted or idle is None or idle > 0 or service is None or service < STUCK:
+        return None
+    return f"Every thread is in the app and a request takes {span(service)}: the outside service?"
+
+
+def _queue(shown: Mapping[str, Any], looks: Sequence[Look]) -> str | None:
+    if shown["state"] != BUSY or not shown["queued"]:
+        return None
+    # Not one request's wait: those who wait may have given up and been replaced meanwhile.
+    since = f"; nobody has got one for {span(shown['waited'])}" if shown.get("waited") else ""
+    verb = "waits" if shown["queued"] == 1 else "wait"
+    return f"{many(shown['queued'], 'request')} {verb} for a thread{since}."
+
+
+def _full(shown: Mapping[str, Any], _: Sequence[Look]) -> str | None:
+    if word(shown) != BUSY or shown["queued"] or (shown.get("lag") or 0.0) >= LAG_BUSY:
+        return None
+    return "Every thread is in the app, and nobody waits: the queue has just gone."
+
+
+def _late(shown: Mapping[str, Any], _: Sequence[Look]) -> str | None:
+    lag = shown.get("lag") or 0.0
+    if lag < LAG_BUSY:
+        return None
+    if shown["queued"] and shown["idle"] == 0:
+        why = "every thread is in the app, or something computes"
+    else:
+        why = "something computes, or no file descriptor or connection is left"
+    return f"The server takes new connections in {span(lag)} late: {why}."
+
+
+def _refused(shown: Mapping[str, Any], looks: Sequence[Look]) -> str | None:
+    recent = lately(looks)
+    if recent is None or not any(recent.refused.values()):
+        return None
+    if shown["state"] == DRAINING and not any(
+        n for why, n in recent.refused.items() if why != GOES
+    ):
+        return None  # which is as it should be
+    total = sum(recent.refused.values())
+    whys = [(n, _WHY[why]) for why, n in recent.refused.items() if n]
+    why = whys[0][1] if len(whys) == 1 else "; ".join(f"{n} as {why}" for n, why in whys)
+    within = f"in {_within(recent.seconds)}"
+    within += f" ({total / (total + recent.served):.0%})" if recent.served else ", and none served"
+    return f"{many(total, 'request was', 'requests were')} refused {within}: {why}."
+
+
+GOES = Reason.DRAINING.value
+
+_WHY = {
+    Reason.QUEUE_FULL.value: "the queue was full",
+    Reason.QUEUE_AGE.value: "the wait was too long",
+    GOES: "the server is shutting down",
+}
+
+
+def _within(seconds: float) -> str:
+    return "the last minute" if seconds > 55 else f"the last {span(max(1, round(seconds)))}"
+
+
+def _left(shown: Mapping[str, Any], looks: Sequence[Look]) -> str | None:
+    recent = lately(looks)
+    if recent is None or not recent.dropped:
+        return None
+    clients = many(recent.dropped, "client")
+    return f"{clients} left in {_within(recent.seconds)} before being served."
+
+
+def _restless(shown: Mapping[str, Any], _: Sequence[Look]) -> str | None:
+    at = shown["at"]
+    recent = [c for c in shown.get("changes", ()) if 0 <= at - c["at"] <= 60]
+    if len(recent) < RESTLESS:
+        return None
+    return f"The state has changed {len(recent)} times in the last minute, between free and busy."
+
+
+def _unasked(shown: Mapping[str, Any], looks: Sequence[Look]) -> str | None:
+    recent = lately(looks)
+    if recent is None or recent.seconds < 55 or looks[-1].asked is None:
+        return None
+    if recent.asked or shown.get("balancers"):
+        return None
+    return "Nobody has asked for the state in the last minute: does a balancer check this server?"
+
+
+def _no_balancer(shown: Mapping[str, Any], looks: Sequence[Look]) -> str | None:
+    lost = None if shown.get("balancers") else _balancers_gone(looks)
+    return f"No balancer asks the agent any more: {lost}" if lost else None
+
+
+def _fewer_balancers(shown: Mapping[str, Any], looks: Sequence[Look]) -> str | None:
+    lost = _balancers_gone(looks) if shown.get("balancers") else None
+    return f"Balancers that no longer ask the agent: {lost}" if lost else None
+
+
+def _balancers_gone(looks: Sequence[Look]) -> str | None:
+    lost = gone(looks)
+    if not lost:
+        return None
+    names = ", ".join(f"{plain(name)} (last seen {span(ago)} ago)" for name, ago in lost[:NAMED])
+    more = f" and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
+    return f"{names}{more}."
+
+
+def _unlimited(shown: Mapping[str, Any], _: Sequence[Look]) -> str | None:
+    if shown["capacity"] is not None or shown["state"] == ABSENT or deserted(shown):
+        return None
+    if shown.get("processes"):
+        return "How many requests may be in the app at once is not known for every process."
+    return "How many requests may be in the app at once is not known: checks say free."
+
+
+RULES: tuple[tuple[str, Rule], ...] = (
+    (WRONG, absent),
+    (WRONG, empty),
+    (WRONG, stalled),
+    (NOTE, _draining),
+    (WRONG, _stuck),
+    (WRONG, _slow),
+    (WRONG, _late),
+    (WRONG, _queue),
+    (NOTE, _full),
+    (WRONG, _refused),
+    (WRONG, silent),
+    (WRONG, uneven),
+    (WRONG, _no_balancer),
+    (NOTE, _fewer_balancers),
+    (NOTE, _left),
+    (NOTE, _restless),
+    (NOTE, coming_and_going),
+    (NOTE, _unlimited),
+    (NOTE, _unasked),
+)

@@ -1,0 +1,85 @@
+"""How long a client waits, as it says itself in a header. Reads no clock.
+
+Milliseconds, as in ``X-Client-Timeout-Ms`` or Envoy's ``x-envoy-expected-rq-timeout-ms``; or a
+number and a unit, as in ``grpc-timeout`` (the protocol's page, "Requests").
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from .clock_skew import QueueHeader
+
+UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9, "": 1e-3}
+
+# Nobody looks at a page that takes longer.
+LONGEST = 600.0
+
+# Several values are a proxy's doing, and they are few.
+LONGEST_HEADER = 100
+
+_VALUE = re.compile(r"([0-9]{1,8})([HMSmun]?)")  # gRPC allows eight digits
+_NAME = re.compile(r"[A-Za-z0-9-]+")
+
+
+class Client(NamedTuple):
+    """What a request tells of its client: seconds it has waited, seconds it waits in all."""
+
+    ago: float
+    patience: float
+
+
+def patience(header: str) -> float | None:
+    """Return how many seconds a client waits in all, or ``None`` if the header does not say.
+
+    Of several values the smallest counts. At most 600 s; 0 says nothing, and so does a header of
+    more than 100 characters.
+    """
+    if len(header) > LONGEST_HEADER:
+        return None
+    told = [match for value in header.split(",") if (match := _VALUE.fullmatch(value.strip()))]
+    seconds = [min(int(number) * UNITS[unit], LONGEST) for number, unit in map(_groups, told)]
+    return min((value for value in seconds if value > 0), default=None)
+
+
+def header_key(name: str) -> str:
+    """Return where an environ has the header ``name``."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError(
+            "client_timeout_header must be the name of a header, as X-Client-Timeout-Ms,"
+            f" not {name!r}"
+        )
+    return "HTTP_" + name.upper().replace("-", "_")
+
+
+def reader(
+    client_timeout: float, header: str | None, queue_header: QueueHeader | None = None
+) -> Callable[[Mapping[str, Any]], Client] | None:
+    """Return a function that says what a request tells of its client; ``None`` to ask nobody.
+
+    :param client_timeout: seconds for those who do not say.
+    :param header: whose word on the client's patience is taken.
+    :param queue_header: says how long a request has waited, where a proxy is trusted to tell.
+    """
+    if header is None and queue_header is None:
+        return None
+    key = None if header is None else header_key(header)
+
+    def read(environ: Mapping[str, Any]) -> Client:
+        ago = 0.0
+        if queue_header is not None:
+            ago = queue_header.ago(environ, environ.get("REMOTE_ADDR", ""))
+        told = None if key is None else environ.get(key)
+        own = patience(told) if isinstance(told, str) else None
+        return Client(ago, client_timeout if own is None else own)
+
+    return read
+
+
+def _groups(match: re.Match[str]) -> tuple[str, str]:
+    number, unit = match.groups()
+    return number, unit

@@ -1,0 +1,159 @@
+"""What sends figures on a timer: a thread of its own, which no request ever waits for.
+
+Knows when to send and from which process. How it is said, and to whom, is each sender's own.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from .._support.launcher import launch
+from .._support.listener import address
+from .._support.log import logger
+from .._support.unpatched import Bell
+from ..policy import DAMPED, PATIENCE, seconds
+from .figures import look
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# What Graphite keeps at its finest by default, and when statsd flushes.
+EVERY = 10.0
+
+# The longest pause between two attempts at a daemon that is not there.
+LONGEST_PAUSE = 60.0
+
+
+def board_of(monitor: Any) -> Any:
+    """Return the board on which the processes of this monitor's host post, ``None`` without one."""
+    shared = getattr(getattr(monitor, "adapter", None), "shared", None)
+    return shared if hasattr(shared, "rows") else None
+
+
+def is_my_turn(monitor: Any) -> bool:
+    """Return whether this is the process that speaks for the host.
+
+    Without a board any does that serves, but not one that has only imported the app: a shell, say.
+    """
+    board = board_of(monitor)
+    if board is None:
+        return bool(getattr(monitor, "serves", True))
+    return bool(board.is_first())
+
+
+class Sender:
+    """Sends the figures of a guard every few seconds.
+
+    :param monitor: a :class:`~wsgi_busyguard.Monitor`, or what watches several processes.
+    :param to: where, as ``HOST:PORT``.
+    :param every: seconds between two times.
+    :param agent: knows the balancers that ask.
+    :raises ValueError, TypeError: for what cannot be meant.
+
+    Where processes share a board one of them sends for all, and the next takes over when it is
+    gone; each may start one. What cannot be sent is dropped, said in the log once until it can
+    again, and tried again with longer and longer pauses. After a fork the child goes on by itself.
+    """
+
+    def __init__(self, monitor: Any, to: str, *, every: float = EVERY, agent: Any = None) -> None:
+        self.to = address(to)
+        self._monitor = monitor
+        self._agent = agent
+        self._every = seconds("every", every)
+        self._started = False
+        self._renew()
+        _senders.add(self)
+
+    def _renew(self) -> None:
+        """Begin as if nothing had been sent."""
+        self._stopped = Bell()
+        self._failing = False
+
+    def start(self: Any) -> Any:
+        """Begin to send, on a thread of its own, and return itself."""
+        if self._started:
+            raise RuntimeError("expected a sender that was not started: make one")
+        self._started = True
+        self._renew()  # one that was stopped has a bell that has been rung
+        launch(self._begin)
+        return self
+
+    def stop(self) -> None:
+        """Send no more. Waits for nobody."""
+        self._started = False
+        self._stopped.ring()
+
+    def send(self, shown: Mapping[str, Any]) -> None:
+        """Send these figures; :exc:`OSError` if that fails."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Let go of what is open, after what could not be sent and at the end."""
+
+    def _begin(self) -> None:
+        if not self._started:  # stopped before a thread was to be had
+            return
+        threading.Thread(
+            target=_send_on,
+            args=(weakref.ref(self), self._stopped, self._every),
+            name="busyguard-sender",
+            daemon=True,
+        ).start()
+
+    def _send_now(self) -> bool:
+        """Send if it is this process's turn; return whether all is well."""
+        try:
+            if is_my_turn(self._monitor):
+                self.send(look(self._monitor, self._agent, DAMPED, PATIENCE))
+        except Exception as error:
+            self.close()
+            if not self._failing:
+                self._failing = True
+                logger.warning("cannot send to %r: %s; tried again until it can", self, error)
+            return False
+        if self._failing:
+            self._failing = False
+            logger.warning("sending to %r again", self)
+        return True
+
+    def _after_fork(self) -> None:
+        self.close()
+        self._renew()
+        if self._started:
+            launch(self._begin)
+
+    def __del__(self) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        host, port = self.to
+        return f"<{type(self).__name__} at {host}:{port}>"
+
+
+def _send_on(sender_ref: weakref.ref[Sender], stopped: Bell, every: float) -> None:
+    """Send until the end, or until nobody else has the sender."""
+    pause = every
+    while not stopped.wait(pause):
+        sender = sender_ref()
+        if sender is None:
+            return
+        pause = every if sender._send_now() else min(max(every, LONGEST_PAUSE), 2 * pause)
+        del sender
+    sender = sender_ref()
+    if sender is not None:
+        sender.close()
+
+
+_senders: weakref.WeakSet[Sender] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for sender in list(_senders):
+        sender._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,368 @@
+"""What the states look like in HTTP: every status code and phrase lives here."""
+
+from __future__ import annotations
+
+import json
+import random
+import warnings
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+with warnings.catch_warnings():
+    # WebOb imports cgi, which says on Python 3.11 and 3.12 that it will not be in 3.13. There WebOb
+    # has another one.
+    warnings.filterwarnings("ignore", "'cgi' is deprecated", DeprecationWarning)
+    from webob import Request, Response
+    from webob.acceptparse import create_accept_header
+
+from ._support.log import logger
+from ._support.wsgi_app import wsgi_app
+from .checks import LIVE, METHODS, Ask
+from .policy import DRAINING, PATIENCE, READY_POLICIES, Reason, flag, whole
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+    from .load import Load
+
+TEXT = "text/plain"
+HEALTH_JSON = "application/health+json"
+JSON = "application/json"
+OFFERS = (TEXT, HEALTH_JSON, JSON)
+
+ALLOW = ", ".join(METHODS)
+_METHODS = frozenset(METHODS)  # found in half the time
+ALIVE, STALLED = "alive", "stalled"
+
+# Nobody is there to serve: what answers here outlives those who do.
+ABSENT = "absent"
+
+# The words an answer can have, each with whether all is well.
+WORDS = (
+    ("free", True),
+    ("busy", True),
+    ("busy", False),
+    (DRAINING, False),
+    (ABSENT, False),
+    (ALIVE, True),
+    (STALLED, False),
+)
+
+# HAProxy takes 2xx and 3xx for healthy, so busy is a 5xx; 503 is the one that says "for now"
+# (RFC 9110, section 15.6.4). Varnish, Envoy, ALB and GCP want exactly 200 for well.
+WELL, NOT_NOW = 200, 503
+
+# Busy but still ready, for a check that asks by ?warn=429: Consul takes it for a warning, and all
+# others but 2xx for critical.
+WARNING = 429
+
+# Envoy sends to hosts whose check says so only what those without it cannot take; the name counts.
+DEGRADED = ("x-envoy-degraded", "true")
+
+# Seconds that a new request would wait from which on that is said. Envoy asks every few seconds, so
+# a queue that is gone by then is no reason to get less: saying it of every busy server measured
+# worse than never to say it.
+DEGRADED_FROM = PATIENCE / 2
+
+# A browser's is a tenth of this. It costs 1 us a character, which a peer should not choose.
+LONGEST_ACCEPT = 1000
+
+REFUSED_HEADER = "Busyguard-Refused"
+
+# Clients that were refused together should not come back together: Retry-After is one of this
+# many values, a second apart.
+JITTER = 3
+
+
+class Answer:
+    """A WSGI app that always answers the same.
+
+    What :class:`webob.Response` does when it is called, for a response that nobody changes: less
+    than half the time.
+    """
+
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(self, status: str, headers: list[tuple[str, str]], body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+    def saying(self, text: str) -> Answer:
+        """Return the same answer with another body.
+
+        While a check port runs nothing else makes answers: WebOb might import something.
+        """
+        body = text.encode()
+        headers = [pair for pair in self.headers if pair[0] != "Content-Length"]
+        return Answer(self.status, [*headers, ("Content-Length", str(len(body)))], body)
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer; a WSGI call."""
+        start_response(self.status, self.headers[:])  # a copy, for servers may change it
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [self.body]
+
+
+class Answers:
+    """The answers to checks, and the refusals; built once, used for every request.
+
+    :param refusal: a WSGI app to answer refused requests instead of the plain ``busy``.
+    :param retry_after: the least number of seconds in a refusal's ``Retry-After``.
+    :param expose_load: whether answers to checks carry the figures, and Envoy's word for who is
+        slow but still ready.
+    :param degraded: whether they carry that word without the figures.
+    """
+
+    def __init__(
+        self,
+        *,
+        refusal: WSGIApplication | None = None,
+        retry_after: int = 1,
+        expose_load: bool = False,
+        degraded: bool = False,
+    ) -> None:
+        whole("retry_after", retry_after, least=0)
+        flag("expose_load", expose_load)
+        if refusal is not None:
+            wsgi_app("refusal", refusal)
+        self._expose_load = expose_load
+        self._built = {
+            (word, well, media, options): _build(word, well, media, options)
+            for word, well in WORDS
+            for media in OFFERS
+            for options in (False, True)
+        }
+        self._not_allowed = _plain(405, "", Allow=ALLOW)
+        self._warning = {
+            key: Answer(f"{WARNING} Too Many Requests", built.headers, built.body)
+            for key, built in self._built.items()
+            if key[:2] == ("busy", True)
+        }
+        self._degrades = expose_load or degraded
+        self._degraded = {
+            (media, options): Answer(built.status, [*built.headers, DEGRADED], built.body)
+            for (word, well, media, options), built in self._built.items()
+            if (word, well) == ("busy", True)
+        }
+        unknown = f"ready must be one of {', '.join(READY_POLICIES)}"
+        self._unknown = {False: _plain(400, unknown), True: _plain(400, unknown, Allow=ALLOW)}
+        other = f"warn must be {WARNING}, the status for busy but still ready"
+        self._unwarned = {False: _plain(400, other), True: _plain(400, other, Allow=ALLOW)}
+        self._refusals = {
+            reason: Refusal(reason, range(retry_after, retry_after + JITTER), refusal)
+            for reason in Reason
+        }
+
+    def to(
+        self,
+        ask: Ask,
+        accept: str | None,
+        check: Callable[[str, float], tuple[str, bool, Load]],
+        patience: float,
+        alive: Callable[[], bool] | None = None,
+    ) -> Answer:
+        """Return the answer to a check.
+
+        :param check: says what follows from a policy and a patience, as a ``Verdict`` has it.
+            Called where the state matters.
+        :param alive: says whether those who serve make progress, where whoever answers here is
+            not one of them.
+        """
+        question, method, ready, warn = ask
+        if method not in _METHODS:
+            return self._not_allowed.saying(f"a check is one of {ALLOW}, not {method}")
+        media = TEXT if accept is None or accept == "*/*" else preferred(accept)
+        options = method == "OPTIONS"
+        if question is LIVE:
+            well = alive is None or alive()
+            return self._built[ALIVE if well else STALLED, well, media, options]
+        if ready not in READY_POLICIES:
+            return self._unknown[options]
+        if warn is not None and warn != str(WARNING):
+            return self._unwarned[options]
+        word, well, load = check(ready, patience)
+        built = self._built[word, well, media, options]
+        if word == "busy" and well:
+            if self._degrades and not _soon(load):
+                built = self._degraded[media, options]
+            if warn is not None:
+                built = self._warning[word, well, media, options]
+        return built.saying(_text(word, well, media, load)) if self._expose_load else built
+
+    def refused(self, reason: Reason) -> Refusal:
+        """Return the WSGI app that refuses a request for ``reason``."""
+        return self._refusals[reason]
+
+
+class Refusal:
+    """Refuses a request: a WSGI app that promises that the guarded one has not run."""
+
+    def __init__(self, reason: Reason, pauses: range, custom: WSGIApplication | None) -> None:
+        self._reason = reason
+        self._custom = custom
+        self._plain = [
+            _plain(NOT_NOW, "busy", **{"Retry-After": str(pause), REFUSED_HEADER: reason.value})
+            for pause in pauses
+        ]
+        self._failing = False
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Refuse; a WSGI call."""
+        plain = random.choice(self._plain)
+        if self._custom is None:
+            return plain(environ, start_response)
+        try:
+            status, headers, body = _called(self._custom, environ)
+            self._failing = False
+        except Exception:
+            if not self._failing:
+                self._failing = True
+                logger.exception("the refusal app raised; refusing with the plain answer instead")
+            return plain(environ, start_response)
+        start_response(status, [*headers, *_missing(headers, plain.headers)])
+        return body
+
+
+def _called(
+    app: WSGIApplication, environ: WSGIEnvironment
+) -> tuple[str, list[tuple[str, str]], list[bytes]]:
+    """Return what an app answers, read to its end: whatever it raises, it raises here."""
+    status, headers, body = Request(environ).call_application(app)
+    try:
+        return status, headers, list(body)
+    finally:
+        close = getattr(body, "close", None)
+        if close is not None:
+            close()
+
+
+def _missing(
+    headers: Iterable[tuple[str, str]], marks: Iterable[tuple[str, str]]
+) -> list[tuple[str, str]]:
+    """Return what marks a refusal as one and ``headers`` do not have."""
+    there = {"content-type", "content-length", *(name.lower() for name, _ in headers)}
+    return [(name, value) for name, value in marks if name.lower() not in there]
+
+
+def json_answer(shown: dict[str, Any]) -> Answer:
+    """Return the answer that shows ``shown``."""
+    return _JSON.saying(json.dumps(shown))
+
+
+def metrics_answer(body: bytes, content_type: str) -> Answer:
+    """Return the answer that is these metrics. Made without WebOb, as :meth:`Answer.saying` is."""
+    headers = [("Content-Type", content_type), ("Content-Length", str(len(body)))]
+    return Answer(_JSON.status, [*headers, ("Cache-Control", "no-store")], body)
+
+
+def page_answer(headers: list[tuple[str, str]], body: str) -> Answer:
+    """Return the answer that is a page. Made without WebOb, as :meth:`Answer.saying` is."""
+    data = body.encode()
+    return Answer(_JSON.status, [*headers, ("Content-Length", str(len(data)))], data)
+
+
+def not_for(allow: str) -> Answer:
+    """Return the answer that something is here, but not for that method (405)."""
+    return _plain(405, f"this is for {allow}", Allow=allow)
+
+
+def not_here(text: str) -> Answer:
+    """Return the answer that this could be here, and what it takes (501)."""
+    return _plain(501, text)
+
+
+def too_many(text: str) -> Answer:
+    """Return the answer that enough others are served that way."""
+    return _plain(NOT_NOW, text)
+
+
+def stream_head() -> bytes:
+    """Return the head of a stream of server-sent events (HTML standard, section 9.2)."""
+    lines = [
+        "HTTP/1.1 200 OK",
+        "Content-Type: text/event-stream",
+        "Cache-Control: no-store",
+        "X-Accel-Buffering: no",  # else nginx would keep events until it has a page of them
+        "Connection: close",
+    ]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def not_found(text: str) -> Answer:
+    """Return the answer that nothing is here, and ``text``."""
+    return _plain(404, text)
+
+
+def figures(load: Load) -> dict[str, Any]:
+    """Return a load as answers show it, in seconds to the millisecond."""
+    return {
+        "queued": load.queued,
+        "active": load.active,
+        "capacity": load.capacity,
+        "delay": None if load.delay is None else round(load.delay, 3),
+    }
+
+
+def preferred(accept: str) -> str:
+    """Return the media type for who accepts these; one who says very much gets text."""
+    return _negotiated(accept) if len(accept) <= LONGEST_ACCEPT else TEXT
+
+
+@lru_cache(maxsize=64)  # balancers and probes are few, and each always sends the same
+def _negotiated(accept: str) -> str:
+    try:
+        offers = create_accept_header(accept).acceptable_offers(OFFERS)
+    except Exception:  # whatever a peer put there, a check is answered
+        return TEXT
+    return offers[0][0] if offers else TEXT
+
+
+def not_http(status: int) -> Answer:
+    """Return the answer to what is no request (400), or has a head without end (431)."""
+    return _plain(status, "expected the short head of an HTTP/1 request")
+
+
+def _plain(status: int, text: str, **headers: str) -> Answer:
+    return _answer(status, text, "text/plain; charset=utf-8", headers)
+
+
+def _answer(status: int, text: str, content_type: str, headers: dict[str, str]) -> Answer:
+    response = Response(status=status, body=text.encode())
+    response.headers["Content-Type"] = content_type
+    response.headers["Cache-Control"] = "no-store"
+    for name, value in headers.items():
+        response.headers[name] = value
+    return Answer(response.status, response.headerlist, response.body)
+
+
+def _build(word: str, well: bool, media: str, options: bool) -> Answer:
+    status = WELL if well else NOT_NOW
+    headers = {"Allow": ALLOW} if options else {}
+    content_type = "text/plain; charset=utf-8" if media == TEXT else media
+    return _answer(status, _text(word, well, media), content_type, headers)
+
+
+def _soon(load: Load) -> bool:
+    """Return whether a request that arrives now would not have to wait for long."""
+    return load.delay is not None and load.delay < DEGRADED_FROM
+
+
+def _text(word: str, well: bool, media: str, load: Load | None = None) -> str:
+    shown = {} if load is None else figures(load)
+    if media != TEXT:
+        return json.dumps({"status": _health(word, well), "state": word, **shown})
+    return " ".join(
+        [word, *(f"{name}={value}" for name, value in shown.items() if value is not None)]
+    )
+
+
+def _health(word: str, well: bool) -> str:
+    """Return health+json's word for it (draft-inadarei-api-health-check-06, section 3.1)."""
+    if not well:
+        return "fail"
+    return "warn" if word == "busy" else "pass"
+
+
+_JSON = _answer(WELL, "{}", JSON, {})

@@ -1,0 +1,124 @@
+"""Which changes of state get a line in the log, and what it says.
+
+A state may change many times a second, and a log is read by people. Values in, a line out: nothing
+here reads a clock, takes a lock or writes.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .load import BUSY, FREE
+from .policy import PATIENCE
+
+if TYPE_CHECKING:
+    from .load import Load, State, Transition
+
+# Seconds between two lines of a kind.
+EVERY = 10.0
+
+
+# Seconds between two thoughts about a state that lasts; as often as a process beats.
+LOOK_EVERY = 0.25
+
+
+class Line(NamedTuple):
+    """A line for the log.
+
+    :param level: ``logging.INFO``, or ``logging.WARNING`` for what somebody waits for.
+    :param event: ``"busy"``, ``"free"``, or ``"waiting"``: requests wait for as long as damped
+        bears.
+    :param lasted: seconds in the state that was left, or so far in the one that is.
+    :param untold: changes before this one that got no line.
+    """
+
+    level: int
+    event: str
+    state: State
+    load: Load
+    lasted: float
+    untold: int
+
+    @property
+    def text(self) -> str:
+        """What it says."""
+        load, delay = self.load, self.load.delay
+        begins = {
+            "busy": "busy",
+            "free": f"free again after {self.lasted:.3g} s",
+            "waiting": f"busy for {self.lasted:.3g} s now, and requests wait",
+        }[self.event]
+        said = [f"queued={load.queued}", f"active={load.active}", f"capacity={load.capacity}"]
+        said += [f"waited={load.waited:.3g}"]
+        said += [] if delay is None else [f"delay={delay:.3g}"]
+        said += [f"lag={load.lag:.3g}"] if load.lag else []
+        untold = f" ({self.untold} changes before got no line)" if self.untold else ""
+        return f"{begins}: {' '.join(said)}{untold}"
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """What a handler that writes fields finds in the record."""
+        load = self.load
+        fields = {
+            "event": self.event,
+            "state": self.state.value,
+            "queued": load.queued,
+            "active": load.active,
+            "capacity": load.capacity,
+            "waited": load.waited,
+            "delay": load.delay,
+            "service": load.service,
+            "lag": load.lag,
+            "lasted": self.lasted,
+            "untold": self.untold,
+        }
+        return {f"busyguard_{name}": value for name, value in fields.items()}
+
+
+class StateLog:
+    """Thinks of the lines; for whoever sees the changes, under his lock.
+
+    :ivar watching: whether a look that changes nothing may yet be worth a line.
+    :ivar due: the moment before which it is not: checks look, and each should cost little.
+    """
+
+    def __init__(self) -> None:
+        self.watching = False
+        self.due = 0.0
+        self._told = -EVERY  # when the last change got a line
+        self._warned = -EVERY
+        self._untold = 0
+        self._waiting = False  # whether there was a warning of this busy time
+
+    def changed(self, change: Transition) -> Line | None:
+        """Return the line for a change, if it gets one."""
+        state, load, now, lasted = change
+        again, self._waiting = self._waiting and state is FREE, False
+        if not again and now - self._told < EVERY:
+            self._untold += 1
+            self.watching = True
+            return None
+        self.watching = state is BUSY
+        return self._line(logging.WARNING if again else logging.INFO, state, load, now, lasted)
+
+    def looked(self, state: State, load: Load, since: float, now: float) -> Line | None:
+        """Return the line for a look that changed nothing, if it gets one.
+
+        :param since: when the state was entered.
+        """
+        self.due = now + LOOK_EVERY
+        if self._untold and now - self._told >= EVERY:
+            self.watching = state is BUSY and not self._waiting
+            return self._line(logging.INFO, state, load, now, now - since)
+        delay = load.delay
+        late = state is BUSY and delay is not None and delay >= PATIENCE
+        if not late or self._waiting or now - self._warned < EVERY:
+            return None
+        self._waiting, self._warned = True, now
+        self.watching = bool(self._untold)
+        return Line(logging.WARNING, "waiting", state, load, now - since, 0)
+
+    def _line(self, level: int, state: State, load: Load, now: float, lasted: float) -> Line:
+        untold, self._untold, self._told = self._untold, 0, now
+        return Line(level, state.value, state, load, lasted, untold)
