@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
 import os
 import pathlib
@@ -238,56 +237,26 @@ def ask(lint, environ):
     return ask
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: takes seconds; never skipped by itself")
-    config.addinivalue_line("markers", "alone: what it measures is not to be shared with others")
+REAL = ("servers", "balancers", "frameworks")
 
 
-class Room:
-    """Where tests run: many at once, or one that is ``alone``, whichever process runs them.
-
-    Two directories are locked, so nothing is left behind and whoever dies has left. Everybody
-    passes the door one after the other, and who wants to be alone stands in it until the others
-    have gone: nobody overtakes him for ever.
-    """
-
-    def __init__(self) -> None:
-        self._door = os.open(ROOT / "tests", os.O_RDONLY)
-        self._room = os.open(ROOT / "tests/servers", os.O_RDONLY)
-        self._kept = False
-
-    def enter(self, *, alone: bool) -> None:
-        if not self._kept:
-            fcntl.flock(self._door, fcntl.LOCK_EX)
-            fcntl.flock(self._room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-            fcntl.flock(self._door, fcntl.LOCK_UN)
-
-    def leave(self, *, keep: bool) -> None:
-        """Leave, or ``keep`` the room for the next test, if that one is to be alone as well."""
-        self._kept = keep
-        if not keep:
-            fcntl.flock(self._room, fcntl.LOCK_UN)
+def pytest_addoption(parser):
+    parser.addoption("--all", action="store_true", help="also run what is slow")
 
 
-ROOM = Room()
-
-# Tests that a test runs, in a pytest of their own, are in the room with it.
-NESTED = "PYTEST_CURRENT_TEST" in os.environ
-
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)  # so that nobody's time limit counts the wait
-def pytest_runtest_protocol(item, nextitem):
-    """Have a test that is marked ``alone`` run with no other beside it."""
-    if NESTED:
-        return (yield)
-    alone, next_alone = (
-        it is not None and it.get_closest_marker("alone") is not None for it in (item, nextitem)
-    )
-    ROOM.enter(alone=alone)
-    try:
-        return (yield)
-    finally:
-        ROOM.leave(keep=alone and next_alone)
+def pytest_collection_modifyitems(config, items):
+    """Mark tests by their folders; leave out what is slow unless it is asked for."""
+    for item in items:
+        folder = item.path.relative_to(ROOT / "tests").parts[0]
+        item.add_marker(folder)
+        if folder in REAL and item.get_closest_marker("smoke") is None:
+            item.add_marker("slow")
+    named = config.args_source is not pytest.Config.ArgsSource.TESTPATHS
+    if named or config.getoption("--all"):
+        return
+    slow = [item for item in items if item.get_closest_marker("slow") is not None]
+    config.hook.pytest_deselected(items=slow)
+    items[:] = [item for item in items if item.get_closest_marker("slow") is None]
 
 
 @pytest.hookimpl(wrapper=True)
