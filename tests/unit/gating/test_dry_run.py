@@ -293,7 +293,7 @@ def test_a_line_a_minute_is_logged(clock, report, caplog):
 def test_the_page_shows_what_is_said(report):
     report.requests, report.checks, report.answered_busy = 3400, 900, 3
     report.refused.update({"queue-full": 10, "queue-age": 2})
-    page = pathlib.Path(__file__).parents[2] / "docs" / "dryrun.rst"
+    page = pathlib.Path(__file__).parents[3] / "docs" / "dryrun.rst"
     assert f"\n   {report}\n" in page.read_text()
 
 
