@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from .policy import READY_POLICIES, Reason
 
 if TYPE_CHECKING:
-    from .load import Load, State
-
-
-if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+    from .load import Load, State
 
 # The upper bounds of the buckets in which times are counted, in seconds; one more is for all above.
 # Two or three to a decade, from what no client notices to the 30 s after which processes are taken

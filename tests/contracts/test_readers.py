@@ -15,8 +15,8 @@ from waitress.wasyncore import close_all
 from contracts.reader import CAPACITY, DEADLINE, AdapterContract
 from wsgi_busyguard import Board, BusyGuard, Gate, Load
 from wsgi_busyguard.adapters import cheroot, waitress
+from wsgi_busyguard.adapters.acceptqueue import AcceptQueueAdapter
 from wsgi_busyguard.adapters.executor import CountingExecutor
-from wsgi_busyguard.adapters.readers.acceptqueue import AcceptQueueAdapter
 from wsgi_busyguard.adapters.readers.threadpool import ThreadPoolAdapter
 from wsgi_busyguard.adapters.twisted import BusyThreadPool, GuardedWSGIResource, TwistedAdapter
 from wsgi_busyguard.board.publisher import Publisher

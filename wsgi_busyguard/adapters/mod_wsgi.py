@@ -9,12 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .front.prefork import Guarded
-from .readers.mod_wsgi import ModWsgiAdapter, server
+from .readers.mod_wsgi import ModWsgiAdapter, queue_time, server
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
     from ..middleware import BusyGuard
+
+__all__ = ["ModWsgiAdapter", "guarded_app", "queue_time"]
 
 
 def guarded_app(app: WSGIApplication, **options: Any) -> BusyGuard:

@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ..._support.threads import INTERVAL
-from ..readers.acceptqueue import waiting
+from ..acceptqueue import waiting
 
 if TYPE_CHECKING:
     import socket

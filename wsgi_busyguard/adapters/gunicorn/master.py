@@ -19,7 +19,7 @@ from ...board.board import Board
 from ...board.watcher import Watcher
 from ...checkport.event_loop import Loop
 from ...checkport.ports import AgentPort, CheckPort, introduce
-from ..readers.acceptqueue import in_the_kernel
+from ..acceptqueue import in_the_kernel
 from .options import Options, read_options
 
 if TYPE_CHECKING:

@@ -23,9 +23,9 @@ from ...gate import Gate
 from ...haproxy import Push
 from ...middleware import BusyGuard
 from ...monitor import Monitor
+from ..acceptqueue import in_the_kernel
 from ..front.accept_backlog import StandingQueue
 from ..front.progress import Clients
-from ..readers.acceptqueue import in_the_kernel
 from .master import Host, judge_options, the_host
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import termios
 from typing import TYPE_CHECKING, Any
 
 from ...load import Load
-from .acceptqueue import waiting
+from ..acceptqueue import waiting
 from .in_flight import inside
 from .prefork import descriptors, look_at, speaks
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .acceptqueue import AcceptQueueAdapter
+from ..acceptqueue import AcceptQueueAdapter
 
 if TYPE_CHECKING:
     from ...load import Load

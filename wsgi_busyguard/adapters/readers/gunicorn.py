@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ...load import Load
-from .acceptqueue import in_the_kernel
+from ..acceptqueue import in_the_kernel
 from .in_flight import inside
 from .prefork import speaks
 

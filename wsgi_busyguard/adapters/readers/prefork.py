@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..._support.listening_sockets import is_socket
 from ...counters import counts_of
-from .acceptqueue import waiting
+from ..acceptqueue import waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -11,13 +11,9 @@ import struct
 import sys
 from typing import TYPE_CHECKING, Any
 
-from ..._support.unpatched import original
-from ...load import Load
-from ...policy import whole
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
+from .._support.unpatched import original
+from ..load import Load
+from ..policy import whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

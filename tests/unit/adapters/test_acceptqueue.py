@@ -11,8 +11,8 @@ import pytest
 
 from wsgi_busyguard import Load
 from wsgi_busyguard._support.unpatched import original
+from wsgi_busyguard.adapters.acceptqueue import AcceptQueueAdapter, waiting
 from wsgi_busyguard.adapters.readers import acceptqueue
-from wsgi_busyguard.adapters.readers.acceptqueue import AcceptQueueAdapter, waiting
 
 BACKLOG = 3
 
@@ -275,7 +275,7 @@ def test_under_gevent_a_thread_of_no_hub_can_ask(python, tmp_path):
         monkey.patch_all()
         import socket
         from gevent._hub_local import get_hub_if_exists
-        from wsgi_busyguard.adapters.readers.acceptqueue import waiting
+        from wsgi_busyguard.adapters.acceptqueue import waiting
         from wsgi_busyguard._support.unpatched import original
 
         assert socket.socket is not stock
