@@ -1,0 +1,125 @@
+"""The house: its layers, what breaks them, and its figures."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import itertools
+import pathlib
+import shutil
+import subprocess
+import sysconfig
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+PACKAGE = ROOT / "wsgi_busyguard"
+
+config = configparser.ConfigParser()
+config.read(ROOT / "setup.cfg")
+# From the top; those of one layer are siblings.
+LAYERS = [
+    [name.strip() for name in layer.split("|")]
+    for layer in config["importlinter:contract:house"]["layers"].split("\n")
+    if layer.strip()
+]
+HOSTS = config["importlinter:contract:hosts"]["forbidden_modules"].split()
+
+# What was longer when the house was built. An entry goes when it no longer is; none is added.
+MOST_LINES = 400
+LONG_MODULES = {
+    "adapters/gunicorn/gthread.py": 597,
+    "board/board.py": 427,
+    "board/publisher.py": 449,
+    "board/table.py": 483,
+    "gate.py": 560,
+    "monitor.py": 477,
+}
+MOST_LINES_OF_A_FUNCTION = 40
+LONG_FUNCTIONS = {
+    "adapters/front/base.py __init__": 49,
+    "adapters/twisted/resource.py __init__": 66,
+    "cli/serve/command.py add_arguments": 45,
+    "cli/serve/gunicorn.py serve_gunicorn": 50,
+    "cli/serve/werkzeug.py _server": 81,
+    "gating/gated.py holding": 59,
+    "middleware.py __init__": 96,
+}
+
+
+def lint_imports(folder):
+    command = pathlib.Path(sysconfig.get_path("scripts"), "lint-imports")
+    return subprocess.run([command, "--no-cache"], capture_output=True, text=True, cwd=folder)
+
+
+def test_no_contract_is_broken():
+    """Who may import whom: import-linter's contracts in setup.cfg."""
+    linted = lint_imports(ROOT)
+    assert linted.returncode == 0, linted.stdout + linted.stderr
+
+
+def test_each_module_at_the_top_is_in_a_layer():
+    names = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()}
+    known = {name.split(".")[1] for layer in LAYERS for name in layer}
+    assert names - known == {"__init__", "__pycache__"} & names
+
+
+@pytest.mark.slow
+def test_an_import_that_breaks_a_rule_is_seen_to_break_it(tmp_path):
+    """From each layer one upwards and one to a sibling; from a new module, each host."""
+    shutil.copy(ROOT / "setup.cfg", tmp_path)
+    shutil.copytree(PACKAGE, tmp_path / PACKAGE.name)
+
+    def probe(importer, imported):
+        path = tmp_path.joinpath(*importer.split("."))
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        with path.open("a") as module:
+            print(f"import {imported}", file=module)
+        return f"{importer} -> {imported} "
+
+    upwards = [probe(low[0], high[0]) for high, low in itertools.pairwise(LAYERS)]
+    sideways = [probe(left, right) for layer in LAYERS for left, right in itertools.pairwise(layer)]
+    hosts = [probe("wsgi_busyguard.new", host) for host in HOSTS]
+    broken = lint_imports(tmp_path)
+    assert broken.returncode == 1
+    assert "0 kept, 2 broken" in broken.stdout
+    assert [line for line in upwards + sideways + hosts if line not in broken.stdout] == []
+
+
+def code_lines(function):
+    """How many lines a function has, its docstring left out."""
+    lines = function.end_lineno - function.lineno + 1
+    if ast.get_docstring(function) is not None:
+        lines -= function.body[0].end_lineno - function.body[0].lineno + 1
+    return lines
+
+
+def too_long():
+    """Return the modules, and the functions, that have more lines than they should."""
+    modules, functions = {}, {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name, text = path.relative_to(PACKAGE).as_posix(), path.read_text()
+        modules[name] = len(text.splitlines())
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                functions[f"{name} {node.name}"] = code_lines(node)
+    return (
+        {name: lines for name, lines in modules.items() if lines > MOST_LINES},
+        {name: lines for name, lines in functions.items() if lines > MOST_LINES_OF_A_FUNCTION},
+    )
+
+
+def test_no_module_and_no_function_is_too_long():
+    modules, functions = too_long()
+    grown = [
+        f"{name}: {lines} lines"
+        for found, listed in ((modules, LONG_MODULES), (functions, LONG_FUNCTIONS))
+        for name, lines in found.items()
+        if lines > listed.get(name, 0)
+    ]
+    assert grown == []
+
+
+def test_there_are_few_modules_and_few_packages_at_the_top():
+    assert len(list(PACKAGE.glob("*.py"))) <= 12
+    assert len([path for path in PACKAGE.glob("*/*.py") if path.name == "__init__.py"]) <= 12
