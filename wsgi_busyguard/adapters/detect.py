@@ -7,7 +7,6 @@ other threads are not looked at: see :mod:`wsgi_busyguard.adapters.readers.in_fl
 
 from __future__ import annotations
 
-import gc
 import importlib
 import inspect
 import math
@@ -32,8 +31,7 @@ GUNICORN = "gunicorn --threads={0}"
 BE_THE_QUEUE = "BusyGuard(app, slots=N) makes the guard the queue"
 GREENLETS = "-k wsgi_busyguard.adapters.gunicorn.GuardedGevent guards it"
 UNPATCHED = "slots= needs gevent.monkey.patch_all(), before anything else"
-METRICS = "tells of its queue only with --metrics --metrics-scrape-interval 1"
-SPAWNED = "does not say where its metrics are to workers that are spawned, as by Python 3.14"
+MORE_PROCESSES = "fork more processes, which all accept from the same socket"
 IN_THE_LOOP = (
     "slots= makes no sense on {}, which calls the app in its loop: one who waits at the gate holds"
     " up all others, so leave it out"
@@ -272,10 +270,10 @@ def _pywsgi(environ: Environ) -> Server | None:
 def _bjoern(environ: Environ) -> Server | None:
     for frame in _frames():
         if frame.f_code.co_name == "server_run" and frame.f_globals.get("__name__") == "bjoern":
-            reads = _reads(".readers.bjoern", "BjoernAdapter", frame.f_locals.get("sock"))
             # It goes from body to body as each client takes them, so any number may be under way.
             blocks = IN_THE_LOOP.format("bjoern")
-            return Server("bjoern", math.inf, reads, counts_checks=False, blocks=blocks)
+            why, way = ONE_AT_A_TIME, MORE_PROCESSES
+            return Server("bjoern", math.inf, why=why, way=way, blocks=blocks)
     return None
 
 
@@ -291,18 +289,7 @@ def _granian(environ: Environ) -> Server | None:
     # The function is wrapped in one that takes other things first; at the end they agree.
     names = reversed(inspect.signature(runs).parameters)
     given = dict(zip(names, reversed(process._args), strict=False))
-    number, threads = process._args[0], given["blocking_threads"]
-    start = "granian --blocking-threads {0}"
-    if given["metrics"][0] != 1:
-        return Server("granian", threads, why=METRICS, start=start)
-    # A worker that was forked has a copy of the main process's settings.
-    kind = getattr(sys.modules.get("granian.server.common"), "AbstractServer", None)
-    main: Any = next((thing for thing in gc.get_objects() if kind in type(thing).__mro__), None)
-    if main is None:
-        return Server("granian", threads, why=SPAWNED, start=start)
-    told = main.metrics_port, main.metrics_address
-    reads = _reads(".readers.granian", "GranianAdapter", threads, number, *told)
-    return Server("granian", threads, reads, counts_checks=False, start=start)
+    return Server("granian", given["blocking_threads"], start="granian --blocking-threads {0}")
 
 
 def _executor(environ: Environ) -> Server | None:

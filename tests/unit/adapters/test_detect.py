@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
+import multiprocessing
 import os
 import sys
 import threading
@@ -117,6 +119,36 @@ def test_mod_wsgi_is_told_by_its_threads_for_its_package_can_be_imported_anywher
     module("mod_wsgi", threads_per_process=15)
     assert find({"mod_wsgi.version": (4, 9, 4)}).threads == 15
     assert find_early().name == "mod_wsgi"
+
+
+def test_bjoern_is_told_by_the_function_that_runs_it():
+    def found_in(module):
+        runs = types.ModuleType(module)
+        exec("def server_run(sock, call):\n    return call()", runs.__dict__)
+        return runs.server_run(None, lambda: find({}))
+
+    server = found_in("bjoern")
+    assert (server.name, server.threads, server.adapter) == ("bjoern", math.inf, None)
+    assert "leave it out" in server.blocks
+    assert found_in("unicorn") is None
+
+
+def test_granian_is_told_by_what_its_worker_process_was_given(monkeypatch):
+    def _spawn_wsgi_worker(worker_id, callback, blocking_threads, http1_settings, metrics):
+        """Take what granian's own takes, and in that order."""
+
+    @functools.wraps(_spawn_wsgi_worker)
+    def wrapped(worker_id, process_name, callback_loader, env_files, *args):
+        """Take what multiprocessing gives it, as granian's own wrapper does."""
+
+    process = types.SimpleNamespace(
+        _target=wrapped, _args=(3, "name", None, (), 8, None, (1, None))
+    )
+    monkeypatch.setattr(multiprocessing, "current_process", lambda: process)
+    wrapped.__module__ = "granian.server.mp"
+    assert find({}) == Server("granian", 8, start="granian --blocking-threads {0}")
+    wrapped.__module__ = "hypercorn.run"
+    assert find({}) is None
 
 
 def test_a_thread_of_an_executor_is_told_wherever_it_comes_from():
