@@ -310,6 +310,7 @@ class CherootStage(ServedStage):
         self.server = Server(
             ("127.0.0.1", 0), self.app, numthreads=CAPACITY, request_queue_size=128
         )
+        self.server.expiration_interval = 0.02  # how often it looks whether it is to stop
         self.adapter = cheroot.CherootAdapter(self.server)
         self.server.prepare()
         return self.server.bind_addr[1]
@@ -326,6 +327,7 @@ class GuardedCherootStage(CherootStage):
         self.server = cheroot.guarded_server(
             self.app, ("127.0.0.1", 0), threads=CAPACITY, max_queue=500, max_wait=1000.0
         )
+        self.server.expiration_interval = 0.02
         self.adapter = self.server.guard.monitor.adapter
         self.server.prepare()
         return self.server.bind_addr[1]

@@ -84,6 +84,7 @@ def with_name(paths: list[Path]) -> list[object]:
     return [pytest.param(path, id=path.name) for path in paths]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", with_name([p for p in PAGES if blocks(p, "python")]))
 def test_the_python_on_a_page_runs_from_top_to_bottom(page: Path, tmp_path: Path) -> None:
     shown = "\n".join(code for _, code in blocks(page, "python"))
@@ -103,6 +104,7 @@ def test_the_sessions_on_a_page_say_what_python_says(page: Path) -> None:
     assert failed == 0
 
 
+@pytest.mark.slow
 def test_the_first_site_on_the_twisted_page_serves_checks_and_drains(tmp_path: Path) -> None:
     caption, code = blocks(ROOT / "docs" / "twisted.rst", "python")[0]
     with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -221,6 +223,7 @@ def test_what_pypi_and_the_forge_show_is_plain_restructuredtext(page: Path) -> N
     assert b"<title>" in html
 
 
+@pytest.mark.slow
 def test_the_docs_build_without_a_warning(tmp_path: Path) -> None:
     built = tmp_path / "html"
     build = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html"]

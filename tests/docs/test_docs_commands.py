@@ -102,6 +102,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [c for c in of("gunicorn") if "django" not in c])
 def test_gunicorn_understands_its_command(command, folder) -> None:
     variables, [_, *words] = words_of(command)

@@ -82,6 +82,7 @@ def python(command: str) -> list[str]:
     return [sys.executable, *words]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", shown("python manage.py check"))
 def test_the_projects_checks_have_no_complaint(command, run) -> None:
     checking = run(*python(command))
@@ -89,6 +90,7 @@ def test_the_projects_checks_have_no_complaint(command, run) -> None:
     assert "no issues" in checking.said or "busyguard.I001" in checking.said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["mysite.wsgi", "wsgi_busyguard.integrations.django"])
 def test_the_project_answers(module, run) -> None:
     script = f"""if True:
@@ -115,6 +117,7 @@ SERVERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [c for c in commands() if "integrations.django" in c])
 def test_the_servers_serve_the_project(command, run) -> None:
     words = shlex.split(command)
@@ -143,6 +146,7 @@ def test_the_servers_serve_the_project(command, run) -> None:
     assert ask(port, host="10.0.0.5").status == 400
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", shown("python manage.py busyguard"))
 def test_the_management_command_tells_the_state(command, run, adapter) -> None:
     from wsgi_busyguard import Monitor

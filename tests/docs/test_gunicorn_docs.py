@@ -82,11 +82,13 @@ def serves(process, command, folder, workers=1, **env):
     return served
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", GUNICORNS, ids=lambda command: command.split()[-2])
 def test_a_command_on_the_page_serves(process, folder, command):
     serves(process, command, folder, workers=int(re.search(r"-w (\d+)", command)[1]))
 
 
+@pytest.mark.slow
 def test_serving_with_gunicorn_from_the_command_line(process, folder):
     commands = [line for code in shown("console") for line in code.splitlines()]
     (command,) = [line for line in commands if line.startswith("$ busyguard serve")]
@@ -95,6 +97,7 @@ def test_serving_with_gunicorn_from_the_command_line(process, folder):
     assert "Traceback" not in served.said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(shown("python"))))
 def test_a_configuration_on_the_page_serves(process, folder, number):
     text = shown("python")[number]
