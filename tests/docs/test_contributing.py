@@ -9,8 +9,8 @@ import threading
 from textwrap import dedent
 
 import pytest
-
 from contracts.reader import CAPACITY, DEADLINE, AdapterContract
+
 from docs.test_docs import ROOT
 
 PAGE = (ROOT / "CONTRIBUTING.rst").read_text()
