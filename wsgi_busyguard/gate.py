@@ -6,7 +6,6 @@ Nothing here knows a server, a request or HTTP.
 from __future__ import annotations
 
 import math
-import os
 import threading
 import time
 import weakref
@@ -16,6 +15,7 @@ from functools import partial
 from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
+from ._support.forks import Stage, after_fork
 from ._support.locks import under
 from ._support.log import logger
 from .counters import BOUNDS, REASONS, SECOND, Counters
@@ -113,7 +113,17 @@ class Gate:
         self._service: float | None = None
         self._here = weakref.ref(self)
         self._reset()
-        _gates.add(self)
+        after_fork(Stage.OWN, self._after_fork)
+
+    def _after_fork(self) -> None:
+        """Be empty in a child: those who waited or were inside are in the parent.
+
+        Slots that the forking thread still holds are of the old set. They are marked as returned,
+        so that nothing happens when it leaves them.
+        """
+        for place in self._places:
+            place.since = None
+        self._reset()
 
     def _reset(self) -> None:
         """Start with every slot free and nobody waiting."""
@@ -539,22 +549,3 @@ def _lost(keeper: weakref.ref[Gate], place: Place, _: object) -> None:
     gate = keeper()
     if gate is not None:
         gate.lost(place)
-
-
-_gates: weakref.WeakSet[Gate] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    """Empty every gate: those who waited or were inside are in the parent.
-
-    Slots that the forking thread still holds are of the old set. They are marked as returned, so
-    that nothing happens when it leaves them.
-    """
-    for gate in list(_gates):
-        for place in gate._places:
-            place.since = None
-        gate._reset()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -6,7 +6,6 @@ and who hears of it.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 import weakref
@@ -14,6 +13,7 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from ._support.forks import Stage, after_fork
 from ._support.launcher import launch
 from ._support.locks import Turn, under
 from ._support.log import logger
@@ -130,8 +130,7 @@ class Monitor:
         if deliver is not None and not callable(deliver):
             raise TypeError(f"deliver must take a function to call, not {deliver!r}")
         self.interval = seconds("interval", interval)
-        self.draining = False
-        self.quiet = False
+        self.draining = self.quiet = False
         self.serves = True
         self._clock = clock
         self._deliver = deliver
@@ -152,7 +151,8 @@ class Monitor:
         self._asked = no_checks()
         self._begin_history()
         self._take(adapter)
-        _monitors.add(self)
+        after_fork(Stage.OWN, self._after_fork)
+        after_fork(Stage.THREADS, self._after_fork_tick)
         if on_busy is not None:
             self.on_busy(on_busy)
         if on_free is not None:
@@ -436,6 +436,8 @@ class Monitor:
         for counts in self._asked.values():
             counts[:] = [0] * len(counts)
         self._begin_history()
+
+    def _after_fork_tick(self) -> None:
         if self._ticking:
             launch(self._start_ticker)
 
@@ -463,15 +465,3 @@ def _write(line: Line, shared: Shared | None) -> None:
 
 def _complain(adapter: Adapter, error: Exception) -> None:
     logger.error("cannot read the load from %r: %r; taken to be free until it can", adapter, error)
-
-
-_monitors: weakref.WeakSet[Monitor] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for monitor in list(_monitors):
-        monitor._after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

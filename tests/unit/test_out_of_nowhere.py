@@ -195,7 +195,7 @@ def test_a_slot_that_is_given_up_or_of_before_a_fork_does_not_come_back():
     gate.leave(slot)
     assert whole(gate, 2)
     slot = gate.enter()
-    gate_module._after_fork_in_child()
+    gate._after_fork()
     gate.leave(slot)
     del slot
     assert whole(gate, 2)

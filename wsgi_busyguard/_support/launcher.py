@@ -8,7 +8,6 @@ threads; nothing of what they do.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 import weakref
@@ -16,6 +15,7 @@ from collections import deque
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
+from .forks import Stage, after_fork
 from .locks import tried
 from .log import logger
 
@@ -78,5 +78,4 @@ def _after_fork_in_child() -> None:
     _postponed.clear()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+after_fork(Stage.OWN, _after_fork_in_child)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import threading
-import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .._support.forks import Stage, after_fork
 from .._support.locks import under
 from .._support.log import logger
 from ..deadlines.environ import MONITOR
@@ -64,11 +63,12 @@ class FirstRequest:
         self._inside = inside
         self._guard = guard
         self._again = again
-        self._lock = threading.RLock()
+        self._renew()
         self._met = False
         self.lacks_room = False
         monitor.serves = False  # whoever imports the app makes its guard
-        _meetings.add(self)
+        after_fork(Stage.OWN, self._renew)
+        after_fork(Stage.SERVER, self._after_fork)
 
     def meet(self, environ: WSGIEnvironment) -> None:
         """Do it, unless it is done. Of several first calls at once one does and others wait.
@@ -170,8 +170,10 @@ class FirstRequest:
         else:
             self._monitor.read_from(adapter)
 
-    def _after_fork(self) -> None:
+    def _renew(self) -> None:
         self._lock = threading.RLock()
+
+    def _after_fork(self) -> None:
         if self._met:
             self._met = self._monitor.serves = False
             if self.lacks_room or isinstance(self._adapter, Inside):
@@ -235,15 +237,3 @@ def briefly(body: Iterable[bytes]) -> Iterable[bytes]:
     if isinstance(body, (Held, Ending)):
         body.release()
     return body
-
-
-_meetings: weakref.WeakSet[FirstRequest] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for meeting in list(_meetings):
-        meeting._after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

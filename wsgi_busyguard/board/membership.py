@@ -10,6 +10,7 @@ import math
 import os
 from typing import TYPE_CHECKING
 
+from .._support.forks import Stage, after_fork
 from .._support.listening_sockets import listens
 from .._support.locks import under
 from .._support.log import logger
@@ -89,6 +90,7 @@ class Forking(Member):
         self._forgotten = forgotten
         self._is_draining: Callable[[], bool] = bool
         super().__init__(opened(board), adapter)
+        after_fork(Stage.THREADS, self._after_fork_beat)
 
     def begin(self, is_draining: Callable[[], bool]) -> None:
         """Have this process be counted as soon as it serves, and beat then.
@@ -160,6 +162,9 @@ class Forking(Member):
             self._forgotten()
         else:
             self._look_from = self.board.now() + int(BEAT_EVERY * SECOND)
+
+    def _after_fork_beat(self) -> None:
+        if self._look_from:
             self.start()
 
 

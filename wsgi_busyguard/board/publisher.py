@@ -13,6 +13,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from .._support.forks import Stage, after_fork
 from .._support.launcher import launch, relaunch
 from .._support.locks import Turn, under
 from .._support.log import logger
@@ -89,6 +90,7 @@ class Publisher:
         self._asked: list[Mapping[str, Sequence[int]]] = []
         self._renew()
         _posters.add(self)
+        after_fork(Stage.OWN, self._after_fork)
 
     _place: Place | None = None
 
@@ -441,9 +443,6 @@ _joining = threading.RLock()  # one thread of a process at a time takes slots
 def _after_fork_in_child() -> None:
     global _joining
     _joining = threading.RLock()
-    for publisher in list(_posters):
-        publisher._after_fork()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+after_fork(Stage.OWN, _after_fork_in_child)

@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
+from .._support.forks import Stage, after_fork
 from .._support.locks import tried, under
 
 with suppress(ImportError):  # Windows, where no board can be made
@@ -479,5 +480,4 @@ def _after_fork_in_child() -> None:
         memory._depth = 0
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+after_fork(Stage.OWN, _after_fork_in_child)

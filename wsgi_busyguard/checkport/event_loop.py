@@ -8,14 +8,13 @@ lock of its own, writes no log and imports nothing; its sockets and its thread a
 from __future__ import annotations
 
 import _socket
-import os
 import select
 import socket
 import time
-import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
+from .._support.forks import Stage, after_fork
 from .._support.listener import address as address
 from .._support.listener import listening as listening
 from .._support.socket_calls import system_calls
@@ -80,7 +79,7 @@ class Loop:
         for descriptor, port in self._ports.items():
             port.loop = self
             self._poll.register(descriptor, select.POLLIN)
-        _loops.add(self)
+        after_fork(Stage.OWN, self._after_fork)
 
     def start(self) -> Loop:
         """Begin to answer, on a thread of its own, and return itself."""
@@ -335,14 +334,3 @@ class Port(Face):
 
 
 SomePort = TypeVar("SomePort", bound=Port)
-
-_loops: weakref.WeakSet[Loop] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for loop in list(_loops):
-        loop._after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

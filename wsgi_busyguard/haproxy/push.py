@@ -12,6 +12,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .._support.forks import Stage, after_fork
 from .._support.launcher import launch
 from .._support.locks import under
 from .._support.log import logger
@@ -108,7 +109,8 @@ class Push:
         self._starting = threading.RLock()
         self._listening = False
         self._renew()
-        _pushes.add(self)
+        after_fork(Stage.OWN, self._after_fork)
+        after_fork(Stage.THREADS, self._after_fork_go_on)
 
     def _renew(self) -> None:
         self._lock = threading.Lock()
@@ -261,6 +263,8 @@ class Push:
         """Go on in a child process, where none of the threads is."""
         self._starting = threading.RLock()
         self._started = self._started and self._rows is not None
+
+    def _after_fork_go_on(self) -> None:
         if self._started:
             launch(self._begin)
 
@@ -334,15 +338,3 @@ class Line:
 
     def __repr__(self) -> str:
         return words(self._where)
-
-
-_pushes: weakref.WeakSet[Push] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for push in list(_pushes):
-        push._after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

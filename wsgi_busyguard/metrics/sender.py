@@ -5,11 +5,11 @@ Knows when to send and from which process. How it is said, and to whom, is each 
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from .._support.forks import Stage, after_fork
 from .._support.launcher import launch
 from .._support.listener import address
 from .._support.log import logger
@@ -65,7 +65,8 @@ class Sender:
         self._every = seconds("every", every)
         self._started = False
         self._renew()
-        _senders.add(self)
+        after_fork(Stage.OWN, self._after_fork)
+        after_fork(Stage.THREADS, self._after_fork_go_on)
 
     def _renew(self) -> None:
         """Begin as if nothing had been sent."""
@@ -122,6 +123,8 @@ class Sender:
     def _after_fork(self) -> None:
         self.close()
         self._renew()
+
+    def _after_fork_go_on(self) -> None:
         if self._started:
             launch(self._begin)
 
@@ -145,15 +148,3 @@ def _send_on(sender_ref: weakref.ref[Sender], stopped: Bell, every: float) -> No
     sender = sender_ref()
     if sender is not None:
         sender.close()
-
-
-_senders: weakref.WeakSet[Sender] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for sender in list(_senders):
-        sender._after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -56,8 +56,8 @@ while len(adapter.hubs) < 4 and time.monotonic() < until:
 print(len(adapter.hubs) >= 4, set(adapter.hubs))
 """
 BEGIN = {
-    "poster": "adapter = Adapter(); publisher = Publisher(Board(), adapter); publisher.join()\n"
-    "poster.start()",
+    "publisher": "adapter = Adapter(); publisher = Publisher(Board(), adapter); publisher.join()\n"
+    "publisher.start()",
     "monitor": "adapter = Adapter(); monitor = Monitor(adapter, interval=0.1)\n"
     "monitor.on_busy(print)",
 }

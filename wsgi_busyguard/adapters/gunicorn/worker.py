@@ -215,7 +215,7 @@ class Guarded:
         """Tell the master that this worker goes on, and do what a thread would if none is there."""
         base: Any = super()
         base.notify()
-        if hasattr(self, "poster"):
+        if hasattr(self, "publisher"):
             relaunch()
             self.publisher.beat_if_due()
 
@@ -229,7 +229,7 @@ class Guarded:
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Stop counting, at SIGTERM: what was accepted is served, and nothing new comes here."""
-        if hasattr(self, "poster"):  # else it comes while the app is still being loaded
+        if hasattr(self, "publisher"):  # else it comes while the app is still being loaded
             self.publisher.stopping()
         base: Any = super()
         base.handle_exit(sig, frame)

@@ -8,11 +8,11 @@ fault; without the GIL it can on any version. Guarding must never be the outage.
 
 from __future__ import annotations
 
-import os
 import sys
 import weakref
 from typing import Any
 
+from ..._support.forks import Stage, after_fork
 from ...load import Load
 
 # Only CPython counts references; elsewhere nobody is seen.
@@ -43,6 +43,11 @@ class Inside:
         self.token: Any = object()
         self.nested = False
         _everywhere[id(self)] = self
+        after_fork(Stage.OWN, self._after_fork)
+
+    def _after_fork(self) -> None:
+        """Forget who was inside: they are in the parent, and their references would stay here."""
+        self.token = object()
 
     def count(self) -> int:
         """Return how many calls are inside. Callable from any thread; 0.1 us."""
@@ -66,13 +71,3 @@ def inside() -> int:
     """Return how many calls are inside guards of this process, each once. From any thread."""
     all_of_them = [reference() for reference in _everywhere.valuerefs()]
     return sum(one.count() for one in all_of_them if one is not None and not one.nested)
-
-
-def _after_fork_in_child() -> None:
-    """Forget who was inside: they are in the parent, and their references would stay here."""
-    for one in list(_everywhere.values()):
-        one.token = object()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
