@@ -19,8 +19,8 @@ from .deadlines.client_timeout import reader
 from .deadlines.clock_skew import QueueHeader
 from .deadlines.environ import stamping
 from .gate import Gate
-from .gating.dry_run import DryRun, Shadow, rehearsing
-from .gating.gated import holding
+from .gate.dry_run import DryRun, Shadow, rehearsing
+from .gate.gated import holding
 from .monitor import Monitor
 from .policy import CLIENT_TIMEOUT, DAMPED, PATIENCE, flag, seconds
 
@@ -96,7 +96,7 @@ class BusyGuard:
     :param dry_run: whether to count and report what would have been refused or answered busy, and
         do neither.
     :ivar monitor: the :class:`~wsgi_busyguard.Monitor`.
-    :ivar dry_run: the :class:`~wsgi_busyguard.gating.dry_run.DryRun` with the counts, or ``None``.
+    :ivar dry_run: the :class:`~wsgi_busyguard.gate.dry_run.DryRun` with the counts, or ``None``.
     :raises ValueError, TypeError: for arguments that cannot be meant, and for more slots than the
         server has threads for, where that can be known so early.
     :raises OSError: if the board cannot be read and written. Not in a process that a server makes

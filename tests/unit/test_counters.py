@@ -195,15 +195,6 @@ def test_a_slot_that_was_never_left_counts_when_it_is_collected():
     assert gate.counts()[:2] == (1, 1)
 
 
-def test_slots_that_are_given_up_keep_their_counts():
-    gate = Gate(4)
-    slots = [gate.enter() for _ in range(4)]
-    for slot in slots:
-        gate.leave(slot)
-    gate.lower(gate.limits._replace(slots=1))
-    assert gate.counts().served == 4
-
-
 def test_a_child_begins_to_count_anew():
     gate = Gate(2)
     gate.leave(gate.enter())

@@ -32,7 +32,6 @@ LONG_MODULES = {
     "board/board.py": 427,
     "board/publisher.py": 449,
     "board/table.py": 483,
-    "gate.py": 560,
     "monitor.py": 477,
 }
 MOST_LINES_OF_A_FUNCTION = 40
@@ -42,7 +41,7 @@ LONG_FUNCTIONS = {
     "cli/serve/command.py add_arguments": 45,
     "cli/serve/gunicorn.py serve_gunicorn": 50,
     "cli/serve/werkzeug.py _server": 81,
-    "gating/gated.py holding": 59,
+    "gate/gated.py holding": 59,
     "middleware.py __init__": 96,
 }
 

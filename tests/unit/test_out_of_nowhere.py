@@ -15,21 +15,24 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+import wsgi_busyguard
 from wsgi_busyguard import Board, Gate, Load, Monitor
-from wsgi_busyguard import gate as gate_module
 from wsgi_busyguard._support.locks import Turn, tried, under
 from wsgi_busyguard.adapters.executor import CountingExecutor
 from wsgi_busyguard.board import publisher as poster_module
 from wsgi_busyguard.board import table as table_module
 from wsgi_busyguard.board.publisher import Publisher
 from wsgi_busyguard.gate import Ticket
-from wsgi_busyguard.gating import gated as holding_module
-from wsgi_busyguard.gating.dry_run import DryRun
-from wsgi_busyguard.gating.gated import holding
+from wsgi_busyguard.gate import gate as gate_module
+from wsgi_busyguard.gate import gated as gated_module
+from wsgi_busyguard.gate import queue as queue_module
+from wsgi_busyguard.gate import slots as slots_module
+from wsgi_busyguard.gate.dry_run import DryRun
+from wsgi_busyguard.gate.gated import holding
 from wsgi_busyguard.policy import Reason
 
-FILES = {gate_module.__file__, holding_module.__file__}
-PACKAGE = os.path.dirname(gate_module.__file__)
+FILES = {module.__file__ for module in (gate_module, queue_module, slots_module, gated_module)}
+PACKAGE = os.path.dirname(wsgi_busyguard.__file__)
 
 
 class Late(BaseException):
@@ -188,12 +191,8 @@ def test_whoever_enters_has_to_leave():
     assert whole(gate, 1)
 
 
-def test_a_slot_that_is_given_up_or_of_before_a_fork_does_not_come_back():
-    gate = Gate(4)
-    slot = gate.enter()
-    gate.lower(gate.limits._replace(slots=2))
-    gate.leave(slot)
-    assert whole(gate, 2)
+def test_a_slot_of_before_a_fork_does_not_come_back():
+    gate = Gate(2)
     slot = gate.enter()
     gate._after_fork()
     gate.leave(slot)
@@ -281,7 +280,6 @@ LOCKED = {
     "another adapter": of_a_monitor(lambda monitor: monitor.read_from(Gate(1))),
     "counts": of_a_gate(Gate.counts),
     "an offer": of_a_gate(lambda gate: gate.offer(Ticket(bool))),
-    "fewer slots": of_a_gate(lambda gate: gate.lower(gate.limits)),
     "a post": of_a_poster(Publisher.post),
     "a claim": of_a_poster(join_again, table_module._lock),
     "joining": of_a_poster(join_again, poster_module._joining),

@@ -9,8 +9,8 @@ from .._support.forks import Stage, after_fork
 from .._support.locks import under
 from .._support.log import logger
 from ..deadlines.environ import MONITOR
-from ..gating.dry_run import Ending
-from ..gating.gated import Held
+from ..gate.dry_run import Ending
+from ..gate.gated import Held
 from ..monitor import Monitor
 from .detect import BE_THE_QUEUE, Server, behind_a_guard, find, find_early, held_up
 from .readers.in_flight import Inside
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
     from ..gate import Gate
-    from ..gating.dry_run import Shadow
+    from ..gate.dry_run import Shadow
     from ..load import Adapter, Load
     from ..policy import Limits
 

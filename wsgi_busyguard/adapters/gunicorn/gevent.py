@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from gunicorn.workers.ggevent import GeventWorker
 
 from ...gate import Gate
-from ...gating.gated import holding
+from ...gate.gated import holding
 from ...responses import Answers
 from ..front.descriptors import SPARE, Room, bearable, excess, hang_up, in_turn, is_open, overdrawn
 from .worker import Guarded, counting

@@ -24,7 +24,7 @@ from ..._support.request_head import proxied
 from ...checks import Checks
 from ...deadlines.deadline import timed
 from ...deadlines.environ import stamp
-from ...gating.gated import holding
+from ...gate.gated import holding
 from ...policy import Reason
 from ...responses import Answers
 from ..executor.executor import CountingExecutor, ForNobody, QueueFull, QueueTimeout

@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from wsgi_busyguard import Gate, Load, Monitor, State
 from wsgi_busyguard.gate import Refused, Slot, Ticket
+from wsgi_busyguard.gate.queue import Queue
 from wsgi_busyguard.policy import Reason
 
 FULL, AGE, DRAINING = Reason.QUEUE_FULL, Reason.QUEUE_AGE, Reason.DRAINING
@@ -944,7 +945,17 @@ def test_a_slot_in_a_cycle_comes_back_when_that_is_collected(way):
 
 
 @pytest.mark.parametrize("way", ["leave", "abandon"])
-@pytest.mark.parametrize("step", ["_queue_up", "_take_out", "_hand_out", "_serve", "_figures"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        (Queue, "join"),
+        (Queue, "take_out"),
+        (Queue, "hand_out"),
+        (Gate, "_serve"),
+        (Gate, "_figures"),
+    ],
+    ids=lambda step: step[1],
+)
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_finalizer_may_return_a_slot_in_any_step_under_the_lock(monkeypatch, way, step, when):
     """It runs in the thread that it interrupts, so waiting for the lock would be for ever."""
@@ -953,7 +964,7 @@ def test_a_finalizer_may_return_a_slot_in_any_step_under_the_lock(monkeypatch, w
     slot = gate.enter()
     Holder(gate, getattr(gate, way))
     first, second = Visitor(gate), Visitor(gate)
-    original = getattr(Gate, step)
+    original = getattr(*step)
 
     def interrupted(self, *args):
         if when == "before":
@@ -963,7 +974,7 @@ def test_a_finalizer_may_return_a_slot_in_any_step_under_the_lock(monkeypatch, w
             gc.collect()
         return result
 
-    monkeypatch.setattr(Gate, step, interrupted)
+    monkeypatch.setattr(*step, interrupted)
     assert waiting(gate) == 2 or isinstance(first.outcome, Slot)
     gate.expire()
     third = Visitor(gate)
@@ -981,13 +992,13 @@ def test_a_finalizer_may_return_a_slot_in_any_step_under_the_lock(monkeypatch, w
 def test_a_finalizer_in_the_middle_of_an_offer_leaves_the_slot_to_it(monkeypatch):
     """Were it to serve the queue itself, the one who offers would be served twice."""
     gate = Gate(1, max_wait=60.0)  # to collect takes long in a large process
-    original = Gate._hand_out
+    original = Queue.hand_out
 
     def interrupted(self, woken):
         gc.collect()
         return original(self, woken)
 
-    monkeypatch.setattr(Gate, "_hand_out", interrupted)
+    monkeypatch.setattr(Queue, "hand_out", interrupted)
     Holder(gate, gate.leave)
     visitor = Visitor(gate)
     assert isinstance(visitor.offered, Slot)

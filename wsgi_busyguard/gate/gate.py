@@ -1,7 +1,4 @@
-"""The gate: slots, and a queue in front of them that is bounded in length and in age.
-
-Nothing here knows a server, a request or HTTP.
-"""
+"""The gate itself; what it promises and why it keeps that is in :mod:`wsgi_busyguard.gate`."""
 
 from __future__ import annotations
 
@@ -15,18 +12,19 @@ from functools import partial
 from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
-from ._support.forks import Stage, after_fork
-from ._support.locks import under
-from ._support.log import logger
-from .counters import BOUNDS, REASONS, SECOND, Counters
-from .load import SMOOTHING, Load, service_time
-from .policy import Limits, Reason, limits
-from .slots import Place
-from .slots import Slot as Slot
+from .._support.forks import Stage, after_fork
+from .._support.locks import under
+from .._support.log import logger
+from ..counters import BOUNDS
+from ..load import SMOOTHING, Load, service_time
+from ..policy import Reason, limits
+from .queue import Queue, Ticket, wake
+from .slots import Place, Slot, Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ..counters import Counters
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -45,27 +43,6 @@ class Refused(Exception):
         self.reason = reason
 
 
-class Ticket:
-    """A place in the queue, for a request that has no thread to wait in.
-
-    :param wake: called once, with the ticket, outside any lock and in whichever thread made it so,
-        when ``outcome`` has come while it waited. Not called for an outcome that
-        :meth:`Gate.offer` returned, nor after :meth:`Gate.withdraw` returned true.
-    :param ago: seconds for which the request has waited elsewhere; they count as waiting here, but
-        nobody who finds a slot free is refused for them.
-    :ivar outcome: the :class:`Slot`, or the :class:`Reason` for which there is none; ``None``
-        while it waits.
-    """
-
-    __slots__ = ("ago", "arrived", "outcome", "wake")
-
-    def __init__(self, wake: Callable[[Ticket], object], ago: float = 0.0) -> None:
-        self.wake = wake
-        self.ago = ago
-        self.arrived = 0.0
-        self.outcome: Slot | Reason | None = None
-
-
 class Gate:
     """Lets at most ``slots`` in at once and queues the rest, first come first served.
 
@@ -80,21 +57,6 @@ class Gate:
     Threads call :meth:`enter` and :meth:`leave`. Event loops, which cannot wait, use a
     :class:`Ticket` with :meth:`offer`, :meth:`withdraw` and :meth:`expire`. Both may be mixed, and
     every method may be called from any thread. It is an adapter.
-
-    *Why nothing is lost.* Free slots lie in one deque, those who wait stand in another. Taking or
-    returning a slot is one atomic operation and needs no lock while nobody waits. Somebody about to
-    wait first stands in the queue and then looks for a free slot once more; somebody leaving first
-    returns the slot and then looks at the queue. Whichever order these four steps fall into, one of
-    the two sees the other, and slots are handed over under the lock.
-
-    *Why a finalizer may leave.* A body that was never closed leaves when it is collected, which may
-    interrupt any line here, one that holds the lock among them. So the lock can be taken again by
-    the thread that has it, which a finalizer sees and leaves the rest to, and everybody looks once
-    more for what an interruption left undone after letting go.
-
-    *Why no slot is lost.* Because an exception came out of nowhere, whoever holds a slot may forget
-    it. The gate itself refers only to those that are free, so that one is noticed when nobody
-    refers to it any more, see :mod:`wsgi_busyguard.slots`; then there is another for its place.
     """
 
     def __init__(
@@ -134,14 +96,10 @@ class Gate:
         for _ in range(self.limits.slots):
             self._add(Place())
         self._pop, self._push = self._free.pop, self._free.append  # to look them up takes long
-        self._counting = tuple(self._places)  # also those that are given up later
-        self._refused = dict.fromkeys(REASONS, 0)
-        self._dropped = 0
-        self._admitted = 0  # as last told, and of these those who did not wait
-        self._unwaited = 0
-        self._waiting: deque[Ticket] = deque()
+        self._tally = Tally(self._places)
+        self._queue = Queue(self.limits, self._clock, self._free, self._tally.lost)
+        self._waiting = self._queue.tickets
         self._crowded = False  # somebody waited, or saw it full, since a slot was last left over
-        self._hungry_since: float | None = None  # the first of those who gave up since one moved
 
     def _add(self, place: Place) -> None:
         """Have one more free slot, for this place."""
@@ -241,7 +199,7 @@ class Gate:
         place.since = None
         place.forfeited += 1
         try:
-            under(self._lock, self._count_lost, reason)
+            under(self._lock, self._tally.lost, reason)
         finally:
             self._free.append(slot)
         self._hand_over()
@@ -251,7 +209,7 @@ class Gate:
 
         :raises Refused: always.
         """
-        under(self._lock, self._count_lost, reason)
+        under(self._lock, self._tally.lost, reason)
         self._hand_over()
         raise Refused(reason)
 
@@ -268,7 +226,7 @@ class Gate:
             refused = Reason.QUEUE_AGE
         if refused is not None:
             ticket.outcome = refused
-            under(self._lock, self._count_lost, refused)
+            under(self._lock, self._tally.lost, refused)
             self._hand_over()
             return refused
         outcome = self._waking(self._queue_up, ticket)
@@ -282,13 +240,13 @@ class Gate:
 
         :param reason: why it is refused; ``None`` if its client has left.
         """
-        was_there = under(self._lock, self._take_out, ticket, reason)
+        was_there = under(self._lock, self._queue.take_out, ticket, reason)
         self._hand_over()
         return was_there
 
     def expire(self) -> None:
         """Refuse those who have waited too long. For a loop to call a few times a second."""
-        self._waking(self._hand_out)
+        self._waking(self._queue.hand_out)
         self._hand_over()
 
     def drain(self) -> None:
@@ -297,22 +255,6 @@ class Gate:
         Takes no lock and may be called in a signal handler.
         """
         self.draining = True
-
-    def lower(self, limits: Limits) -> None:
-        """Have fewer slots or a shorter queue from now on; for when nobody is inside yet.
-
-        Slots that are taken stay, and so does what has no limit of its own: ``max_wait``.
-        """
-        under(self._lock, self._lower, limits)
-        self._hand_over(tell=False)
-
-    def _lower(self, limits: Limits) -> None:
-        """Have fewer slots. Requires self._lock."""
-        while len(self._places) > limits.slots and self._free:
-            slot = self._free.pop()
-            del self._places[slot.place]  # before the slot goes, or it would be missed
-        queue = min(limits.max_queue, self.limits.max_queue)
-        self.limits = self.limits._replace(slots=len(self._places), max_queue=queue)
 
     @property
     def empty(self) -> bool:
@@ -344,34 +286,9 @@ class Gate:
 
     def counts(self) -> Counters:
         """Return what has been counted in this process; none of it ever goes down."""
-        counts = under(self._lock, self._counted)
+        counts = under(self._lock, self._tally.counters)
         self._hand_over(tell=False)
         return counts
-
-    def _counted(self) -> Counters:
-        """Add up what has been counted. Requires self._lock."""
-        all_ = self._counting
-        waits = [sum(column) for column in zip(*(place.waits for place in all_), strict=True)]
-        waits_took = sum(place.waits_took for place in all_)
-        service = [sum(column) for column in zip(*(place.slow for place in all_), strict=True)]
-        service[0] += sum(place.quick for place in all_)
-        served, took = sum(service), sum(place.took for place in all_)
-        # Slots are read one after the other while others come and go. Who is just leaving may
-        # not be seen at all, so both are told too low then, never too high: the last look.
-        inside = sum(place.forfeited for place in all_) + len(self._taken())
-        self._admitted = max(self._admitted, served + inside)
-        self._unwaited = max(self._unwaited, self._admitted - sum(waits[1:]))
-        waits[0] = self._unwaited
-        return Counters(
-            self._admitted,
-            served,
-            tuple(self._refused.values()),
-            self._dropped,
-            tuple(service),
-            int(took * SECOND),
-            tuple(waits),
-            int(waits_took * SECOND),
-        )
 
     def subscribe(self, changed: Callable[[], object]) -> None:
         """Have ``changed`` called, outside the lock, when the state may have changed."""
@@ -423,105 +340,40 @@ class Gate:
             return under(self._lock, step, woken, *args, **kwargs)
         finally:
             try:
-                _wake(woken)
+                wake(woken)
             finally:
                 if woken:  # a call can be interrupted before it does anything
-                    _wake(woken)
+                    wake(woken)
 
     def _queue_up(self, woken: list[Ticket], ticket: Ticket) -> Slot | Reason | None:
         """Put a ticket into the queue and serve that. For :meth:`_waking`."""
-        ticket.arrived = self._clock() - ticket.ago
-        self._waiting.append(ticket)
-        self._hand_out(woken)
-        if ticket.outcome is not None:
-            woken.pop()  # itself, the last to be served
-        elif len(self._waiting) > self.limits.max_queue:
-            self._waiting.pop()
-            ticket.outcome = Reason.QUEUE_FULL
-            self._count_lost(Reason.QUEUE_FULL)
-        else:
+        outcome = self._queue.join(woken, ticket)
+        if outcome is None:
             self._crowded = True
-        return ticket.outcome
-
-    def _count_lost(self, reason: Reason | None) -> None:
-        """Count one who did not run. Requires self._lock."""
-        if reason is None:
-            self._dropped += 1
-        else:
-            self._refused[reason] += 1
-
-    def _take_out(self, ticket: Ticket, reason: Reason | None) -> bool:
-        """Take a ticket out of the queue if it is there. Requires self._lock."""
-        if ticket.outcome is not None:
-            return False
-        try:
-            self._waiting.remove(ticket)
-        except ValueError:
-            return False
-        self._gave_up(ticket)
-        self._count_lost(reason)
-        return True
+        return outcome
 
     def _serve(self, woken: list[Ticket], tell: bool) -> bool:
         """Serve the queue; return whether to tell of a slot left over. For :meth:`_waking`."""
-        self._hand_out(woken)
+        self._queue.hand_out(woken)
         relaxed = tell and self._crowded and not self._waiting and bool(self._free)
         if relaxed:
             self._crowded = False
-            self._hungry_since = None
+            self._queue.unserved_since = None
         return relaxed
 
     def _figures(self) -> Load:
         """Return the load of a crowded gate. Requires self._lock."""
         now, slots = self._clock(), self.limits.slots
         queued, free = len(self._waiting), len(self._free)
-        since = self._waiting[0].arrived if queued else now
-        if self._hungry_since is not None and (queued or not free):
-            since = min(since, self._hungry_since)
+        waited = now - self._queue.since(now)
         # A slot that lies free while somebody waits is on its way to him.
         moving = min(queued, free)
         service = service_time(self._service, self._ages(now))
-        return Load(queued - moving, slots - free + moving, slots, now - since, service)
-
-    def _hand_out(self, woken: list[Ticket]) -> None:
-        """Serve the queue from its head. For :meth:`_waking`."""
-        now = self._clock()
-        while self._waiting:
-            ticket = self._waiting[0]
-            waited, most = now - ticket.arrived, self.limits.max_wait
-            if ticket.outcome is not None:  # by one who was interrupted just then, and woke it
-                pass
-            # One that was as old when it came is here because it found a slot free.
-            elif waited > most and not (ticket.ago > most and self._free):
-                ticket.outcome = Reason.QUEUE_AGE
-                woken.append(ticket)
-                self._gave_up(ticket)
-                self._count_lost(Reason.QUEUE_AGE)
-            else:
-                try:
-                    slot = self._free.pop()
-                except IndexError:
-                    break
-                slot.place.count_wait(waited)
-                slot.place.since = now
-                slot.place.waited = waited
-                ticket.outcome = slot
-                woken.append(ticket)
-                self._hungry_since = None
-            self._waiting.popleft()
-
-    def _gave_up(self, ticket: Ticket) -> None:
-        """Remember since when nobody has got in. Requires self._lock."""
-        if self._hungry_since is None or ticket.arrived < self._hungry_since:
-            self._hungry_since = ticket.arrived
+        return Load(queued - moving, slots - free + moving, slots, waited, service)
 
     def _ages(self, now: float) -> list[float]:
-        return [now - since for since in self._taken()]
-
-    def _taken(self) -> list[float]:
-        """Return since when each slot is taken that is."""
         sinces = [place.since for place in self._places]
-        return [since for since in sinces if since is not None]
+        return [now - since for since in sinces if since is not None]
 
     def _changed(self) -> None:
         for changed in self._watchers:
@@ -529,20 +381,6 @@ class Gate:
                 changed()
             except Exception:
                 logger.exception("%r raised when told of a change by %r", changed, self)
-
-
-def _wake(tickets: list[Ticket]) -> None:
-    try:
-        while tickets:
-            ticket = tickets[0]
-            del tickets[0]  # no call, in which something might be raised, comes before its own
-            try:
-                ticket.wake(ticket)
-            except Exception:
-                logger.exception("could not wake a waiting request by %r", ticket.wake)
-    finally:
-        if tickets:  # what was raised is not theirs
-            _wake(tickets)
 
 
 def _lost(keeper: weakref.ref[Gate], place: Place, _: object) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from wsgi_busyguard import BusyGuard, Load, Monitor
 from wsgi_busyguard.gate import Gate
-from wsgi_busyguard.gating.dry_run import EVERY, DryRun, Shadow
+from wsgi_busyguard.gate.dry_run import EVERY, DryRun, Shadow
 from wsgi_busyguard.policy import Reason, Verdict
 
 

@@ -1,11 +1,4 @@
-"""A slot, which always comes back, and what is counted of its holders. Knows no gate.
-
-An exception may arise between any two steps of Python's: a signal handler raises (an app that
-limits its time by SIGALRM has one), or a thread is told to by another. Between taking a slot and
-noting that it is taken no ``finally`` helps, and what is called in a ``finally`` may be interrupted
-before its first step. But somebody refers to a slot at every moment: whoever has it, or the queue
-in which the free ones lie. When nobody does any more it is lost, and that is noticed.
-"""
+"""A slot, which always comes back, and what is counted of its holders. Knows no gate."""
 
 from __future__ import annotations
 
@@ -13,11 +6,13 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING
 from weakref import ref
 
-from .counters import BOUNDS, BUCKETS
+from ..counters import BOUNDS, BUCKETS, REASONS, SECOND, Counters
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from types import CodeType
+
+    from ..policy import Reason
 
 
 class Place:
@@ -30,8 +25,15 @@ class Place:
     """
 
     __slots__ = (
-        *("forfeited", "owed", "quick", "since", "slow", "took"),
-        *("waited", "waits", "waits_took"),
+        "forfeited",
+        "owed",
+        "quick",
+        "since",
+        "slow",
+        "took",
+        "waited",
+        "waits",
+        "waits_took",
     )
 
     def __init__(self) -> None:
@@ -86,3 +88,49 @@ class Slot:
         Called with one argument that says nothing, as from a finalizer.
         """
         return ref(self._guard, lost)
+
+
+class Tally:
+    """What is counted of the holders of all places, and of those who got none.
+
+    All of it requires the gate's lock.
+    """
+
+    def __init__(self, places: Iterable[Place]) -> None:
+        self._places = tuple(places)
+        self._refused = dict.fromkeys(REASONS, 0)
+        self._dropped = 0
+        self._admitted = 0  # as last said, and of these those who did not wait
+        self._unwaited = 0
+
+    def lost(self, reason: Reason | None) -> None:
+        """Count one who did not run; without a reason its client had left."""
+        if reason is None:
+            self._dropped += 1
+        else:
+            self._refused[reason] += 1
+
+    def counters(self) -> Counters:
+        """Add up what has been counted."""
+        places = self._places
+        waits = [sum(column) for column in zip(*(place.waits for place in places), strict=True)]
+        waits_took = sum(place.waits_took for place in places)
+        service = [sum(column) for column in zip(*(place.slow for place in places), strict=True)]
+        service[0] += sum(place.quick for place in places)
+        served, took = sum(service), sum(place.took for place in places)
+        # Places are read one after the other while others come and go. Who is just leaving may
+        # not be seen at all, so both figures are too low then, never too high: the last look.
+        inside = sum(place.forfeited + (place.since is not None) for place in places)
+        self._admitted = max(self._admitted, served + inside)
+        self._unwaited = max(self._unwaited, self._admitted - sum(waits[1:]))
+        waits[0] = self._unwaited
+        return Counters(
+            self._admitted,
+            served,
+            tuple(self._refused.values()),
+            self._dropped,
+            tuple(service),
+            int(took * SECOND),
+            tuple(waits),
+            int(waits_took * SECOND),
+        )

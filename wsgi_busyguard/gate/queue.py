@@ -1,0 +1,137 @@
+"""The queue in front of the slots: who waits, since when, and for how long at most."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from .._support.log import logger
+from ..policy import Limits, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .slots import Slot
+
+
+class Ticket:
+    """A place in the queue, for a request that has no thread to wait in.
+
+    :param wake: called once, with the ticket, outside any lock and in whichever thread made it so,
+        when ``outcome`` has come while it waited. Not called for an outcome that
+        :meth:`Gate.offer` returned, nor after :meth:`Gate.withdraw` returned true.
+    :param ago: seconds for which the request has waited elsewhere; they count as waiting here, but
+        nobody who finds a slot free is refused for them.
+    :ivar outcome: the :class:`Slot`, or the :class:`Reason` for which there is none; ``None``
+        while it waits.
+    """
+
+    __slots__ = ("ago", "arrived", "outcome", "wake")
+
+    def __init__(self, wake: Callable[[Ticket], object], ago: float = 0.0) -> None:
+        self.wake = wake
+        self.ago = ago
+        self.arrived = 0.0
+        self.outcome: Slot | Reason | None = None
+
+
+class Queue:
+    """First come, first served; bounded in length and in age. All of it requires the gate's lock.
+
+    :param free: the slots that are free; those who wait take the last of them.
+    :param lost: counts one that got no slot.
+    :ivar unserved_since: when the first of those arrived that gave up since one was served.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        clock: Callable[[], float],
+        free: deque[Slot],
+        lost: Callable[[Reason | None], None],
+    ) -> None:
+        self.tickets: deque[Ticket] = deque()
+        self.unserved_since: float | None = None
+        self._limits = limits
+        self._clock = clock
+        self._free = free
+        self._lost = lost
+
+    def join(self, woken: list[Ticket], ticket: Ticket) -> Slot | Reason | None:
+        """Put a ticket at the end and serve the queue; return what the ticket got, if anything."""
+        ticket.arrived = self._clock() - ticket.ago
+        self.tickets.append(ticket)
+        self.hand_out(woken)
+        if ticket.outcome is not None:
+            woken.pop()  # itself, the last to be served
+        elif len(self.tickets) > self._limits.max_queue:
+            self.tickets.pop()
+            ticket.outcome = Reason.QUEUE_FULL
+            self._lost(Reason.QUEUE_FULL)
+        return ticket.outcome
+
+    def take_out(self, ticket: Ticket, reason: Reason | None) -> bool:
+        """Take a ticket out if it is there."""
+        if ticket.outcome is not None:
+            return False
+        try:
+            self.tickets.remove(ticket)
+        except ValueError:
+            return False
+        self._gave_up(ticket)
+        self._lost(reason)
+        return True
+
+    def hand_out(self, woken: list[Ticket]) -> None:
+        """Serve the queue from its head; add to ``woken`` whoever got an outcome."""
+        now = self._clock()
+        while self.tickets:
+            ticket = self.tickets[0]
+            waited, most = now - ticket.arrived, self._limits.max_wait
+            if ticket.outcome is not None:  # by one who was interrupted just then, and woke it
+                pass
+            # One that was as old when it came is here because it found a slot free.
+            elif waited > most and not (ticket.ago > most and self._free):
+                ticket.outcome = Reason.QUEUE_AGE
+                woken.append(ticket)
+                self._gave_up(ticket)
+                self._lost(Reason.QUEUE_AGE)
+            else:
+                try:
+                    slot = self._free.pop()
+                except IndexError:
+                    break
+                slot.place.count_wait(waited)
+                slot.place.since = now
+                slot.place.waited = waited
+                ticket.outcome = slot
+                woken.append(ticket)
+                self.unserved_since = None
+            self.tickets.popleft()
+
+    def _gave_up(self, ticket: Ticket) -> None:
+        """Remember since when nobody has got in."""
+        if self.unserved_since is None or ticket.arrived < self.unserved_since:
+            self.unserved_since = ticket.arrived
+
+    def since(self, now: float) -> float:
+        """Return since when nobody has got a slot who needs one."""
+        since = self.tickets[0].arrived if self.tickets else now
+        if self.unserved_since is not None and (self.tickets or not self._free):
+            since = min(since, self.unserved_since)
+        return since
+
+
+def wake(tickets: list[Ticket]) -> None:
+    """Wake each of them, whatever is raised meanwhile; the list is empty afterwards."""
+    try:
+        while tickets:
+            ticket = tickets[0]
+            del tickets[0]  # no call, in which something might be raised, comes before its own
+            try:
+                ticket.wake(ticket)
+            except Exception:
+                logger.exception("could not wake a waiting request by %r", ticket.wake)
+    finally:
+        if tickets:  # what was raised is not theirs
+            wake(tickets)
