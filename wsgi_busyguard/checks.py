@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qs
 
-from .policy import DAMPED, known_policy
+from .policy import DAMPED, READY_POLICIES, known_policy
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable
+    from collections.abc import Container, Iterable, Mapping
 
 METHODS = ("GET", "HEAD", "OPTIONS")
 
@@ -32,18 +32,25 @@ LONGEST_QUERY = 1024
 READY, LIVE = QUESTIONS = ("ready", "live")
 
 
-class Ask(NamedTuple):
+#: The status that ``?warn=`` may ask for, for busy but still ready.
+WARNING = 429
+_WARNS = (None, str(WARNING))
+
+
+class Check(NamedTuple):
     """A check.
 
     :param question: what is asked.
-    :param method: the request's method.
-    :param ready: the ready policy it goes by; one that it names is not necessarily a known one.
-    :param warn: the status it wants for busy but still ready, if any; not necessarily 429.
+    :param method: the request's method; not necessarily one of those that checks have.
+    :param policy: the ready policy to judge the load by; ``None`` where the load is not asked for:
+        by live checks, and by what cannot be meant.
+    :param warn: the status it wants for busy but still ready, if any; one that is not 429 cannot
+        be meant.
     """
 
     question: str
     method: str
-    ready: str = DAMPED
+    policy: str | None = None
     warn: str | None = None
 
 
@@ -64,20 +71,34 @@ class Checks:
         ready: str = DAMPED,
     ) -> None:
         self._root = root
-        self._policy = known_policy(ready)
+        known_policy(ready)
         of_ready, of_live = _paths("ready_paths", ready_paths), _paths("live_paths", live_paths)
         for path in of_ready:
             if path in of_live:
                 raise ValueError(f"{path!r} cannot be both in ready_paths and in live_paths")
         self._questions = {**dict.fromkeys(of_ready, READY), **dict.fromkeys(of_live, LIVE)}
         # The same few questions come again and again.
-        self._asks = {q: {m: Ask(q, m, ready) for m in METHODS} for q in QUESTIONS}
+        self._plain = {
+            question: {method: Check(question, method, policy) for method in METHODS}
+            for question, policy in ((READY, ready), (LIVE, None))
+        }
         #: Every PATH_INFO that a check can have, wherever the app is mounted. A request whose
         #: PATH_INFO is not among these is none, and one look-up is all it costs to know.
         self.suspects = frozenset(_tails(["/", "*", *self._questions] if root else self._questions))
 
-    def asked(self, method: str, path: str, query: str, headers: Container[str]) -> Ask | None:
-        """Return what is asked, or ``None`` if the request is the app's.
+    def match(self, environ: Mapping[str, Any]) -> Check | None:
+        """Return the check that a request is, or ``None`` if it is the app's."""
+        return self.match_request(
+            environ["REQUEST_METHOD"],
+            environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""),
+            environ.get("QUERY_STRING", ""),
+            environ,
+        )
+
+    def match_request(
+        self, method: str, path: str, query: str, headers: Container[str]
+    ) -> Check | None:
+        """Return the same for a request without an environ.
 
         :param path: the path that the balancer asked for, as WSGI has it: SCRIPT_NAME + PATH_INFO,
             percent-decoded, with the slashes that the server passes.
@@ -90,10 +111,17 @@ class Checks:
             if _somebody_behind(headers):
                 return None
             question = READY
-        if query:
-            policy, warn = _wishes(query)
-            return Ask(question, method, self._policy if policy is None else policy, warn)
-        return self._asks[question].get(method) or Ask(question, method)
+        plain = self._plain[question].get(method)
+        if plain is None:
+            return Check(question, method)
+        if not query or question is LIVE:
+            return plain
+        policy, warn = _wishes(query)
+        if policy is None:
+            policy = plain.policy
+        if policy not in READY_POLICIES:
+            return Check(question, method)
+        return Check(question, method, policy if warn in _WARNS else None, warn)
 
 
 def _somebody_behind(headers: Container[str]) -> bool:

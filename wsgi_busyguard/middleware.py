@@ -26,16 +26,16 @@ from .policy import CLIENT_TIMEOUT, DAMPED, PATIENCE, flag, seconds
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Mapping, Sized
+    from collections.abc import Callable, Iterable, Mapping
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
     from .adapters.readers.sampling import Sampled
     from .board.board import Board
-    from .checks import Ask
     from .deadlines.client_timeout import Client
-    from .load import Adapter, Load
+    from .load import Adapter
     from .monitor import Listener
+    from .policy import Verdict
 
 
 class Step:
@@ -130,7 +130,7 @@ class BusyGuard:
         push: Iterable[str] | str = (),
         dry_run: bool = False,
     ) -> None:
-        from .responses import Answers
+        from .responses import Responses
 
         wsgi_app("app", app)
         if client_timeout is not None:
@@ -144,11 +144,14 @@ class BusyGuard:
             )
         self._patience = seconds("patience", patience)
         self._checks = Checks(flag("check_root", check_root), ready_paths, live_paths, ready)
-        self._answers = Answers(refusal=refusal, retry_after=retry_after, expose_load=expose_load)
+        self._responses = Responses(
+            refusal=refusal, retry_after=retry_after, expose_load=expose_load
+        )
         timeout = CLIENT_TIMEOUT if client_timeout is None else client_timeout
         trusts = flag("trust_queue_header", trust_queue_header)
         self._inside = inside = Inside()
         self._leftovers = Leftovers()
+        self.checks_in_flight: set[object] = set()
         self._first: list[Step] = []
         self.dry_run = DryRun() if flag("dry_run", dry_run) else None
 
@@ -175,7 +178,7 @@ class BusyGuard:
         if slots is not None or client_timeout is not None or told is not None:
             plain = stamping(app, self.monitor, timeout, told)
         if isinstance(adapter, Gate):
-            refused, read_off = self._answers.refused, self._leftovers
+            refused, read_off = self._responses.refused, self._leftovers
             app = holding(app, adapter, self.monitor, refused, timeout, told_gate, read_off)
         elif isinstance(adapter, Shadow):
             app = rehearsing(app, adapter, self.monitor, timeout, told_gate)
@@ -186,7 +189,6 @@ class BusyGuard:
 
             reported = Reporter(self.monitor).around
             app, plain = reported(app), reported(plain)
-        self._judge = self.monitor.judged if self.dry_run is None else self._rehearsed
         self._suspects = self._checks.suspects
         self._app, self._gated, self._plain = app, app, plain
         if monitor is None:
@@ -208,9 +210,9 @@ class BusyGuard:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a check, or pass the request on; a WSGI call."""
         app = self._first_call(environ) if self._first else self._app
-        path = environ.get("PATH_INFO", "")  # it may be left out where it is empty (PEP 3333)
-        if path in self._suspects:
-            answer = self._answer(environ, path)
+        # PATH_INFO may be left out where it is empty (PEP 3333).
+        if environ.get("PATH_INFO", "") in self._suspects:
+            answer = self._answer(environ)
             if answer is not None:
                 return answer(environ, start_response)
         # A call under way holds the token for as long as it takes, see Inside.
@@ -241,7 +243,7 @@ class BusyGuard:
 
     def _timed(self, environ: WSGIEnvironment, sampled: Sampled) -> WSGIApplication:
         """Return the app that tells ``sampled`` when it begins and ends."""
-        if self._ask(environ, environ.get("PATH_INFO", "")) is not None:
+        if self._checks.match(environ) is not None:
             sampled.moved()  # a check has a thread, and says nothing of how long others take
 
         def timed(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -310,40 +312,20 @@ class BusyGuard:
         """Have so many threads of the server at most read off what is left of refused bodies."""
         self._leftovers.allow(threads)
 
-    def _ask(self, environ: WSGIEnvironment, path: str) -> Ask | None:
-        """Return what a request asks if it is a check."""
-        return self._checks.asked(
-            environ["REQUEST_METHOD"],
-            environ.get("SCRIPT_NAME", "") + path,
-            environ.get("QUERY_STRING", ""),
-            environ,
-        )
-
-    def _answer(self, environ: WSGIEnvironment, path: str) -> WSGIApplication | None:
+    def _answer(self, environ: WSGIEnvironment) -> WSGIApplication | None:
         """Return the answer if the request is a check."""
         relaunch()
-        ask = self._ask(environ, path)
-        if ask is None:
+        check = self._checks.match(environ)
+        if check is None:
             return None
-        return self._answers.to(ask, environ.get("HTTP_ACCEPT"), self._judge, self._patience)
+        verdict = self._verdict(check.policy) if check.policy else None
+        return self._responses.for_check(check, verdict, environ.get("HTTP_ACCEPT"))
 
-    def _rehearsed(self, ready: str, patience: float) -> tuple[str, bool, Load]:
-        assert self.dry_run is not None
-        return self.dry_run.judged(self.monitor.check(ready, patience))
-
-    def counting(self) -> Sized:
-        """Count the checks from now on that are being answered; return one thing for each."""
-        asking: set[object] = set()
-
-        judge = self._judge
-
-        def counted(ready: str, patience: float) -> tuple[str, bool, Load]:
-            check = object()
-            try:
-                asking.add(check)
-                return judge(ready, patience)
-            finally:
-                asking.discard(check)  # also if a signal handler raised before it was in there
-
-        self._judge = counted
-        return asking
+    def _verdict(self, policy: str) -> Verdict:
+        here = object()
+        try:
+            self.checks_in_flight.add(here)
+            verdict = self.monitor.check(policy, self._patience)
+        finally:
+            self.checks_in_flight.discard(here)  # also if a signal handler raised before the add
+        return verdict if self.dry_run is None else self.dry_run.judged(verdict)

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
     Listener = Callable[[Transition], object]
 
+_verdict = partial(tuple.__new__, Verdict)  # in half the time that Verdict() takes
+
 
 class Shared(Protocol):
     """What monitors in several processes have in common; see :class:`~wsgi_busyguard.Board`."""
@@ -209,10 +211,6 @@ class Monitor:
         :param count: whether somebody asks, and does not only look.
         :raises ValueError: for an unknown policy.
         """
-        return Verdict(*self.judged(ready, patience, count))
-
-    def judged(self, ready: str, patience: float, count: bool = True) -> tuple[str, bool, Load]:
-        """Return what :meth:`check` does, as a plain tuple: that takes a tenth less."""
         asked = self._asked.get(ready)
         if asked is None:
             asked = self._asked[known_policy(ready)]  # says what it expected
@@ -243,7 +241,7 @@ class Monitor:
                 pass
         if self._news and not self._looking:
             self._tell()
-        return word, well, load
+        return _verdict((word, well, load))
 
     def counts(self) -> Counters | None:
         """Return what is counted where the load is read; ``None`` if that does not count."""

@@ -17,11 +17,11 @@ with warnings.catch_warnings():
 
 from ._support.log import logger
 from ._support.wsgi_app import wsgi_app
-from .checks import LIVE, METHODS, Ask
-from .policy import DRAINING, PATIENCE, READY_POLICIES, Reason, flag, whole
+from .checks import LIVE, METHODS, WARNING, Check
+from .policy import DRAINING, PATIENCE, READY_POLICIES, Reason, Verdict, flag, whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -33,7 +33,6 @@ JSON = "application/json"
 OFFERS = (TEXT, HEALTH_JSON, JSON)
 
 ALLOW = ", ".join(METHODS)
-_METHODS = frozenset(METHODS)  # found in half the time
 ALIVE, STALLED = "alive", "stalled"
 
 # Nobody is there to serve: what answers here outlives those who do.
@@ -53,10 +52,6 @@ WORDS = (
 # HAProxy takes 2xx and 3xx for healthy, so busy is a 5xx; 503 is the one that says "for now"
 # (RFC 9110, section 15.6.4). Varnish, Envoy, ALB and GCP want exactly 200 for well.
 WELL, NOT_NOW = 200, 503
-
-# Busy but still ready, for a check that asks by ?warn=429: Consul takes it for a warning, and all
-# others but 2xx for critical.
-WARNING = 429
 
 # Envoy sends to hosts whose check says so only what those without it cannot take; the name counts.
 DEGRADED = ("x-envoy-degraded", "true")
@@ -105,7 +100,7 @@ class Answer:
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [self.body]
 
 
-class Answers:
+class Responses:
     """The answers to checks, and the refusals; built once, used for every request.
 
     :param refusal: a WSGI app to answer refused requests instead of the plain ``busy``.
@@ -135,6 +130,7 @@ class Answers:
             for options in (False, True)
         }
         self._not_allowed = _plain(405, "", Allow=ALLOW)
+        # Consul takes 429 for a warning, and all others but 2xx for critical.
         self._warning = {
             key: Answer(f"{WARNING} Too Many Requests", built.headers, built.body)
             for key, built in self._built.items()
@@ -155,34 +151,29 @@ class Answers:
             for reason in Reason
         }
 
-    def to(
+    def for_check(
         self,
-        ask: Ask,
-        accept: str | None,
-        check: Callable[[str, float], tuple[str, bool, Load]],
-        patience: float,
-        alive: Callable[[], bool] | None = None,
+        check: Check,
+        verdict: Verdict | None,
+        accept: str | None = None,
+        alive: bool = True,
     ) -> Answer:
         """Return the answer to a check.
 
-        :param check: says what follows from a policy and a patience, as a ``Verdict`` has it.
-            Called where the state matters.
-        :param alive: says whether those who serve make progress, where whoever answers here is
-            not one of them.
+        :param verdict: what the monitor makes of ``check.policy``; ``None`` where there is none.
+        :param accept: the media types that it accepts.
+        :param alive: whether those who serve make progress; matters to live checks only.
         """
-        question, method, ready, warn = ask
-        if method not in _METHODS:
-            return self._not_allowed.saying(f"a check is one of {ALLOW}, not {method}")
+        question, method, _, warn = check
         media = TEXT if accept is None or accept == "*/*" else preferred(accept)
         options = method == "OPTIONS"
-        if question is LIVE:
-            well = alive is None or alive()
-            return self._built[ALIVE if well else STALLED, well, media, options]
-        if ready not in READY_POLICIES:
-            return self._unknown[options]
-        if warn is not None and warn != str(WARNING):
-            return self._unwarned[options]
-        word, well, load = check(ready, patience)
+        if verdict is None:
+            if method not in METHODS:
+                return self._not_allowed.saying(f"a check is one of {ALLOW}, not {method}")
+            if question is LIVE:
+                return self._built[ALIVE if alive else STALLED, alive, media, options]
+            return (self._unknown if warn is None else self._unwarned)[options]
+        word, well, load = verdict
         built = self._built[word, well, media, options]
         if word == "busy" and well:
             if self._degrades and not _soon(load):

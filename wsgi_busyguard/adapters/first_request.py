@@ -29,10 +29,12 @@ if TYPE_CHECKING:
 
 
 class Guard(Calls, Protocol):
-    """What a guard can do for what reads its server."""
+    """What a guard can do for what reads its server.
 
-    def counting(self) -> Sized:
-        """Count checks from now on; return as many things as are being answered."""
+    :ivar checks_in_flight: as many things as checks are being answered.
+    """
+
+    checks_in_flight: set[object]
 
     def spare(self, threads: float) -> None:
         """Take note of how many threads are left where the gate is full, but for one for checks."""
@@ -94,7 +96,7 @@ class FirstRequest:
         if MONITOR in environ:  # another guard stands in front, and knows
             theirs = environ[MONITOR]
             if isinstance(theirs, Monitor) and isinstance(self._adapter, Inside):
-                self._turn_to(WithoutChecks(Same(theirs), self._guard.counting()))
+                self._turn_to(WithoutChecks(Same(theirs), self._guard.checks_in_flight))
         elif isinstance(self._adapter, Inside):
             self._find_load(find(environ), name)
         else:
@@ -149,7 +151,7 @@ class FirstRequest:
         assert server.adapter is not None
         adapter = self._part_of(server.adapter())
         if server.counts_checks:
-            adapter = WithoutChecks(adapter, self._guard.counting())
+            adapter = WithoutChecks(adapter, self._guard.checks_in_flight)
         if not hasattr(adapter, "subscribe"):  # what tells of changes by itself knows more
             adapter = Sampled(adapter, self._guard)
         return adapter

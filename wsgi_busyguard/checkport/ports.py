@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 from .._support.listener import address as address
 from .._support.listener import bound as bound
 from .._support.request_head import Head, read_head
-from ..checks import LONGEST_QUERY, Checks
+from ..checks import LIVE, LONGEST_QUERY, Check, Checks
 from ..dashboard import Page
 from ..haproxy import MOST_BALANCERS, MOST_OF_ADDRESS, Agent, Newcomers
 from ..metrics.figures import look
 from ..metrics.prometheus import Collector, Exposition
 from ..policy import DAMPED, PATIENCE, known_policy, seconds
 from ..responses import (
-    Answers,
+    Responses,
     json_answer,
     metrics_answer,
     not_for,
@@ -188,7 +188,7 @@ class CheckApp:
         self._alive = getattr(monitor, "alive", None)
         self._checks = Checks(True, ("/readyz", "/healthz"), ("/livez",), ready)
         # Who reads this port reads the figures, so Envoy may know as well.
-        self._answers = Answers(degraded=True)
+        self._responses = Responses(degraded=True)
         self.page = Page(monitor)
         self._nothing = not_found("here are /readyz, /livez, /load, /metrics, and / for people")
         self._reads = not_for("GET, HEAD, OPTIONS")
@@ -213,9 +213,10 @@ class CheckApp:
         if path == "/" and method in ("GET", "HEAD") and not _is_browser(accept):
             asked_path = "/readyz"  # many balancers ask for / unless they are told otherwise
         # Whoever reaches this port asks for the state, also if it came through a proxy.
-        ask = self._checks.asked(method, asked_path, environ.get("QUERY_STRING", ""), ())
-        if ask is not None:
-            answer = self._answers.to(ask, accept, self._monitor.check, self._patience, self._alive)
+        query = environ.get("QUERY_STRING", "")
+        check = self._checks.match_request(method, asked_path, query, ())
+        if check is not None:
+            answer = self._to_check(check, accept)
         elif path == "/load":
             answer = json_answer(self.shown())
         elif path == "/metrics":
@@ -225,6 +226,12 @@ class CheckApp:
         else:
             answer = self._nothing
         return answer(environ, start_response)
+
+    def _to_check(self, check: Check, accept: str | None) -> Answer:
+        policy = check.policy
+        verdict = self._monitor.check(policy, self._patience) if policy else None
+        alive = check.question is not LIVE or self._alive is None or self._alive()
+        return self._responses.for_check(check, verdict, accept, alive)
 
     def shown(self) -> dict[str, Any]:
         """Return what ``/load`` shows."""

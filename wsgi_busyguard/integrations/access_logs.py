@@ -52,7 +52,7 @@ class NoChecks(logging.Filter):
     def is_check(self, method: str, uri: str, headers: Container[str] = ()) -> bool:
         """Return whether a request is a check; ``headers`` as in a WSGI environ."""
         path, _, query = uri.partition("?")
-        return self._checks.asked(method, path, query, headers) is not None
+        return self._checks.match_request(method, path, query, headers) is not None
 
     def _tells_of_a_check(self, record: logging.LogRecord) -> bool:
         atoms: Any = record.args

@@ -13,7 +13,7 @@ from webob import Request
 
 from wsgi_busyguard import BusyGuard, Load, Monitor
 from wsgi_busyguard.adapters.front.base import Front
-from wsgi_busyguard.checks import READY, Ask
+from wsgi_busyguard.checks import READY, Check
 from wsgi_busyguard.load import UNKNOWN
 from wsgi_busyguard.metrics.orca import HEADER, Pace, Rates, Reporter, report
 from wsgi_busyguard.policy import Reason
@@ -321,6 +321,6 @@ def test_live_is_never_a_warning(ask, guard):
 
 
 def test_the_wish_is_part_of_the_question(guard):
-    assert guard._checks.asked("GET", "/readyz", "warn=1&warn=429", ()) == Ask(
+    assert guard._checks.match_request("GET", "/readyz", "warn=1&warn=429", ()) == Check(
         READY, "GET", "damped", "429"
     )

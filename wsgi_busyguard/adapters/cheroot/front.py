@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import WSGIApplication
 
-    from ...checks import Ask
+    from ...checks import Check
 
 
 class CherootFront(Front):
@@ -160,11 +160,12 @@ class CherootFront(Front):
             CherootVisit(self, conn, None).enter()
             return
         request = None if head is None else Request(head, bool(ahead))
-        ask = None if head is None else self.asked(*head[:4])
-        if ask is None or request is None or request.has_body:
+        check = None if head is None else self.match(*head[:4])
+        if check is None or request is None or request.has_body:
             CherootVisit(self, conn, request).enter()
         else:
-            self._checking.put(partial(_or_close, conn, partial(self._answer, conn, request, ask)))
+            answer = partial(self._answer, conn, request, check)
+            self._checking.put(partial(_or_close, conn, answer))
         self._failing = False
 
     def _waits_for_more(self, conn: Any, size: int, seen: int) -> bool:
@@ -197,9 +198,9 @@ class CherootFront(Front):
         sent(conn.socket, NO_REQUEST)
         self._refusing.linger(conn.socket, conn.close)
 
-    def _answer(self, conn: Any, request: Request, ask: Ask) -> None:
+    def _answer(self, conn: Any, request: Request, check: Check) -> None:
         accept = request.head.headers.get("HTTP_ACCEPT")
-        self._say(self._checking, conn, request, self.answer(ask, accept))
+        self._say(self._checking, conn, request, self.answer(check, accept))
 
     def _say(
         self,

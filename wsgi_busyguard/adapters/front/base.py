@@ -16,7 +16,7 @@ from ..._support.log import logger
 from ..._support.threads import Beat, Teller
 from ..._support.unpatched import begin
 from ...board.membership import Member
-from ...checks import Ask, Checks
+from ...checks import Check, Checks
 from ...deadlines.client_timeout import reader
 from ...deadlines.clock_skew import QueueHeader
 from ...deadlines.deadline import timed
@@ -26,7 +26,7 @@ from ...haproxy import Push
 from ...metrics.orca import Reporter
 from ...monitor import Monitor
 from ...policy import CLIENT_TIMEOUT, DAMPED, PATIENCE, Reason, flag, seconds
-from ...responses import Answers
+from ...responses import Responses
 from .accept_backlog import Outside, StandingQueue
 from .last_connections import HANDSHAKES, LINGER, LOOK, admit_no_more, pending
 from .progress import STALL, Clients
@@ -92,8 +92,10 @@ class Front:
         trusts = flag("trust_queue_header", trust_queue_header)
         self._patience = seconds("patience", patience)
         self._checks = Checks(check_root, ready_paths, live_paths, ready)
-        self._answers = Answers(refusal=refusal, retry_after=retry_after, expose_load=expose_load)
-        self._plainly = self._answers if refusal is None else Answers(retry_after=retry_after)
+        self._responses = Responses(
+            refusal=refusal, retry_after=retry_after, expose_load=expose_load
+        )
+        self._plainly = self._responses if refusal is None else Responses(retry_after=retry_after)
         self.gate = Gate(threads, max_queue, max_wait, client_timeout=client_timeout)
         self._queue_header = QueueHeader(self.gate.is_idle, self.client_timeout) if trusts else None
         self.clients = Clients(seconds("progress_timeout", progress_timeout))
@@ -147,11 +149,11 @@ class Front:
         self._until = time.monotonic() + grace
         return self.drained
 
-    def asked(self, method: str, path: str, query: str, headers: Container[str]) -> Ask | None:
-        """Return what is asked if a request is a check; see :meth:`Checks.asked`."""
+    def match(self, method: str, path: str, query: str, headers: Container[str]) -> Check | None:
+        """Return the check that a request is; see :meth:`Checks.match_request`."""
         if path not in self._checks.suspects:
             return None
-        return self._checks.asked(method, path, query, headers)
+        return self._checks.match_request(method, path, query, headers)
 
     def ago(self, headers: Mapping[str, str], peer: str = "") -> float:
         """Return how long a request has waited in the proxy, if that is trusted.
@@ -162,13 +164,15 @@ class Front:
         header = self._queue_header
         return 0.0 if header is None else header.ago(headers, peer)
 
-    def answer(self, ask: Ask, accept: str | None) -> WSGIApplication:
+    def answer(self, check: Check, accept: str | None) -> WSGIApplication:
         """Return the answer to a check, as things are now."""
-        return self._answers.to(ask, accept, self.monitor.check, self._patience)
+        policy = check.policy
+        verdict = self.monitor.check(policy, self._patience) if policy else None
+        return self._responses.for_check(check, verdict, accept)
 
     def refusal(self, reason: Reason) -> WSGIApplication:
         """Return the app that refuses; what it says is whole, and its length known."""
-        refuse, plainly = self._answers.refused(reason), self._plainly.refused(reason)
+        refuse, plainly = self._responses.refused(reason), self._plainly.refused(reason)
 
         def say(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
             try:
@@ -205,10 +209,10 @@ class Front:
         def serve(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
             path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
             query = environ.get("QUERY_STRING", "")
-            ask = self.asked(environ["REQUEST_METHOD"], path, query, environ)
-            if ask is None:
+            check = self.match(environ["REQUEST_METHOD"], path, query, environ)
+            if check is None:
                 return stamped(environ, start_response)
-            return self.answer(ask, environ.get("HTTP_ACCEPT"))(environ, start_response)
+            return self.answer(check, environ.get("HTTP_ACCEPT"))(environ, start_response)
 
         return serve
 

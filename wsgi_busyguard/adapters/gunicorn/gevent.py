@@ -8,7 +8,7 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from ...gate import Gate
 from ...gate.gated import holding
-from ...responses import Answers
+from ...responses import Responses
 from ..front.descriptors import SPARE, Room, bearable, excess, hang_up, in_turn, is_open, overdrawn
 from .worker import Guarded, counting
 
@@ -75,7 +75,7 @@ class GuardedGevent(Guarded, GeventWorker):
     def guarded(self, app: WSGIApplication) -> WSGIApplication:
         """Return the app behind the gate, and that behind the guard."""
         timeout = self.options.client_timeout
-        refused = Answers(retry_after=self.options.retry_after).refused
+        refused = Responses(retry_after=self.options.retry_after).refused
         return super().guarded(
             holding(self._posting(app), self._gate, self.monitor, refused, timeout)
         )

@@ -26,7 +26,7 @@ from ...deadlines.deadline import timed
 from ...deadlines.environ import stamp
 from ...gate.gated import holding
 from ...policy import Reason
-from ...responses import Answers
+from ...responses import Responses
 from ..executor.executor import CountingExecutor, ForNobody, QueueFull, QueueTimeout
 from ..front.descriptors import NO_DESCRIPTOR, bearable
 from ..front.last_connections import LINGER, pending
@@ -169,7 +169,7 @@ class GuardedThreads(Guarded, ThreadWorker):
         self._checks = Checks(
             options.check_root, options.ready_paths, options.live_paths, options.ready
         )
-        self._answers = Answers(retry_after=options.retry_after)
+        self._responses = Responses(retry_after=options.retry_after)
         self._proxied = str(self.cfg.proxy_protocol).lower() not in ("off", "false")
         # From 26.0 on connections are closed with patience, in the thread that should accept.
         self._patient = "graceful" in inspect.signature(TConn.close).parameters
@@ -229,7 +229,7 @@ class GuardedThreads(Guarded, ThreadWorker):
         """Return the guarded app behind the stamps, for the queue is in front of both."""
         if self._in_front:
             return self._stamped(super().guarded(app))
-        refused, timeout = self._answers.refused, self.options.client_timeout
+        refused, timeout = self._responses.refused, self.options.client_timeout
         return super().guarded(holding(app, self._gate, self.monitor, refused, timeout))
 
     def accept(self, *arguments: Any) -> None:
@@ -498,7 +498,7 @@ class GuardedThreads(Guarded, ThreadWorker):
             type(conn).close(conn)
             return
         begins = _ahead(conn) or peeked(conn.sock) or b""
-        refuse = self._answers.refused(reason)
+        refuse = self._responses.refused(reason)
         if speaks_http2(conn, begins):
             status, headers, _ = whole(refuse, plain("GET"))
             send(conn.sock, refusal(begins, int(status[:3]), headers))
@@ -550,17 +550,16 @@ class GuardedThreads(Guarded, ThreadWorker):
             return True
         path = target.partition("?")[0]
         name = unquote_to_bytes(path.encode("latin-1", "replace")).decode("latin-1")
-        return self._checks.asked(method, name, "", ()) is not None
+        return self._checks.match_request(method, name, "", ()) is not None
 
     def _check_in(self, environ: WSGIEnvironment) -> WSGIApplication | None:
         """Return the answer to a request that is a check."""
-        path = environ["SCRIPT_NAME"] + environ["PATH_INFO"]
-        method, query = environ["REQUEST_METHOD"], environ["QUERY_STRING"]
-        ask = self._checks.asked(method, path, query, environ)
-        if ask is None:
+        check = self._checks.match(environ)
+        if check is None:
             return None
-        accept, patience = environ.get("HTTP_ACCEPT"), self.options.patience
-        return self._answers.to(ask, accept, self.monitor.check, patience)
+        policy = check.policy
+        verdict = self.monitor.check(policy, self.options.patience) if policy else None
+        return self._responses.for_check(check, verdict, environ.get("HTTP_ACCEPT"))
 
     def _close(self, conn: Any, graceful: bool = False) -> None:
         vars(conn).pop("close", None)  # it holds the connection that holds it

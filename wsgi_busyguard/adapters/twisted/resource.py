@@ -18,7 +18,7 @@ from ..._support.log import logger
 from ..._support.request_head import split_target
 from ..._support.wsgi_app import wsgi_app
 from ...board.membership import Member
-from ...checks import Ask, Checks
+from ...checks import Check, Checks
 from ...deadlines.clock_skew import QueueHeader
 from ...deadlines.deadline import timed
 from ...deadlines.environ import stamp
@@ -27,7 +27,7 @@ from ...haproxy import Push
 from ...metrics.orca import Reporter
 from ...monitor import Monitor
 from ...policy import CLIENT_TIMEOUT, DAMPED, PATIENCE, Reason, flag, seconds
-from ...responses import Answers
+from ...responses import Responses
 from .connections import Connections, connection_of
 from .pipelining import Turns
 from .reactor_lag import Beat, LateGate
@@ -92,8 +92,10 @@ class GuardedWSGIResource:
         trusts = flag("trust_queue_header", trust_queue_header)
         self._patience = seconds("patience", patience)
         self._checks = Checks(check_root, ready_paths, live_paths, ready)
-        self._answers = Answers(refusal=refusal, retry_after=retry_after, expose_load=expose_load)
-        self._plainly = self._answers if refusal is None else Answers(retry_after=retry_after)
+        self._responses = Responses(
+            refusal=refusal, retry_after=retry_after, expose_load=expose_load
+        )
+        self._plainly = self._responses if refusal is None else Responses(retry_after=retry_after)
         self._speechless = False  # the last attempt to refuse with the refusal app failed
         self._threadless = False  # the last attempt to have a pool thread run a request failed
         self._reactor = reactor
@@ -129,9 +131,9 @@ class GuardedWSGIResource:
 
     def render(self, request: Request) -> Any:
         """Answer a check, refuse, or let the request in. In the reactor thread."""
-        ask = self._asked(request)
-        if ask is not None:
-            self._turns.take(request, partial(self._answer, request, ask))
+        check = self._match(request)
+        if check is not None:
+            self._turns.take(request, partial(self._answer, request, check))
         else:
             visit = Visit(self, request)
             WSGIResource(self._reactor, visit, visit.application).render(request)
@@ -169,14 +171,15 @@ class GuardedWSGIResource:
         """Answer 503 in place of the app, now or soon. In the reactor thread."""
         self._turns.take(request, partial(self._refuse, request, reason))
 
-    def _answer(self, request: Request, ask: Ask) -> None:
-        accept = request.getHeader("accept")
-        send(request, self._answers.to(ask, accept, self.monitor.check, self._patience))
+    def _answer(self, request: Request, check: Check) -> None:
+        policy = check.policy
+        verdict = self.monitor.check(policy, self._patience) if policy else None
+        send(request, self._responses.for_check(check, verdict, request.getHeader("accept")))
 
     def _refuse(self, request: Request, reason: Reason) -> None:
         connection, last = connection_of(request.channel), reason is Reason.DRAINING
         try:
-            send(request, self._reported(self._answers.refused(reason)), last)
+            send(request, self._reported(self._responses.refused(reason)), last)
             self._speechless = False
         except Exception:  # a refusal app; what is told in the beat has nobody to catch it
             if not self._speechless:
@@ -195,14 +198,14 @@ class GuardedWSGIResource:
         """Raise :exc:`RuntimeError`: the app handles every path below."""
         raise RuntimeError("a GuardedWSGIResource takes no children: its app handles all below")
 
-    def _asked(self, request: Request) -> Ask | None:
+    def _match(self, request: Request) -> Check | None:
         try:
             path, query = split_target(request.method, request.uri)
         except ValueError:  # what the app makes of it is the app's business
             return None
         if path not in self._checks.suspects:
             return None
-        return self._checks.asked(
+        return self._checks.match_request(
             request.method.decode("latin-1"), path, query, dict(headers_of(request))
         )
 

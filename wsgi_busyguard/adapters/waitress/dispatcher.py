@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-    from ...checks import Ask
+    from ...checks import Check
 
 # What is waited for, at the very end, are threads that are stuck.
 PATIENCE = 0.5
@@ -214,19 +214,19 @@ class GuardedDispatcher(Quiet):
         path = request.path
         if path.startswith("//"):  # waitress's threads take all but one away (WSGITask)
             path = "/" + path.lstrip("/")
-        ask = self._front.asked(request.command.upper(), path, request.query, headers)
-        if ask is not None:
-            self._checks.add_task(Saying(self._front, channel, self._answer(ask)))
+        check = self._front.match(request.command.upper(), path, request.query, headers)
+        if check is not None:
+            self._checks.add_task(Saying(self._front, channel, self._answer(check)))
         else:
             peer, *_ = getattr(channel, "addr", None) or ("",)
             ago = self._front.ago(headers, str(peer))
             WaitressVisit(self._front, self, channel, ago).enter()
 
-    def _answer(self, ask: Ask) -> WSGIApplication:
+    def _answer(self, check: Check) -> WSGIApplication:
         front = self._front
 
         def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-            return front.answer(ask, environ.get("HTTP_ACCEPT"))(environ, start_response)
+            return front.answer(check, environ.get("HTTP_ACCEPT"))(environ, start_response)
 
         return answer
 

@@ -17,7 +17,7 @@ from wsgi_busyguard import Load, Monitor
 from wsgi_busyguard.adapters.gunicorn import GuardedThreads
 from wsgi_busyguard.adapters.gunicorn.options import Options
 from wsgi_busyguard.checks import Checks
-from wsgi_busyguard.responses import Answers
+from wsgi_busyguard.responses import Responses
 
 HERE, THERE = ("127.0.0.1", 8000), ("127.0.0.1", 4000)
 PROXY = b"PROXY TCP4 192.0.2.1 192.0.2.2 1111 80\r\n"
@@ -52,7 +52,7 @@ class Worker(GuardedThreads):
         self.cfg, self.options = cfg, Options()
         self.monitor = Monitor(SimpleNamespace(read=lambda: Load(0, 0, 4), subscribe=id))
         self._checks = Checks(True, self.options.ready_paths, self.options.live_paths)
-        self._answers = Answers()
+        self._responses = Responses()
         self._proxied = str(cfg.proxy_protocol).lower() not in ("off", "false")
 
 
@@ -86,9 +86,7 @@ def agrees(cfg, data):
     if answer(cfg, data) is None:
         return False
     environ, rest = as_read(cfg, data)  # raises what gunicorn would refuse it with
-    path = environ["SCRIPT_NAME"] + environ["PATH_INFO"]
-    method, query = environ["REQUEST_METHOD"], environ["QUERY_STRING"]
-    assert CHECKS.asked(method, path, query, environ) is not None
+    assert CHECKS.match(environ) is not None
     assert rest == b""
     assert "CONTENT_LENGTH" not in environ
     assert "HTTP_TRANSFER_ENCODING" not in environ
