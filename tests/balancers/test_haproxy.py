@@ -139,6 +139,7 @@ def test_checks_of_http_1_1_without_a_host_find_it_up(site, balancer, port, path
     assert guarded.ran == {}
 
 
+@pytest.mark.smoke
 def test_busy_is_down_under_the_exact_policy_and_up_again_when_the_queue_is_gone(site, balancer):
     guarded = site(threads=1, max_queue=10, max_wait=60.0, ready="exact")
     proxy = balancer(server(guarded))

@@ -10,7 +10,7 @@ import socket
 import time
 
 import pytest
-from support.client import Line, ask, check, eventually, many, request, together
+from support.client import Line, ask, check, checks, eventually, many, request, together
 
 from servers.test_gunicorn_threads import REFUSALS, gunicorn, held
 
@@ -96,8 +96,7 @@ def test_who_is_idle_and_stuck_is_not_waited_for(workers, held):
         eventually(lambda: each(server) == [(0, 0), (4, 2)])
         refused = ask(server.port, path=held.path)
         assert (refused.status, refused.headers[REFUSALS]) == (503, "queue-full")
-        took = [check(server.port).took for _ in range(20)]
-        assert max(took) < 1
+        checks(server.port)
         held.let_go()
         together(threads)
     assert [answer.status for answer in answers] == [200] * 6
@@ -109,9 +108,9 @@ def test_workers_of_another_master_are_not_waited_for(workers, held, tmp_path):
     server, _ = (workers(1, max_queue=0, board=board) for _ in range(2))
     _, threads = many(4, server.port, path=held.path)
     server.filled(4)
-    took = [ask(server.port, path=held.path).took for _ in range(60)]
-    assert sorted(took)[30] < 0.02
-    assert max(took) < 0.1
+    answers = [ask(server.port, path=held.path) for _ in range(20)]
+    assert {answer.status for answer in answers} == {503}
+    assert max(answer.took for answer in answers) < 1
     held.let_go()
     together(threads)
 
@@ -120,9 +119,7 @@ def test_checks_are_answered_at_once_while_connections_are_left_to_others(worker
     server = workers(2, max_queue=2, max_wait=50)
     _, threads = many(5, server.port, path=held.path)
     eventually(lambda: sum(active for active, _ in each(server)) == 5)
-    took = [check(server.port).took for _ in range(100)]
-    assert max(took) < 1
-    assert sorted(took)[50] < 0.05
+    checks(server.port)
     held.let_go()
     together(threads)
 

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support.client import ask, check, eventually, many, percentile, together
+from support.client import ask, check, checks, eventually, many, together
 from support.gunicorns import CLASSES
 
 PATCHED = "from gevent import monkey\nmonkey.patch_all()\n"
@@ -76,16 +76,11 @@ def test_the_app_is_told_how_long_a_request_has_waited(gunicorn):
     assert 3.0 < said["left"] < 4.0 - 0.1
 
 
-@pytest.mark.alone
 def test_a_hub_that_computes_is_late_and_the_check_port_says_so(gunicorn):
     served = gunicorn(kind="GuardedGevent", ready="exact")
     _, threads = many(8, served.port, path="/seize/0.5")
     eventually(lambda: served.load["lag"] > 0.25)
-    answers = [check(served.check) for _ in range(40)]
-    p99 = percentile([answer.took for answer in answers], 99)
-    print(f"checks beside a hub that computes: p99 {p99 * 1000:.1f} ms")
-    assert p99 < 0.05
-    assert "busy" in {answer.text for answer in answers}
+    assert "busy" in {answer.text for answer in checks(served.check, 40)}
     together(threads)
     eventually(lambda: check(served.check).text == "free")
 
@@ -141,7 +136,6 @@ def listening(pid, port):
     return bool({f"socket:[{inode}]" for inode in inodes} & held)
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("kind", ["GuardedGevent", "GuardedThreads", "GuardedSync"])
 def test_a_patched_master_answers_from_a_real_thread_which_no_child_has(gunicorn, conf, kind):
     served = gunicorn(conf(PATCHED), "-w2", kind=kind)
@@ -154,8 +148,7 @@ def test_a_patched_master_answers_from_a_real_thread_which_no_child_has(gunicorn
         assert not any(listening(worker, port) for worker in workers)
     _, threads = many(6, served.port, path="/sleep/1")
     eventually(lambda: served.load["active"] >= 1)
-    took = [check(served.check).took for _ in range(20)]
-    assert percentile(took, 90) < 0.05
+    checks(served.check)
     os.kill(workers[0], signal.SIGKILL)
     eventually(lambda: workers[0] not in served.workers, within=1)
     served.all_ready(2)

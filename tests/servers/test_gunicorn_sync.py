@@ -9,31 +9,21 @@ from support.client import (
     Line,
     ask,
     check,
+    checks,
     eventually,
     figures,
     many,
-    percentile,
     request,
     together,
 )
 
 
-def answers_in(port, count=40):
-    """Return how long so many checks took, and what they said."""
-    answers = [check(port) for _ in range(count)]
-    return [answer.took for answer in answers], {answer.text for answer in answers}
-
-
-@pytest.mark.alone
 def test_ten_requests_at_one_worker_are_one_inside_and_nine_in_the_kernel(gunicorn):
     served = gunicorn(kind="GuardedSync", ready="exact")
     answers, threads = many(10, served.port, path="/sleep/1")
     served.filled(1, 9)
-    took, words = answers_in(served.check)
-    assert words == {"busy"}
-    p99 = percentile(took, 99)
-    print(f"checks behind 10 x 1 s at one sync worker: p99 {p99 * 1000:.1f} ms")
-    assert p99 < 0.05
+    assert {answer.text for answer in checks(served.check)} == {"busy"}
+    assert len(answers) < 10
     together(threads)
     assert {answer.status for answer in answers} == {200}
     served.at_rest()

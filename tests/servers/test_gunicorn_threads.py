@@ -9,13 +9,10 @@ import threading
 import time
 
 import pytest
-from support.client import Line, ask, check, eventually, many, percentile, request, together
+from support.client import Line, ask, check, checks, eventually, many, request, together
 from support.gunicorns import Gunicorn
 
 REFUSALS = "busyguard-refused"
-
-# What a check may take here; on a quiet machine it takes less than a millisecond.
-SLACK = 0.05
 
 PREFLIGHT = {"Origin": "http://elsewhere", "Access-Control-Request-Method": "POST"}
 
@@ -73,14 +70,6 @@ def quiet():
     quiet.reap()
 
 
-def timed(what, port, count=100):
-    """Check so many times, show how long it took, and return the 99th percentile in seconds."""
-    took = [check(port).took for _ in range(count)]
-    p99 = percentile(took, 98)  # of a hundred, the last but one
-    print(f"{what}: p50 {percentile(took, 50) * 1000:.2f}, p99 {p99 * 1000:.2f} ms")
-    return p99
-
-
 def inside(server):
     """Return what the worker keeps, as soon as it lets somebody in to look."""
 
@@ -102,12 +91,13 @@ def clean(server, **other):
     return eventually(kept)
 
 
+@pytest.mark.smoke
 def test_forty_requests_fill_four_threads_and_checks_do_not_wait(gunicorn, held):
     server = gunicorn("--threads", "4", max_queue=100, max_wait=100)
     answers, threads = many(40, server.port, path=held.path)
     server.filled(4, 36)
-    assert timed("same port, 36 queued", server.port) <= SLACK
-    assert timed("check port, 36 queued", server.check) <= SLACK
+    checks(server.port)
+    checks(server.check)
     assert check(server.port).text == "busy"
     assert ask(server.check, path="/readyz?ready=exact").status == 503
     held.let_go()
@@ -272,7 +262,7 @@ def test_idle_connections_take_no_threads_and_are_closed_after_their_time(gunico
     lines = [connect(server.port) for _ in range(50)]
     began = time.monotonic()
     clean(server, connections=51, silent=50)
-    assert timed("same port, 50 idle connections", server.port) <= SLACK
+    checks(server.port)
     assert (server.load["active"], server.load["queued"]) == (0, 0)
     lines[0].send(request(path="/late"))
     assert lines[0].answer().text == "GET /late"
@@ -285,7 +275,7 @@ def test_eight_idle_connections_do_not_delay_a_check(gunicorn, connect):
     server = gunicorn("--threads", "4")
     lines = [connect(server.port) for _ in range(8)]
     clean(server, connections=9, silent=8)
-    assert timed("same port, 8 idle connections", server.port) <= SLACK
+    checks(server.port)
     assert ask(server.port, path="/page").took < 1
     for line in lines:
         line.close()
@@ -357,7 +347,7 @@ def test_a_full_worker_still_answers_checks(gunicorn, held):
     eventually(lambda: len(answers) == 28)  # 20 less 4 threads less 8 to spare: 8 may wait
     assert {answer.headers[REFUSALS] for answer in answers} == {"queue-full"}
     server.filled(4, 8)
-    assert timed("same port, worker full", server.port) <= SLACK
+    checks(server.port)
     held.let_go()
     together(threads)
     assert collections.Counter(answer.status for answer in answers) == {200: 12, 503: 28}
@@ -383,7 +373,7 @@ def test_hardly_any_connections_keep_the_queue_in_the_kernel(gunicorn, held, con
     server = gunicorn("--threads", threads, *kernel)
     answers, askers = many(12, server.port, path=held.path)
     server.filled(connections, 12 - connections)
-    assert timed("check port, the queue in the kernel", server.check) <= SLACK
+    checks(server.check)
     held.let_go()
     together(askers)
     assert [answer.status for answer in answers] == [200] * 12
@@ -397,13 +387,9 @@ def test_computing_threads_leave_the_check_port_be(gunicorn):
     server = gunicorn("--threads", "4", max_queue=50, max_wait=50)
     answers, threads = many(30, server.port, path="/compute/0.15")
     eventually(lambda: server.load["active"] == 4)
-    assert timed("check port, 4 threads compute", server.check) <= SLACK
-    took = []
-    while server.load["queued"] > 4:
-        answer = check(server.port)
-        assert (answer.status, answer.text) in [(200, "busy"), (503, "busy")]
-        took.append(answer.took * 1000)
-    print(f"same port, 4 threads compute: p50 {percentile(took, 50):.1f}, max {max(took):.1f} ms")
+    checks(server.check)
+    assert check(server.port).text == "busy"
+    assert len(answers) < 26
     together(threads)
     assert [answer.status for answer in answers] == [200] * 30
     server.at_rest()

@@ -11,7 +11,7 @@ import time
 
 import pytest
 from balancers.test_haproxy import Balancer
-from support.client import Line, ask, eventually, percentile
+from support.client import Line, ask, eventually
 from support.processes import HERE, Process
 
 SLACK = 0.5
@@ -129,15 +129,15 @@ def test_what_is_closed_is_closed_for_those_too_who_have_a_copy(host):
 
 def test_checks_are_answered_while_workers_are_forked_all_the_time(host):
     host.tell("forking 2")
-    took = []
+    answered = 0
     while not any(line.startswith("forks: ") for line in host.lines):
-        took.append(ask(host.check, path="/readyz").took)
+        assert ask(host.check, path="/readyz").took < 1
+        answered += 1
         assert agent_says(host.agent) == b"up maxconn:4\n"
     count, failed = map(int, host.line("forks: ").split())
     assert count > 20
     assert failed == 0
-    assert len(took) > 20
-    assert percentile(took, 90) < SLACK
+    assert answered > 20
     host.tell("stop")
     assert host.line("stopped ") == "0 None"
 

@@ -5,76 +5,44 @@ from __future__ import annotations
 import collections
 import json
 import socket
-import sys
 import time
 
 import pytest
-from support.client import Line, ask, check, eventually, many, percentile, request, together
-from support.processes import HERE
+from support.client import Line, ask, check, checks, eventually, many, request, together
 
 REFUSALS = "busyguard-refused"
 
 
-def crowd(process, site, clients, seconds, path="/sleep/1"):
-    """Start a crowd of clients and wait until every thread has work."""
-    started = process(sys.executable, HERE / "crowd.py", site.port, path, clients, seconds)
-    started.line("started")
-    eventually(lambda: site.load["active"] == site.load["capacity"])
-    return started
-
-
-def checks_for(seconds, site):
-    """Check again and again for so long; return how long each took, in ms."""
-    took = []
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        answer = check(site.port)
-        assert answer.status in (200, 503)
-        took.append(answer.took * 1000)
-        time.sleep(0.02)
-    return took
-
-
-def shown(name, took):
-    print(
-        f"{name}: {len(took)} checks, p50 {percentile(took, 50):.1f} ms,"
-        f" p99 {percentile(took, 99):.1f} ms, max {max(took):.1f} ms"
-    )
-
-
-@pytest.mark.alone
 @pytest.mark.parametrize(
-    "limits",
-    [{"max_queue": 1_000_000, "max_wait": 1000.0}, {"max_queue": 20}],
+    ("limits", "waiting"),
+    [({"max_queue": 1_000_000}, 190), ({"max_queue": 20}, 20)],
     ids=["nothing refused", "max_queue=20"],
 )
-def test_a_check_is_answered_in_milliseconds_while_200_clients_keep_every_thread_asleep(
-    site, process, limits
-):
-    """Promised is a p99 of 10 ms; asserted is five times that, for machines that are shared."""
-    guarded = site(threads=10, **limits)
-    clients = crowd(process, guarded, 200, 5)
-    took = checks_for(4, guarded)
-    shown(f"200 clients, 10 threads x 1 s, {limits}", took)
-    assert percentile(took, 99) <= 50
-    tally = clients.line("tally: ")
-    assert ("'503'" in tally) == (limits["max_queue"] == 20), tally
+def test_checks_are_answered_while_200_clients_keep_every_thread_asleep(site, limits, waiting):
+    """How soon is for benchmarks/twisted_checks.py to say."""
+    guarded = site(threads=10, max_wait=1000.0, **limits)
+    answers, threads = many(200, guarded.port, path="/hang")
+    guarded.filled(10, waiting)
+    eventually(lambda: len(answers) == 190 - waiting)
+    assert {answer.text for answer in checks(guarded.port)} == {"busy"}
+    assert {answer.status for answer in answers} <= {503}
+    assert len(answers) == 190 - waiting
+    guarded.tell("release")
+    together(threads)
+    tally = collections.Counter(answer.status for answer in answers)
+    assert (tally[200], tally[503]) == (10 + waiting, 190 - waiting)
 
 
-@pytest.mark.alone
-def test_checks_are_answered_on_both_ports_while_the_app_computes(site, process):
-    """The reactor fights ten threads for the interpreter, so this only bounds the worst."""
-    guarded = site(threads=10)
-    crowd(process, guarded, 20, 6, path="/cpu/0.1")
-    own, reactor = [], []
-    until = time.monotonic() + 5
-    while time.monotonic() < until:
-        own.append(ask(guarded.check, path="/readyz", timeout=10).took * 1000)
-        reactor.append(check(guarded.port).took * 1000)
-    shown("CPU-bound app, check port", own)
-    shown("CPU-bound app, reactor", reactor)
-    assert percentile(own, 50) < 1000
-    assert percentile(reactor, 50) < 4000
+def test_checks_are_answered_on_both_ports_while_the_app_computes(site):
+    """The reactor fights ten threads for the interpreter, and still is sooner than they."""
+    guarded = site(threads=10, max_queue=20, max_wait=60.0)
+    answers, threads = many(30, guarded.port, path="/cpu/0.1")
+    eventually(lambda: guarded.load["active"] == 10)
+    assert ask(guarded.check, path="/readyz").text == "busy"
+    assert check(guarded.port).text == "busy"
+    assert len(answers) < 20
+    together(threads)
+    assert {answer.status for answer in answers} == {200}
 
 
 def test_only_those_already_running_run_when_the_clients_leave(site):
@@ -159,6 +127,7 @@ def test_refusals_and_checks_are_marked_and_leave_no_line_in_the_access_log(site
     assert all('"GET /hang HTTP/1.1" 200' in line for line in lines)
 
 
+@pytest.mark.smoke
 def test_check_answers_follow_the_state(site):
     guarded = site(threads=1, max_queue=5, max_wait=60.0, ready="exact")
     assert (check(guarded.port).status, check(guarded.port).text) == (200, "free")
@@ -274,11 +243,10 @@ def test_a_large_form_post_does_not_hold_up_a_check(site):
     answers, threads = many(1, guarded.port, "POST", "/length", headers=form, body=body)
     took = []
     while threads[0].is_alive():
-        took.append(check(guarded.port).took * 1000)
+        took.append(check(guarded.port).took)
         time.sleep(0.002)
-    shown("beside an 8 MB form post", took)
     assert answers[0].text == str(len(body))
-    assert max(took) < 400, "Twisted parses the form in the reactor thread: about a second"
+    assert max(took) < 0.4, "Twisted parses the form in the reactor thread: about a second"
 
 
 def test_max_queue_0_lets_as_many_in_as_there_are_threads(site):

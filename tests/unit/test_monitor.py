@@ -789,4 +789,4 @@ class MonitorMachine(RuleBasedStateMachine):
         assert self.heard == self.expected
 
 
-TestMonitorAgainstTheModel = MonitorMachine.TestCase
+TestMonitorAgainstTheModel = pytest.mark.slow(MonitorMachine.TestCase)

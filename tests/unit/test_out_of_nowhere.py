@@ -291,6 +291,7 @@ LOCKED = {
 
 
 # A finalizer that it interrupts is nobody's to hear of.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("what", LOCKED)
 def test_no_lock_stays_taken_wherever_an_exception_comes(what):
@@ -342,6 +343,7 @@ def storm(work, many, longest):
 """
 
 
+@pytest.mark.slow
 def test_a_storm_of_signals_takes_no_slot(python):
     python(
         STORM
@@ -397,6 +399,7 @@ thread.join()
     )
 
 
+@pytest.mark.slow
 def test_one_while_listeners_are_told_leaves_somebody_to_tell_the_next(python):
     python(
         STORM
@@ -429,6 +432,7 @@ assert heard, "nobody tells any more"
     )
 
 
+@pytest.mark.slow
 def test_one_while_counts_are_posted_leaves_somebody_to_post_the_next(python):
     python(
         STORM
@@ -449,6 +453,7 @@ assert board.counts().served == 1
     )
 
 
+@pytest.mark.slow
 def test_one_while_rows_are_claimed_leaves_them_to_other_processes(python, tmp_path):
     python(
         STORM
@@ -476,6 +481,7 @@ assert [row.pid for row in board.rows()] == [os.getpid()]
     )
 
 
+@pytest.mark.slow
 def test_checks_that_were_interrupted_are_not_taken_for_being_answered(python):
     python(
         STORM

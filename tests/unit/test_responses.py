@@ -161,6 +161,7 @@ def test_json_speaks_the_words_of_health_json(told, accept, verdict, question, s
     assert response.headers["Content-Length"] == str(len(response.body))
 
 
+@pytest.mark.slow
 @given(st.text(st.characters(max_codepoint=255), max_size=200))
 @example("a/b;" * 2000)
 @example("," * 8000)

@@ -245,6 +245,7 @@ def nearly_heads(draw):
     return (text + draw(ends)).encode("utf-8") + draw(st.binary(max_size=5))
 
 
+@pytest.mark.slow
 @given(st.binary(max_size=200) | soup | nearly_heads())
 @example(get("Content-Length: 5"))
 @example(get("X_Y: a", "x-y: b"))

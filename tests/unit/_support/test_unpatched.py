@@ -63,6 +63,7 @@ BEGIN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("who", BEGIN)
 def test_a_thread_that_was_begun_before_gevent_patched_brings_up_no_hub(who):
     code = BEATS.format(begin=BEGIN[who])

@@ -265,6 +265,7 @@ def test_a_gevent_that_is_being_imported_is_no_obstacle(monkeypatch):
     assert original("socket", "socket") is socket.socket
 
 
+@pytest.mark.slow
 def test_under_gevent_a_thread_of_no_hub_can_ask(python, tmp_path):
     """Patched sockets would make a hub in that thread, and wait in it."""
     said = python(

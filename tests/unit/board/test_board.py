@@ -555,6 +555,7 @@ def test_threads_that_join_at_once_never_share_a_slot(start, hurry):
     assert len({publisher._place.row for publisher in kept}) == 64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("anonymous", [True, False], ids=["in memory", "in a file"])
 def test_processes_that_join_at_once_never_share_a_slot(tmp_path, child, anonymous, until):
     path = None if anonymous else tmp_path / "board"
@@ -577,6 +578,7 @@ def test_processes_that_join_at_once_never_share_a_slot(tmp_path, child, anonymo
 # The dead
 
 
+@pytest.mark.slow
 @pytest.mark.alone
 @pytest.mark.parametrize("reaped", [True, False], ids=["reaped", "zombie"])
 def test_a_killed_process_is_out_of_the_sum_within_a_second(child, until, reaped):
@@ -608,6 +610,7 @@ def test_the_slot_of_a_dead_process_is_used_again_at_once_when_the_board_is_full
     assert board.read().capacity == 104
 
 
+@pytest.mark.slow
 def test_a_process_that_is_stopped_is_silent_and_stays(child, until):
     board = Board()
     pid = child(serve, board, Load(0, 1, 4))
@@ -731,6 +734,7 @@ def test_a_child_of_a_fork_that_python_was_not_told_of_leaves_its_parents_slot_a
     assert board.rows()[0].load == FREE
 
 
+@pytest.mark.slow
 def test_a_child_forked_while_another_thread_joins_can_join(child, start, hurry):
     board = Board(slots=100)
     stop = threading.Event()
@@ -760,6 +764,7 @@ def test_a_child_forked_while_another_thread_joins_can_join(child, start, hurry)
 # Torn reads
 
 
+@pytest.mark.slow
 def test_nobody_ever_sees_a_part_of_what_another_process_writes(tmp_path, child, until):
     """Four processes write figures that agree as fast as they can, and every look adds up."""
     board = Board(tmp_path / "board", slots=8)
@@ -1057,6 +1062,7 @@ def test_what_is_no_file_is_no_board(tmp_path):
         Board("/dev/null")
 
 
+@pytest.mark.slow
 def test_two_processes_that_make_a_file_at_once_make_one_board(tmp_path, child, until):
     for number in range(10):
         path = tmp_path / str(number)
@@ -1248,5 +1254,5 @@ class BoardMachine(RuleBasedStateMachine):
             publisher.leave()
 
 
-TestAnyOrder = BoardMachine.TestCase
+TestAnyOrder = pytest.mark.slow(BoardMachine.TestCase)
 TestAnyOrder.settings = settings(max_examples=100, stateful_step_count=30)

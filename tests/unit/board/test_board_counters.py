@@ -91,6 +91,7 @@ def test_an_adapter_whose_counts_raise_posts_its_load(board):
     assert board.counts().served == 0
 
 
+@pytest.mark.slow
 def test_counts_of_the_host_never_go_down_while_processes_are_killed():
     """Each serves as fast as it can until it is shot; others take their rows."""
     board, over, looks = Board(slots=3), threading.Event(), []

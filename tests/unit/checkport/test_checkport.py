@@ -510,6 +510,7 @@ def test_a_check_can_be_told_that_nobody_is_there(watched, watching):
     assert ask(watched, "OPTIONS", "/").text == "absent"
 
 
+@pytest.mark.slow
 def test_an_answer_larger_than_any_buffer_arrives_in_whole_and_holds_up_nobody(watched, watching):
     watching.count = 50_000  # 8 MB
     with Line(watched) as slow:
@@ -524,6 +525,7 @@ def test_an_answer_larger_than_any_buffer_arrives_in_whole_and_holds_up_nobody(w
     assert len(json.loads(body)["processes"]) == 50_000
 
 
+@pytest.mark.slow
 def test_a_peer_that_never_takes_its_answer_is_let_go(watching, monkeypatch):
     monkeypatch.setattr(loop, "LINGER", 0.2)
     monkeypatch.setattr(checkport, "SILENCE", 60.0)
@@ -714,6 +716,7 @@ def test_many_silent_peers_at_once_are_all_answered_and_hold_up_nobody(agent):
     assert set(lines) <= {LINE, b"up maxconn:2\n"}
 
 
+@pytest.mark.slow
 def test_more_peers_than_there_is_room_for_push_out_the_oldest(agent, caplog):
     crowd = [Line(agent) for _ in range(2 * MOST_PEERS)]
     with Line(agent) as line:

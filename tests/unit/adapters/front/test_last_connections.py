@@ -61,6 +61,7 @@ def test_who_is_in_is_served_and_who_comes_later_is_not_let_in(listener):
         listener.accept()
 
 
+@pytest.mark.slow
 def test_who_is_not_let_in_tries_again_and_is_refused_once_the_socket_is_closed():
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as late:
         where = listener.getsockname()

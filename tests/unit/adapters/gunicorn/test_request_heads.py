@@ -218,6 +218,7 @@ def heads(draw):
     return before + text.encode("latin-1") + after
 
 
+@pytest.mark.slow
 @given(OFTEN(CONFIGS), heads() | st.binary(max_size=100))
 @example(CONFIGS[3], head("options / HTTP/1.1", "Host: h"))
 @example(CONFIGS[4], head("OPTIONS / HTTP/1.1", "X_Forwarded_For: a"))

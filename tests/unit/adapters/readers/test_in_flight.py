@@ -94,6 +94,7 @@ def test_what_others_keep_of_a_call_does_not_count(environ):
     assert counts(guard) == 0
 
 
+@pytest.mark.slow
 def test_a_million_calls_leave_nothing_behind(start):
     def app(environ, start_response):
         if environ["n"] % 3 == 0:
@@ -210,6 +211,7 @@ CHECKS = """
 """
 
 
+@pytest.mark.slow
 def test_checks_while_garbage_is_collected_do_not_stop_the_process(python):
     """With a look at other threads' stacks this hung for ever on 3.11, or ended with a signal."""
     assert python(CHECKS, "4") == "all were answered\n"
