@@ -19,7 +19,7 @@ from wsgi_busyguard import Board
 CONFIGURED = """
 import errno, os, signal
 from pathlib import Path
-from wsgi_busyguard import publisher
+from wsgi_busyguard.board import publisher
 from wsgi_busyguard.board.table import Table
 
 FAILS, STOPS = Path({folder!r}, "fails"), Path({folder!r}, "stops")

@@ -43,7 +43,7 @@ def test_promtool_finds_no_fault_with_the_rules():
 
 
 def test_the_rules_say_what_they_should_of_given_series():
-    promtool("test", "rules", ROOT / "tests" / "metrics" / "alerts_test.yml")
+    promtool("test", "rules", ROOT / "tests" / "unit" / "metrics" / "alerts_test.yml")
 
 
 def test_promtool_finds_no_fault_with_what_a_port_says(gunicorn):

@@ -219,5 +219,5 @@ def test_checks_while_garbage_is_collected_do_not_stop_the_process(python):
 
 def test_nobody_looks_at_the_stacks_of_other_threads():
     package = pathlib.Path(wsgi_busyguard.__file__).parent
-    texts = {path: path.read_text() for path in package.rglob("*.py") if path.stem != "inside"}
+    texts = {path: path.read_text() for path in package.rglob("*.py") if path.stem != "in_flight"}
     assert [path for path, text in texts.items() if "_current_frames" in text] == []
