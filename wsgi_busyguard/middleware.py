@@ -14,7 +14,6 @@ from .adapters.first_request import FirstRequest, briefly, room_to_start_with
 from .adapters.readers.in_flight import Inside
 from .adapters.unread_body import Leftovers
 from .board.membership import Forking
-from .checks import Checks
 from .deadlines.client_timeout import reader
 from .deadlines.clock_skew import QueueHeader
 from .deadlines.environ import stamping
@@ -22,7 +21,8 @@ from .gate import Gate
 from .gate.dry_run import DryRun, Shadow, rehearsing
 from .gate.gated import holding
 from .monitor import Monitor
-from .policy import CLIENT_TIMEOUT, DAMPED, PATIENCE, flag, seconds
+from .options import MIDDLEWARE, GuardOptions, taken_by
+from .policy import DAMPED, PATIENCE
 
 if TYPE_CHECKING:
     import os
@@ -64,37 +64,11 @@ class BusyGuard:
 
     :param app: the WSGI app to guard.
     :param monitor: knows the load of the server in front; see :mod:`wsgi_busyguard.adapters`.
-    :param slots: how many requests may be in the app at once; given, the guard is a gate and queues
-        the rest itself. The server needs at least ``slots + max_queue + 2`` threads; with fewer the
-        guard answers checks and refuses nothing, and says so in the log.
-    :param max_queue: how many may wait; ``None`` is ``4 * slots``.
-    :param max_wait: seconds that one may wait; ``None`` is 20 % of ``client_timeout``.
-    :param ready: what ready checks follow: ``"exact"``, ``"damped"`` or ``"always"``.
-    :param patience: seconds of delay that ``damped`` bears.
-    :param check_root: whether ``OPTIONS /`` is a ready check, as HAProxy's bare ``option httpchk``
-        sends it. Preflights and what a proxy passed on for a client stay the app's.
-    :param ready_paths: paths that are ready checks, as the balancer asks for them.
-    :param live_paths: paths that are live checks.
-    :param on_busy: called with a :class:`~wsgi_busyguard.load.Transition` when the state changes.
-    :param on_free: likewise.
-    :param refusal: a WSGI app that answers refused requests.
-    :param retry_after: the least number of seconds in a refusal's ``Retry-After``.
-    :param client_timeout: seconds after which clients give up; ``None`` is 5.
-    :param expose_load: whether answers to checks carry the figures, and all others the header
-        ``endpoint-load-metrics``, see :mod:`wsgi_busyguard.metrics.orca`.
-    :param board: a :class:`~wsgi_busyguard.Board` or the path of one. This process posts its load
-        there while it serves, and checks tell the load of all that do.
-    :param trust_queue_header: whether ``X-Request-Start`` or ``X-Queue-Start`` says when a request
-        arrived: it has waited since then, and if that is longer than ``max_wait`` it is refused
-        unless a slot is free. Only behind a proxy that sets the header itself, for clients can send
-        it, too. What the proxy's clock differs by is learned; see :ref:`queue-time`.
-    :param client_timeout_header: a header in which clients say when they give up, that takes the
-        place of ``client_timeout`` then: in milliseconds (``"X-Client-Timeout-Ms"``) or as
-        ``"grpc-timeout"`` has it. Only where all clients are your own.
-    :param push: balancers to tell of each change, see :class:`~wsgi_busyguard.haproxy.Push`; begun
-        with the first call. Where several processes serve, give ``board`` too.
-    :param dry_run: whether to count and report what would have been refused or answered busy, and
-        do neither.
+    :param slots: given, the guard is a gate, and the server needs ``slots + max_queue + 2`` threads
+        at least; with fewer it answers checks and refuses nothing, and says so in the log.
+
+    What the others are: see :class:`~wsgi_busyguard.options.GuardOptions`.
+
     :ivar monitor: the :class:`~wsgi_busyguard.Monitor`.
     :ivar dry_run: the :class:`~wsgi_busyguard.gate.dry_run.DryRun` with the counts, or ``None``.
     :raises ValueError, TypeError: for arguments that cannot be meant, and for more slots than the
@@ -130,11 +104,11 @@ class BusyGuard:
         push: Iterable[str] | str = (),
         dry_run: bool = False,
     ) -> None:
+        given = locals()  # every keyword above is one of the list's, which a test sees
         from .responses import Responses
 
         wsgi_app("app", app)
-        if client_timeout is not None:
-            seconds("client_timeout", client_timeout)
+        options = GuardOptions(**{one.name: given[one.name] for one in taken_by(MIDDLEWARE)})
         if monitor is not None and not isinstance(monitor, Monitor):
             raise TypeError(f"monitor must be a Monitor, not {monitor!r}: Monitor(adapter) is one")
         if monitor is not None and board is not None:
@@ -142,21 +116,18 @@ class BusyGuard:
                 "give monitor or board, not both: Monitor(Publisher(board, adapter)) is a monitor"
                 " whose adapter posts"
             )
-        self._patience = seconds("patience", patience)
-        self._checks = Checks(flag("check_root", check_root), ready_paths, live_paths, ready)
-        self._responses = Responses(
-            refusal=refusal, retry_after=retry_after, expose_load=expose_load
-        )
-        timeout = CLIENT_TIMEOUT if client_timeout is None else client_timeout
-        trusts = flag("trust_queue_header", trust_queue_header)
+        self._patience = patience
+        self._checks = options.checks
+        self._responses = Responses(**options.some("refusal", "retry_after", "expose_load"))
+        timeout = options.timeout
         self._inside = inside = Inside()
         self._leftovers = Leftovers()
         self.checks_in_flight: set[object] = set()
         self._first: list[Step] = []
-        self.dry_run = DryRun() if flag("dry_run", dry_run) else None
+        self.dry_run = DryRun() if dry_run else None
 
         def told_by(is_idle: Callable[[], bool]) -> Callable[[Mapping[str, Any]], Client] | None:
-            queue_header = QueueHeader(is_idle, timeout) if trusts else None
+            queue_header = QueueHeader(is_idle, timeout) if trust_queue_header else None
             return reader(timeout, client_timeout_header, queue_header)
 
         told = told_by(lambda: inside.count() <= 1)  # nobody but the one that asks

@@ -14,7 +14,6 @@ from support.client import ask, check, eventually, figures
 from support.processes import ROOT, environment
 
 from wsgi_busyguard.adapters.gunicorn.gthread import KNOWN
-from wsgi_busyguard.adapters.gunicorn.options import READERS, Options
 
 PAGE = (ROOT / "docs" / "gunicorn.rst").read_text()
 BLOCK = re.compile(
@@ -104,14 +103,6 @@ def test_a_configuration_on_the_page_serves(process, folder, number):
     (folder / "gunicorn.conf.py").write_text(text)
     workers = 2 if "workers = 2" in text else 1
     serves(process, "BUSYGUARD_CHECK=127.0.0.1:0 gunicorn app:application", folder, workers)
-
-
-def test_the_table_of_options_has_every_option_and_its_default():
-    rows = re.findall(r"^``BUSYGUARD_(\w+)`` +(\S+)", PAGE, re.MULTILINE)
-    assert {name.lower() for name, _ in rows} == set(READERS)
-    for name, default in rows:
-        read = None if default == "none" else READERS[name.lower()](name.lower(), default)
-        assert read == (Options._field_defaults[name.lower()] or None), name
 
 
 def test_the_names_that_are_said_to_be_used_are_there():

@@ -13,7 +13,7 @@ import pytest
 from support.client import ask, check, eventually, many, together
 from support.gunicorns import CLASSES
 
-from wsgi_busyguard.adapters.gunicorn.options import READERS
+from wsgi_busyguard.adapters.gunicorn.options import OPTIONS
 
 WRONG = [
     ("check", "here", "expected HOST:PORT"),
@@ -39,16 +39,37 @@ WRONG = [
     ("ready_paths", "healthz", "ready_paths must be paths that begin with '/'"),
     ("live_paths", "/livez,readyz", "live_paths must be paths that begin with '/'"),
     ("live_paths", "/readyz", "/readyz"),
+    ("expose_load", "perhaps", "expose_load must be one of 1, yes"),
+    ("trust_queue_header", "perhaps", "trust_queue_header must be one of 1, yes"),
+    ("client_timeout_header", "X Timeout", "client_timeout_header must be the name of a header"),
+    ("dry_run", "yes", "BUSYGUARD_DRY_RUN is not taken here: a guard in front of the threads"),
     ("push", "nowhere", "BUSYGUARD_PUSH='nowhere': expected"),
     ("maxqueue", "5", "BUSYGUARD_MAXQUEUE is not known; is BUSYGUARD_MAX_QUEUE meant?"),
-    ("nonsense", "5", "BUSYGUARD_NONSENSE is not known; known are check, agent, board"),
+    ("nonsense", "5", "BUSYGUARD_NONSENSE is not known; known are slots, max_queue"),
+]
+
+# What only a worker can know, for it has the app.
+NOT_THERE = [
+    ("on_busy", "pager", "BUSYGUARD_ON_BUSY='pager': expected package.module.name, not 'pager'"),
+    ("on_free", "os:free", "BUSYGUARD_ON_FREE='os:free': os has no 'free'"),
+    ("refusal", "nowhere:app", "BUSYGUARD_REFUSAL='nowhere:app': No module named 'nowhere'"),
+    ("refusal", "os:name", "refusal must be a WSGI app, not 'posix'"),
 ]
 
 PLENTY = {"max_wait": 30, "max_queue": 100}
 
 
 def test_every_option_has_a_wrong_value_here():
-    assert {name for name, *_ in WRONG} >= set(READERS)
+    assert {name for name, *_ in WRONG + NOT_THERE} >= set(OPTIONS)
+
+
+@pytest.mark.parametrize(("name", "text", "words"), NOT_THERE)
+def test_what_is_not_there_is_told_in_one_line_when_the_app_is_loaded(gunicorn, name, text, words):
+    served = gunicorn(wait=False, ports=False, **{name: text})
+    assert served.ended() not in (0, None)
+    [line] = [line for line in served.errors if not line.startswith("[2")]
+    assert words in line
+    assert "Traceback" not in served.said
 
 
 def ends_with_one_line(served, words):

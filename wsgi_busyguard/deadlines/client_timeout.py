@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..options import header_key
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -23,7 +25,6 @@ LONGEST = 600.0
 LONGEST_HEADER = 100
 
 _VALUE = re.compile(r"([0-9]{1,8})([HMSmun]?)")  # gRPC allows eight digits
-_NAME = re.compile(r"[A-Za-z0-9-]+")
 
 
 class Client(NamedTuple):
@@ -44,16 +45,6 @@ def patience(header: str) -> float | None:
     told = [match for value in header.split(",") if (match := _VALUE.fullmatch(value.strip()))]
     seconds = [min(int(number) * UNITS[unit], LONGEST) for number, unit in map(_groups, told)]
     return min((value for value in seconds if value > 0), default=None)
-
-
-def header_key(name: str) -> str:
-    """Return where an environ has the header ``name``."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ValueError(
-            "client_timeout_header must be the name of a header, as X-Client-Timeout-Ms,"
-            f" not {name!r}"
-        )
-    return "HTTP_" + name.upper().replace("-", "_")
 
 
 def reader(

@@ -74,7 +74,7 @@ class GuardedGevent(Guarded, GeventWorker):
 
     def guarded(self, app: WSGIApplication) -> WSGIApplication:
         """Return the app behind the gate, and that behind the guard."""
-        timeout = self.options.client_timeout
+        timeout = self.options.timeout
         refused = Responses(retry_after=self.options.retry_after).refused
         return super().guarded(
             holding(self._posting(app), self._gate, self.monitor, refused, timeout)

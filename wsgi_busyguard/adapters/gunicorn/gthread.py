@@ -12,6 +12,7 @@ import math
 import sys
 import threading
 import time
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote_to_bytes
@@ -21,7 +22,6 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from ..._support.log import logger, unraised
 from ..._support.request_head import proxied
-from ...checks import Checks
 from ...deadlines.deadline import timed
 from ...deadlines.environ import stamp
 from ...gate.gated import holding
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-    from .options import Options
+    from ...options import GuardOptions
 
 R = TypeVar("R")
 
@@ -84,7 +84,7 @@ def _parameters(worker_class: type, name: str) -> tuple[str, ...] | None:
         return None
 
 
-def queue_bound(options: Options, threads: int, connections: int) -> float:
+def queue_bound(options: GuardOptions, threads: int, connections: int) -> float:
     """Return how many requests may wait in a worker that accepts so many connections.
 
     :raises ValueError: if more than it accepts are asked for.
@@ -158,7 +158,7 @@ class GuardedThreads(Guarded, ThreadWorker):
             )
 
     @classmethod
-    def judge(cls, cfg: Any, options: Options) -> None:
+    def judge(cls, cfg: Any, options: GuardOptions) -> None:
         """Raise for options that do not fit this configuration."""
         queue_bound(options, cfg.threads, cfg.worker_connections)
 
@@ -166,9 +166,7 @@ class GuardedThreads(Guarded, ThreadWorker):
         super().__init__(*arguments, **named)
         options = self.options
         self._in_front = not moved(ThreadWorker)
-        self._checks = Checks(
-            options.check_root, options.ready_paths, options.live_paths, options.ready
-        )
+        self._checks = options.checks
         self._responses = Responses(retry_after=options.retry_after)
         self._proxied = str(self.cfg.proxy_protocol).lower() not in ("off", "false")
         # From 26.0 on connections are closed with patience, in the thread that should accept.
@@ -188,7 +186,7 @@ class GuardedThreads(Guarded, ThreadWorker):
             bound = queue_bound(options, self.cfg.threads, self.cfg.worker_connections)
         except ValueError as error:  # changed at a reload
             unraised(self.log.error, "busyguard: %s", error)
-            bound = queue_bound(options._replace(max_queue=None), self.cfg.threads, sys.maxsize)
+            bound = queue_bound(replace(options, max_queue=None), self.cfg.threads, sys.maxsize)
         self._pool = ConnectionPool(
             self.cfg.threads,
             max_queue=bound,
@@ -229,7 +227,7 @@ class GuardedThreads(Guarded, ThreadWorker):
         """Return the guarded app behind the stamps, for the queue is in front of both."""
         if self._in_front:
             return self._stamped(super().guarded(app))
-        refused, timeout = self._responses.refused, self.options.client_timeout
+        refused, timeout = self._responses.refused, self.options.timeout
         return super().guarded(holding(app, self._gate, self.monitor, refused, timeout))
 
     def accept(self, *arguments: Any) -> None:
@@ -569,7 +567,7 @@ class GuardedThreads(Guarded, ThreadWorker):
             conn.close()
 
     def _stamped(self, app: WSGIApplication) -> WSGIApplication:
-        pool, seen, timeout = self._pool, self._seen, self.options.client_timeout
+        pool, seen, timeout = self._pool, self._seen, self.options.timeout
 
         def stamped(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
             slot = pool.current()

@@ -19,8 +19,9 @@ from ...board.board import Board
 from ...board.watcher import Watcher
 from ...checkport.event_loop import Loop
 from ...checkport.ports import AgentPort, CheckPort, introduce
+from ...options import GuardOptions
 from ..acceptqueue import in_the_kernel
-from .options import Options, read_options
+from .options import read_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +41,7 @@ class Host:
     :ivar arbiter: gunicorn's, once it is known.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: GuardOptions) -> None:
         self.options = options
         self.mistake = ""
         self.board = Board(options.board, SLOTS)
@@ -168,7 +169,7 @@ def open_host(log: Any) -> Host:
             host = Host(read_options(os.environ))
         except (ValueError, OSError) as error:
             _mistaken(str(error), log)
-            host = Host(Options())
+            host = Host(GuardOptions())
         try:
             host.listen()
         except (OSError, RuntimeError) as error:
@@ -180,7 +181,7 @@ def open_host(log: Any) -> Host:
     return _host
 
 
-def the_host(cfg: Any, log: Any) -> tuple[Host, Options]:
+def the_host(cfg: Any, log: Any) -> tuple[Host, GuardOptions]:
     """Return the host, told of this configuration's life, and the options of a worker made now."""
     host = open_host(log)
     _listen_in(cfg, host)

@@ -19,6 +19,9 @@ from ..._support.unpatched import begin
 from ..._support.wsgi_app import wsgi_app
 from ...board.publisher import Publisher
 from ...counters import counts_of
+from ...deadlines.client_timeout import reader
+from ...deadlines.clock_skew import QueueHeader
+from ...deadlines.environ import stamping
 from ...gate import Gate
 from ...haproxy import Push
 from ...middleware import BusyGuard
@@ -27,15 +30,32 @@ from ..acceptqueue import in_the_kernel
 from ..front.accept_backlog import StandingQueue
 from ..front.progress import Clients
 from .master import Host, judge_options, the_host
+from .options import loaded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from _typeshed.wsgi import WSGIApplication
 
     from ...counters import Counters
+    from ...deadlines.client_timeout import Client
     from ...load import Adapter, Load
-    from .options import Options
+    from ...options import GuardOptions
+
+
+# What the guard behind a worker's threads is told, too.
+BEHIND = (
+    "ready",
+    "patience",
+    "check_root",
+    "ready_paths",
+    "live_paths",
+    "on_busy",
+    "on_free",
+    "refusal",
+    "retry_after",
+    "expose_load",
+)
 
 
 class HostLoad:
@@ -139,7 +159,7 @@ class Guarded:
                 unraised(log.warning, *told)
 
     @classmethod
-    def judge(cls, cfg: Any, options: Options) -> None:
+    def judge(cls, cfg: Any, options: GuardOptions) -> None:
         """Raise :exc:`ValueError` for options that do not fit this configuration."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -175,9 +195,10 @@ class Guarded:
         base.load_wsgi()
         try:
             wsgi_app("the application", self.wsgi)
-        except TypeError as error:  # told in one line, and no worker starts, as without the guard
+            self.options = loaded(self.options)
+            self.wsgi = self.guarded(self.wsgi)
+        except (TypeError, ImportError) as error:  # in one line, and no worker starts
             raise AppImportError(str(error)) from None
-        self.wsgi = self.guarded(self.wsgi)
         self.publisher.start(*self.work())
         self.publisher.ready()
         if self.options.push:
@@ -194,18 +215,29 @@ class Guarded:
 
     def guarded(self, app: WSGIApplication) -> WSGIApplication:
         """Return the app behind a guard, for checks that no place in front has answered."""
-        options = self.options
-        return BusyGuard(
+        guard = BusyGuard(
             app,
             monitor=self.monitor,
-            ready=options.ready,
-            patience=options.patience,
-            check_root=options.check_root,
-            ready_paths=options.ready_paths,
-            live_paths=options.live_paths,
-            retry_after=options.retry_after,
-            client_timeout=options.client_timeout,
+            client_timeout=self.options.timeout,
+            **self.options.some(*BEHIND),
         )
+        told = self.told_by_headers()
+        if told is None:
+            return guard
+        return stamping(guard, self.monitor, self.options.timeout, told)
+
+    def told_by_headers(self) -> Callable[[Mapping[str, Any]], Client] | None:
+        """Return what reads in a request's headers since when and until when its client waits."""
+        options = self.options
+        queue_header = None
+        if options.trust_queue_header:
+            queue_header = QueueHeader(self._is_idle, options.timeout)
+        return reader(options.timeout, options.client_timeout_header, queue_header)
+
+    def _is_idle(self) -> bool:
+        """Return whether nobody needs to wait anywhere: not here, and not in the kernel."""
+        load = self.monitor.load
+        return load.queued == 0 and load.active <= max(1, (load.capacity or 0) / 2)
 
     def work(self) -> tuple[Any, ...]:
         """Return what is to be done a few times a second."""

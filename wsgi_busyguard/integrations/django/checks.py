@@ -17,7 +17,7 @@ from django.utils.module_loading import import_string
 from ...adapters.thread_budget import needed
 from ...middleware import BusyGuard
 from ...policy import limits
-from ..options import KEYWORDS, complaints
+from ..options import complaints
 from .conf import INNER, options, said
 
 TAG = "busyguard"
@@ -33,8 +33,7 @@ def right(**_: Any) -> list[CheckMessage]:
         return [
             Error(f"BUSYGUARD must be a dict, as {{'SLOTS': 8}}, not {given!r}", id=f"{TAG}.E002")
         ]
-    known = [INNER, *(name.upper() for name in KEYWORDS)]
-    wrong = complaints(given, "BUSYGUARD", known)
+    wrong = complaints(given, "BUSYGUARD", [INNER])
     if wrong:
         return [Error(words, id=f"{TAG}.E001") for words in wrong]
     try:

@@ -9,10 +9,11 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.wsgi import get_wsgi_application
 
+from ..._support.imported import named
 from ..._support.wsgi_app import wsgi_app
 from ...deadlines.deadline import carrying
 from ...middleware import BusyGuard
-from ..options import Unknown, from_capitals, named
+from ..options import Unknown, from_capitals
 from . import signals
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from wsgi_busyguard import Load, Monitor
 from wsgi_busyguard.adapters.gunicorn import GuardedThreads
-from wsgi_busyguard.adapters.gunicorn.options import Options
 from wsgi_busyguard.checks import Checks
+from wsgi_busyguard.options import GuardOptions
 from wsgi_busyguard.responses import Responses
 
 HERE, THERE = ("127.0.0.1", 8000), ("127.0.0.1", 4000)
@@ -49,7 +49,7 @@ class Worker(GuardedThreads):
     """As much of one as looks at what has come."""
 
     def __init__(self, cfg):
-        self.cfg, self.options = cfg, Options()
+        self.cfg, self.options = cfg, GuardOptions()
         self.monitor = Monitor(SimpleNamespace(read=lambda: Load(0, 0, 4), subscribe=id))
         self._checks = Checks(True, self.options.ready_paths, self.options.live_paths)
         self._responses = Responses()
@@ -78,7 +78,7 @@ def as_read(cfg, data):
         return environ, parser.unreader.buf.getvalue() + ours.recv(100)
 
 
-CHECKS = Checks(True, Options().ready_paths, Options().live_paths)
+CHECKS = Checks(True, GuardOptions().ready_paths, GuardOptions().live_paths)
 
 
 def agrees(cfg, data):

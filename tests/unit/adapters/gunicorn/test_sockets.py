@@ -34,7 +34,7 @@ from wsgi_busyguard.adapters.gunicorn.lingering_close import (
     Lingering,
     Waiting,
 )
-from wsgi_busyguard.adapters.gunicorn.options import READERS, Options, read_options
+from wsgi_busyguard.adapters.gunicorn.options import OPTIONS, read_options
 from wsgi_busyguard.adapters.gunicorn.sockets import (
     MOST,
     drained,
@@ -43,6 +43,7 @@ from wsgi_busyguard.adapters.gunicorn.sockets import (
     taken_over,
     unfinished_hello,
 )
+from wsgi_busyguard.options import GuardOptions
 
 DEADLINE = 20.0
 
@@ -576,12 +577,12 @@ def test_what_cannot_be_looked_at_has_moved():
     ],
 )
 def test_the_queue_is_as_long_as_asked_and_as_there_is_room(asked, threads, connections, bound):
-    assert queue_bound(Options(max_queue=asked), threads, connections) == bound
+    assert queue_bound(GuardOptions(max_queue=asked), threads, connections) == bound
 
 
 def test_a_queue_without_room_is_a_mistake():
     with pytest.raises(ValueError, match="start gunicorn with --worker-connections 21 at least"):
-        queue_bound(Options(max_queue=9), 4, 20)
+        queue_bound(GuardOptions(max_queue=9), 4, 20)
 
 
 @given(
@@ -591,7 +592,7 @@ def test_a_queue_without_room_is_a_mistake():
 )
 def test_a_worker_never_stops_accepting_for_its_queue(asked, threads, connections):
     try:
-        bound = queue_bound(Options(max_queue=asked), threads, connections)
+        bound = queue_bound(GuardOptions(max_queue=asked), threads, connections)
     except ValueError:
         assert asked > connections - threads - SPARE
     else:
@@ -602,8 +603,8 @@ def test_a_worker_never_stops_accepting_for_its_queue(asked, threads, connection
 
 
 def test_nothing_said_are_the_defaults():
-    assert read_options({}) == Options()
-    assert read_options({"PATH": "/bin", "BUSYGUARD_CHECK": " "}) == Options()
+    assert read_options({}) == GuardOptions()
+    assert read_options({"PATH": "/bin", "BUSYGUARD_CHECK": " "}) == GuardOptions()
 
 
 def test_everything_can_be_said():
@@ -625,11 +626,26 @@ def test_everything_can_be_said():
         "live_paths": "/c",
         "push": "unix:/run/haproxy.sock#app/a",
     }
-    assert texts.keys() == READERS.keys() == set(Options._fields)
+    more = OPTIONS.keys() - texts.keys()  # how each is read: see tests/unit/test_options.py
+    assert {"refusal", "on_busy", "expose_load", "trust_queue_header"} <= more
     said = {f"BUSYGUARD_{name.upper()}": text for name, text in texts.items()}
-    assert read_options(said) == Options(
-        *("127.0.0.1:8081", "8082", "/run/board", 8, 32, 1.5, 10.0, 40.0, "exact", 3.0, 20.0, 0),
-        *(False, ("/a", "/b"), ("/c",), "unix:/run/haproxy.sock#app/a"),
+    assert read_options(said) == GuardOptions(
+        check="127.0.0.1:8081",
+        agent="8082",
+        board="/run/board",
+        slots=8,
+        max_queue=32,
+        max_wait=1.5,
+        client_timeout=10.0,
+        progress_timeout=40.0,
+        ready="exact",
+        patience=3.0,
+        stall_after=20.0,
+        retry_after=0,
+        check_root=False,
+        ready_paths=("/a", "/b"),
+        live_paths=("/c",),
+        push=("unix:/run/haproxy.sock#app/a",),
     )
 
 
@@ -653,7 +669,7 @@ def test_no_bound_can_be_said():
         ("READY_PATHS", "healthz", "ready_paths must be paths that begin with '/'"),
         ("LIVE_PATHS", "/readyz", "'/readyz' cannot be both"),
         ("MAX_QEUE", "3", "BUSYGUARD_MAX_QEUE is not known; is BUSYGUARD_MAX_QUEUE meant?"),
-        ("XYZ", "3", "BUSYGUARD_XYZ is not known; known are check, agent"),
+        ("XYZ", "3", "BUSYGUARD_XYZ is not known; known are slots, max_queue"),
     ],
 )
 def test_what_cannot_be_meant_is_told_by_its_name(name, text, words):
@@ -671,10 +687,10 @@ def test_what_cannot_be_meant_is_told_by_its_name(name, text, words):
 )
 def test_a_service_called_busyguard_is_no_mistake(name):
     """Kubernetes tells every container of a namespace of its Services so."""
-    assert read_options({f"BUSYGUARD_{name}": "tcp://10.0.0.1:8081"}) == Options()
+    assert read_options({f"BUSYGUARD_{name}": "tcp://10.0.0.1:8081"}) == GuardOptions()
 
 
-@given(st.dictionaries(st.sampled_from(sorted(READERS)), st.text(max_size=12)))
+@given(st.dictionaries(st.sampled_from(sorted(OPTIONS)), st.text(max_size=12)))
 def test_whatever_is_said_it_is_read_or_refused(said):
     told = None
     try:

@@ -1,0 +1,396 @@
+"""The one list of what can be set on a guard, and how it is read.
+
+Each option has its name, default, kind and text here, and which faces refuse it and why. Keywords,
+Django's and Flask's settings, PasteDeploy's ini files, the environment and the command line are all
+read by this list, and the docs' tables and ``--help`` are made of it. Knows values; no server.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ._support.imported import named
+from ._support.listener import address
+from .checks import Checks
+from .policy import (
+    CLIENT_TIMEOUT,
+    DAMPED,
+    PATIENCE,
+    flag,
+    known_policy,
+    limits,
+    seconds,
+    whole,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+#: Who takes options: BusyGuard, with whatever makes one of settings or an ini file; guarded_app of
+#: uWSGI and mod_wsgi; guarded_site of Twisted; guarded_server of waitress and cheroot; gunicorn's
+#: guarded workers, by the environment; the two commands.
+FACES = ("middleware", "prefork", "twisted", "front", "gunicorn", "serve", "twist")
+MIDDLEWARE, PREFORK, TWISTED, FRONT, GUNICORN, SERVE, TWIST = FACES
+
+PREFIX = "BUSYGUARD_"
+
+WORDS = {"1": True, "yes": True, "true": True, "on": True}
+WORDS |= {"0": False, "no": False, "false": False, "off": False}
+
+_HEADER = re.compile(r"[A-Za-z0-9-]+")
+
+
+class Kind(NamedTuple):
+    """What an option's values are.
+
+    :ivar metavar: what stands for one in a command's help.
+    :ivar read: makes a value of a name and a text.
+    """
+
+    metavar: str
+    read: Callable[[str, str], Any]
+
+
+class Option(NamedTuple):
+    """One that can be set.
+
+    :ivar text: what it is, for people.
+    :ivar refused: the faces that do not take it, each with why, and what to do instead.
+    """
+
+    name: str
+    default: Any
+    kind: Kind
+    text: str
+    refused: Mapping[str, str]
+
+    @property
+    def variable(self) -> str:
+        """Its name in the environment."""
+        return PREFIX + self.name.upper()
+
+    @property
+    def argument(self) -> str:
+        """Its name on the command line."""
+        return ("--no-" if self.default is True else "--") + self.name.replace("_", "-")
+
+
+def _flag(name: str, text: str) -> bool:
+    try:
+        return WORDS[text.lower()]
+    except KeyError:
+        raise ValueError(f"{name} must be one of {', '.join(WORDS)}, not {text!r}") from None
+
+
+def _seconds(name: str, text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        raise ValueError(f"{name} must be a number of seconds, not {text!r}") from None
+    return seconds(name, number)
+
+
+def _whole(least: int, bounded: bool = True) -> Callable[[str, str], float]:
+    def read(name: str, text: str) -> float:
+        if text == "inf" and not bounded:
+            return math.inf
+        try:
+            number = int(text)
+        except ValueError:
+            wanted = f"a whole number of at least {least}"
+            raise ValueError(f"{name} must be {wanted}, not {text!r}") from None
+        return whole(name, number, least)
+
+    return read
+
+
+def _several(_name: str, text: str) -> tuple[str, ...]:
+    return tuple(text.replace(",", " ").split())
+
+
+def _paths(name: str, text: str) -> tuple[str, ...]:
+    paths = _several(name, text)
+    if not all(path.startswith("/") for path in paths):
+        raise ValueError(f"{name} must be paths that begin with '/', with commas between")
+    return paths
+
+
+def _address(_name: str, text: str) -> str:
+    address(text)
+    return text
+
+
+FLAG = Kind("", _flag)
+SECONDS = Kind("S", _seconds)
+SLOTS = Kind("N", _whole(1))
+COUNT = Kind("N", _whole(0))
+BOUND = Kind("N", _whole(0, bounded=False))
+POLICY = Kind("POLICY", lambda _, text: known_policy(text))
+PATHS = Kind("PATHS", _paths)
+TARGETS = Kind("TARGET", _several)
+ADDRESS = Kind("ADDR", _address)
+FILE = Kind("FILE", lambda _, text: text)
+HEADER = Kind("NAME", lambda _, text: text)
+OBJECT = Kind("MODULE:NAME", lambda _, text: named(text))
+
+# Why a face refuses an option, where several refuse it for the same reason.
+_OWN_QUEUE = "the guard makes its own from the queue in front of the threads: use its .monitor"
+_OWN_SERVER = "wrap the app in BusyGuard(app, monitor=...) and run a server of your own"
+_THREADS = "the guard stands in front of the threads, and threads is that number"
+_THREADS_HERE = "--threads is that number"
+_ACTS = (
+    "a guard in front of the threads always acts: for a dry run wrap the app in"
+    " BusyGuard(app, slots=N, dry_run=True) and start the server as before"
+)
+_NO_PORT = (
+    "a guard in the app opens no port: give board=FILE,"
+    " and start busyguard agent --board FILE --check HOST:PORT --agent HOST:PORT"
+)
+_PORTS = "start CheckPort or AgentPort of wsgi_busyguard.checkport with guard.monitor"
+_NO_CONNECTIONS = (
+    "behind the server's threads the guard sees no connections: set the timeouts of the server"
+)
+_NO_WAITING = "Twisted's reactor reads and writes for the threads, so none waits for a client"
+_STUCK = (
+    "a process cannot say that it is stuck itself: give it a board,"
+    " and start busyguard agent --board FILE --stall-after S"
+)
+_FRONTS = (TWISTED, FRONT)
+_COMMANDS = (SERVE, TWIST)
+
+
+def _for(faces: Iterable[str], reason: str) -> dict[str, str]:
+    return dict.fromkeys(faces, reason)
+
+
+def option(default: Any, kind: Kind, text: str, refused: Mapping[str, str] | None = None) -> Any:
+    """Declare an option."""
+    return field(default=default, metadata={"kind": kind, "text": text, "refused": refused or {}})
+
+
+@dataclass(frozen=True)
+class GuardOptions:
+    """What is set on a guard; each option is described where it is declared.
+
+    :ivar checks: the requests that are taken for checks, by these options.
+    :raises ValueError, TypeError: for values that cannot be meant.
+    """
+
+    checks: Checks = field(init=False, repr=False, compare=False)
+    monitor: Any = option(
+        None,
+        OBJECT,
+        "A Monitor that knows the load of the server, in place of the one that the guard makes.",
+        {
+            PREFORK: "the guard reads the server itself: use its .monitor",
+            **_for(_FRONTS, _OWN_QUEUE),
+            GUNICORN: "each worker makes its own: use worker.monitor in the hook post_worker_init",
+            **_for(_COMMANDS, _OWN_SERVER),
+        },
+    )
+    slots: int | None = option(
+        None,
+        SLOTS,
+        "Requests that may be in the app at once; the guard queues the rest. Without it the guard"
+        " reads the server's own queue.",
+        {**_for(_FRONTS, _THREADS), **_for(_COMMANDS, _THREADS_HERE)},
+    )
+    max_queue: float | None = option(
+        None,
+        BOUND,
+        "Requests that may wait; 4 for each slot or thread if not given, inf for no bound.",
+    )
+    max_wait: float | None = option(
+        None,
+        SECONDS,
+        "Seconds that a request may wait; 20 % of the client timeout if not given.",
+    )
+    ready: str = option(DAMPED, POLICY, "The policy of ready checks: exact, damped or always.")
+    patience: float = option(
+        PATIENCE, SECONDS, "Seconds of delay that the policy damped tolerates."
+    )
+    check_root: bool = option(
+        True,
+        FLAG,
+        "Answer OPTIONS / as a ready check; preflights, and what a proxy passed on for a client,"
+        " are the app's all the same.",
+    )
+    ready_paths: Iterable[str] = option(
+        ("/healthz", "/readyz"), PATHS, "Paths that are ready checks, as the balancer sends them."
+    )
+    live_paths: Iterable[str] = option(("/livez",), PATHS, "Paths that are live checks.")
+    on_busy: Any = option(
+        None, OBJECT, "A function to call with a Transition when the server becomes busy."
+    )
+    on_free: Any = option(
+        None, OBJECT, "A function to call with a Transition when it is free again."
+    )
+    refusal: Any = option(None, OBJECT, "A WSGI app that answers the requests that are refused.")
+    retry_after: int = option(1, COUNT, "The least number of seconds in a refusal's Retry-After.")
+    client_timeout: float | None = option(
+        None,
+        SECONDS,
+        "Seconds after which clients give up, 5 if not given: the one number worth setting.",
+    )
+    expose_load: bool = option(
+        False,
+        FLAG,
+        "Add the figures to answers to checks, and the header endpoint-load-metrics to the app's.",
+    )
+    board: Any = option(
+        None,
+        FILE,
+        "A file in which the processes of a host post their load; checks tell the sum.",
+    )
+    trust_queue_header: bool = option(
+        False,
+        FLAG,
+        "Read in X-Request-Start or X-Queue-Start when a request arrived at the proxy. Only behind"
+        " a proxy that sets the header itself, for clients can send it, too.",
+    )
+    client_timeout_header: str | None = option(
+        None,
+        HEADER,
+        "A header in which clients say when they give up: in milliseconds (X-Client-Timeout-Ms),"
+        " or as grpc-timeout has it. Only where all clients are your own.",
+    )
+    push: Iterable[str] | str = option(
+        (),
+        TARGETS,
+        "HAProxies to tell of each change, as unix:PATH#BACKEND/SERVER or"
+        " tcp:HOST:PORT#BACKEND/SERVER.",
+    )
+    dry_run: bool = option(
+        False,
+        FLAG,
+        "Count and report what would have been refused or answered busy, and do neither.",
+        _for((*_FRONTS, GUNICORN, *_COMMANDS), _ACTS),
+    )
+    check: str | None = option(
+        None,
+        ADDRESS,
+        "Where checks are answered on a port of their own, as HOST:PORT.",
+        {**_for((MIDDLEWARE, PREFORK), _NO_PORT), **_for(_FRONTS, _PORTS)},
+    )
+    agent: str | None = option(
+        None,
+        ADDRESS,
+        "Where HAProxy's agent-check is answered, as HOST:PORT.",
+        {**_for((MIDDLEWARE, PREFORK), _NO_PORT), **_for(_FRONTS, _PORTS)},
+    )
+    progress_timeout: float = option(
+        30.0,
+        SECONDS,
+        "Seconds for which a client may keep a thread waiting, by its upload or by not reading its"
+        " answer; inf for no limit.",
+        {
+            **_for((MIDDLEWARE, PREFORK), _NO_CONNECTIONS),
+            **_for((TWISTED, TWIST), _NO_WAITING),
+        },
+    )
+    stall_after: float = option(
+        30.0,
+        SECONDS,
+        "Seconds without progress in any process after which /livez says stalled.",
+        _for((MIDDLEWARE, PREFORK, *_FRONTS, *_COMMANDS), _STUCK),
+    )
+
+    def __post_init__(self) -> None:
+        root = flag("check_root", self.check_root)
+        checks = Checks(root, self.ready_paths, self.live_paths, self.ready)
+        object.__setattr__(self, "checks", checks)  # it is frozen
+        for name in ("expose_load", "trust_queue_header", "dry_run"):
+            flag(name, getattr(self, name))
+        for name in ("patience", "progress_timeout", "stall_after"):
+            seconds(name, getattr(self, name))
+        limits(
+            1 if self.slots is None else self.slots,
+            self.max_queue,
+            self.max_wait,
+            self.client_timeout,
+        )
+        whole("retry_after", self.retry_after, least=0)
+        if self.client_timeout_header is not None:
+            header_key(self.client_timeout_header)
+
+    @property
+    def timeout(self) -> float:
+        """Seconds after which clients give up."""
+        return CLIENT_TIMEOUT if self.client_timeout is None else self.client_timeout
+
+    def some(self, *names: str) -> dict[str, Any]:
+        """Return some of them as keywords."""
+        return {name: getattr(self, name) for name in names}
+
+
+OPTIONS = {
+    one.name: Option(one.name, one.default, **one.metadata)
+    for one in fields(GuardOptions)
+    if one.init
+}
+
+
+def taken_by(face: str) -> list[Option]:
+    """Return the options that a face takes."""
+    return [option for option in OPTIONS.values() if face not in option.refused]
+
+
+def header_key(name: str) -> str:
+    """Return where an environ has the header ``name``."""
+    if not isinstance(name, str) or not _HEADER.fullmatch(name):
+        raise ValueError(
+            "client_timeout_header must be the name of a header, as X-Client-Timeout-Ms,"
+            f" not {name!r}"
+        )
+    return "HTTP_" + name.upper().replace("-", "_")
+
+
+def refusal(face: str, name: str, spelled: str) -> str | None:
+    """Return why a face does not take an option, and what to do; ``None`` if it does."""
+    reason = OPTIONS[name].refused.get(face) if name in OPTIONS else None
+    return None if reason is None else f"{spelled} is not taken here: {reason}"
+
+
+def from_keywords(face: str, keywords: Mapping[str, Any]) -> GuardOptions:
+    """Return the options that keyword arguments are.
+
+    :raises TypeError: for one that there is not, or that this face does not take.
+    """
+    for name in keywords:
+        words = refusal(face, name, name)
+        if words is not None:
+            raise TypeError(words)
+    return GuardOptions(**keywords)
+
+
+def help_of(option: Option) -> str:
+    """Return the help of a command's argument."""
+    text = option.text
+    if option.default is True:  # the argument turns it off
+        text = f"Do not {text[0].lower()}{text[1:]}"
+    return text
+
+
+def from_texts(
+    face: str, texts: Mapping[str, Any], spell: Callable[[Option], str]
+) -> dict[str, Any]:
+    """Return the options that texts stand for, as keywords; texts of ``None`` are left out.
+
+    :param texts: by name; a list of texts is as one with commas between.
+    :param spell: says how an option is called there, for errors.
+    :raises ValueError, TypeError, ImportError: for what cannot be meant, or is not taken there.
+    """
+    read: dict[str, Any] = {}
+    for option in OPTIONS.values():
+        text = texts.get(option.name)
+        if text is None:
+            continue
+        words = refusal(face, option.name, spell(option))
+        if words is not None:
+            raise ValueError(words)
+        text = text if isinstance(text, str) else ",".join(text)
+        read[option.name] = option.kind.read(option.name, text.strip())
+    return read
