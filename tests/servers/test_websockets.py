@@ -161,7 +161,7 @@ def asked_twice(server):
 def test_bystanders_of_websockets_lose_nothing(serve, opened):
     """The number of a socket that the app has closed is the next connection's at once."""
     server = serve(8)
-    for round_ in range(15):
+    for round_ in range(6):
         ws = opened(server)
         assert (ws.status, ws.echoes(f"round {round_}")) == (101, f"round {round_}")
         assert asked_twice(server) == ["page", "page"]

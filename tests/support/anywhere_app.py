@@ -19,8 +19,9 @@ logging.basicConfig(format="%(name)s: %(message)s", stream=sys.stderr)
 
 
 def app(environ, start_response):
-    """Sleep for as long as the path says, /sleep/1.5; show the stamps at /stamps.
+    """Sleep for as long as the path says, /sleep/1.5, or until a file is there, /until/tmp/go.
 
+    Show the stamps at /stamps.
     /pieces/N sends a piece as long as a socket's buffers N times, /drip/N a byte every 50 ms,
     /file/N a file of so many bytes.
     """
@@ -28,6 +29,9 @@ def app(environ, start_response):
     body = b"done"
     if what == "sleep":
         time.sleep(float(rest[0]))
+    if what == "until":
+        while not os.path.exists("/" + "/".join(rest)):
+            time.sleep(0.01)
     if what == "pieces":
         start_response("200 OK", [("Content-Type", "text/plain")])
         return (b"x" * 8_000_000 for _ in range(int(rest[0])))

@@ -6,11 +6,14 @@ home of whoever runs the tests. So all that it needs is copied to a place that i
 
 from __future__ import annotations
 
+import atexit
+import functools
 import importlib.util
 import json
 import os
 import shutil
 import socket
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -18,7 +21,7 @@ import pytest
 
 from support.client import ask, eventually, figures
 from support.gunicorns import Gunicorn
-from support.processes import HERE, ROOT, Process, environment
+from support.processes import HERE, Process, environment
 from support.versions import folders
 
 MODULES = Path("/usr/lib/apache2/modules")
@@ -29,7 +32,7 @@ MOD_WSGI = MODULES / "mod_wsgi.so"
 NEWEST = "mod_wsgi>=6.1"
 PYTHON = "/usr/bin/python3"
 FILES = ("prefork_app.py", "mod_wsgi_site.wsgi", "mod_wsgi_health.wsgi")
-PACKAGES = ("webob", "werkzeug", "markupsafe")
+PACKAGES = ("wsgi_busyguard", "webob", "werkzeug", "markupsafe")
 
 CONFIGURATION = """
 ServerName localhost
@@ -68,20 +71,36 @@ def newest_mod_wsgi(tmp_path_factory):
     return folders(tmp_path_factory, [NEWEST], python=PYTHON, needs=needs)[NEWEST]
 
 
+@functools.cache
+def packages():
+    """Return a folder with the packages that the site needs, compiled, which nobody could do."""
+    folder = Path(tempfile.mkdtemp(prefix="busyguard-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for name in PACKAGES:
+        origin = Path(importlib.util.find_spec(name).origin).parent
+        shutil.copytree(origin, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    compiled = [PYTHON, "-m", "compileall", "-q", folder]
+    subprocess.run(compiled, check=True, env=without_cache_elsewhere())
+    return folder
+
+
+def without_cache_elsewhere(**more):
+    """Return an environment in which what is compiled stands beside its source."""
+    env = environment(**more)
+    return {name: value for name, value in env.items() if name != "PYTHONPYCACHEPREFIX"}
+
+
 def furnished(place, newest=None):
     """Copy what the site needs; ``newest`` is the folder of another mod_wsgi than Debian's."""
-    place.chmod(0o777)
     module = MOD_WSGI
     if newest is not None:  # the package can be imported by apps, as in mod_wsgi-express
         shutil.copytree(Path(newest) / "mod_wsgi", place / "mod_wsgi")
         [module] = (place / "mod_wsgi" / "server").glob("*.so")
     shutil.copy(module, place / "mod_wsgi.so")
-    shutil.copytree(ROOT / "wsgi_busyguard", place / "wsgi_busyguard")
-    for name in PACKAGES:
-        origin = Path(importlib.util.find_spec(name).origin).parent
-        shutil.copytree(origin, place / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(packages(), place, dirs_exist_ok=True)
     for name in FILES:
         shutil.copy(HERE / name, place)
+    place.chmod(0o777)
 
 
 class Apache(Process):
@@ -108,7 +127,7 @@ class Apache(Process):
             )
         )  # fmt: skip
         site = {"board": str(self.board), **site}
-        variables = environment(SITE=json.dumps(site), BOARD=str(self.board))
+        variables = without_cache_elsewhere(SITE=json.dumps(site), BOARD=str(self.board))
         super().__init__([program, "-f", file, "-DFOREGROUND"], env=variables, cwd=self.place)
         try:
             self.logged("resuming normal operations")

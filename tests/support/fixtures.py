@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import itertools
+import os
 import subprocess
+import time
 
 import pytest
 
@@ -44,13 +47,30 @@ def gunicorn(started):
 @pytest.fixture
 def conf(tmp_path):
     """Writes a gunicorn.conf.py and returns the argument for it."""
+    file, written = tmp_path / "gunicorn.conf.py", itertools.count(int(time.time()))
 
     def conf(text):
-        file = tmp_path / "gunicorn.conf.py"
         file.write_text(text)
+        now = next(written)  # what was compiled is told from a text as long by the second
+        os.utime(file, (now, now))
         return f"-c{file}"
 
     return conf
+
+
+class Held:
+    def __init__(self, file):
+        self._file = file
+        self.path = f"/until{file}"
+
+    def let_go(self):
+        self._file.touch()
+
+
+@pytest.fixture
+def held(tmp_path):
+    """A path whose requests stay in the app until ``held.let_go()``."""
+    return Held(tmp_path / "go")
 
 
 @pytest.fixture(scope="session")
