@@ -135,7 +135,7 @@ def test_no_check_fails_while_workers_are_exchanged_added_and_taken_away(gunicor
     served.all_ready(2)
     many(12, served.port, path="/sleep/0.4")
     ports = [served.check] if kind == "GuardedSync" else [served.check, served.port]
-    with Prober(*ports) as prober:
+    with Prober(*ports, timeout=10) as prober:
         for _ in range(2):
             before = served.workers
             served.signal(signal.SIGHUP)

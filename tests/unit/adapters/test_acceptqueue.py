@@ -11,8 +11,8 @@ import pytest
 
 from wsgi_busyguard import Load
 from wsgi_busyguard._support.unpatched import original
+from wsgi_busyguard.adapters import acceptqueue
 from wsgi_busyguard.adapters.acceptqueue import AcceptQueueAdapter, waiting
-from wsgi_busyguard.adapters.readers import acceptqueue
 
 BACKLOG = 3
 
