@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 class Step:
     """What a guard does at its next call.
 
-    :ivar work: is called with the environ.
+    :ivar work: is called with the environ; returns true if the call after that is to do it as well.
     :ivar failed: what to log if it raises.
     :ivar sampled: is told when that call begins and ends.
     """
@@ -200,16 +200,18 @@ class BusyGuard:
             return lambda *call: briefly(self._app(*call))
         timed = []
         for step in tuple(self._first):
+            again: object = False
             try:
                 if step.sampled is not None:
                     timed.append(step.sampled)
-                step.work(environ)
+                again = step.work(environ)
             except Exception:  # guarding must never be the outage
                 logger.exception(step.failed)
             finally:
                 # Whatever is raised, an app's time limit say, no call after this one may fail so.
-                with suppress(ValueError):  # another one's call has done it, too
-                    self._first.remove(step)
+                if not again:
+                    with suppress(ValueError):  # another one's call has done it, too
+                        self._first.remove(step)
         return self._timed(environ, timed[0]) if timed else self._app
 
     def _timed(self, environ: WSGIEnvironment, sampled: Sampled) -> WSGIApplication:
@@ -263,9 +265,9 @@ class BusyGuard:
     def _unheard_of(self) -> None:
         """Have the next call tell the board that this process serves."""
 
-        def call(_: WSGIEnvironment) -> None:
+        def call(_: WSGIEnvironment) -> object:
             publisher: Any = self.monitor.adapter
-            publisher.call()  # may have the next call come here as well
+            return publisher.call()
 
         self._first.append(Step(call, "could not tell the board that this process serves"))
 

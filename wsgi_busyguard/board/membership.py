@@ -100,15 +100,18 @@ class Forking(Member):
         self._is_draining = is_draining
         self.start()
 
-    def call(self) -> None:
-        """Note that this process serves. At its first request."""
+    def call(self) -> bool:
+        """Note that this process serves, at its first request; return whether at the next, too.
+
+        As long as no thread is to be had. Whoever calls keeps one note of it, however many requests
+        come at once: if each made a note of its own, there would soon be thousands.
+        """
         self.enter()
         self._called = True
         self._flags |= CALLED
         self._turn()
         under(self._lock, self._start_once)
-        if self._thread is None:  # none is to be had: the next call comes here, too
-            self._forgotten()
+        return self._thread is None
 
     def _start_once(self) -> None:
         """Begin to beat unless it has begun. Requires self._lock."""

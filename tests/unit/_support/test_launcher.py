@@ -169,6 +169,28 @@ def test_a_guard_that_wants_threads_serves_without(scarce, ask, adapter, tmp_pat
     guard.monitor.adapter.stop()
 
 
+def test_calls_at_once_leave_no_more_to_do_than_one(scarce, environ, tmp_path):
+    """Each would do what all of them left, and leave as much again, until nothing else is done."""
+    guard = BusyGuard(lambda environ, start_response: [], board=tmp_path / "board")
+    poster, meanwhile = guard.monitor.adapter, [None] * 5
+    call = poster.call
+
+    def beside_another():
+        if meanwhile:
+            meanwhile.pop()
+            guard(environ(path="/x"), print)
+        return call()
+
+    poster.call = beside_another
+    guard(environ(path="/x"), print)
+    assert len(guard._first) == 1
+    scarce.clear()
+    guard(environ(path="/x"), print)
+    assert guard._first == []
+    assert poster._thread.is_alive()
+    poster.stop()
+
+
 def test_a_monitor_that_has_to_look_looks_later(scarce, adapter, until):
     heard = []
     monitor = Monitor(adapter, interval=0.01)
