@@ -142,9 +142,9 @@ class Publisher:
         """
         if not under(_joining, self._join):
             return
-        self._turn()
         self.post_counts()
         self.post()
+        self._turn()  # last, for whoever is counted without its figures has a capacity of 0
 
     def _join(self) -> bool:
         """Take a slot unless there is one; return whether there was none. Requires _joining."""

@@ -311,6 +311,22 @@ def test_a_parent_that_serves_before_its_child_is_there_stays_counted(family, bo
     assert states() == {first.pid: "ready", child: "ready"}
 
 
+def test_who_is_counted_has_posted_its_figures(board):
+    """Else its capacity would be 0 for a moment, and balancers be told to send one at a time."""
+
+    class Looks(Fixed):
+        def read(self):
+            seen.append(board.read())
+            return self.load
+
+    seen = []
+    member = Member(board, Looks(Load(0, 1, 4)))
+    member.enter()
+    assert seen == [UNKNOWN]
+    assert board.read() == Load(0, 1, 4)
+    member.leave()
+
+
 def test_a_child_of_a_process_that_serves_is_no_server(family, states):
     """An app that uses multiprocessing; until the guard is called there."""
     first = family()
