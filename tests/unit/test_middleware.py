@@ -406,6 +406,13 @@ def test_the_gate_has_the_limits_of_the_arguments():
     assert limits == (2, 3, 4.0)
 
 
+def test_a_queue_without_a_bound_is_fine_where_any_number_of_threads_may_be(ask, roomy, caplog):
+    guard = BusyGuard(app, slots=2, max_queue=math.inf)
+    assert ask(guard, path="/x").text == "app"
+    assert guard._app is guard._gated
+    assert caplog.records == []
+
+
 def test_a_refusal_is_503_with_the_reason_and_runs_no_app(ask, gated, taken, roomy, caplog):
     caplog.set_level(logging.DEBUG)
     for method in ("GET", "POST", "HEAD"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -122,7 +123,9 @@ class FirstRequest:
         if not wrong and server is not None and threads is not None:
             wrong = too_few(limits, threads, name, server.start)
             if wrong is None:
-                self._guard.spare(threads - limits.slots - limits.max_queue - 1)
+                # Of as many as there may be, as many are left, also behind a queue without a bound.
+                left = threads - limits.slots - limits.max_queue - 1
+                self._guard.spare(threads if threads == math.inf else left)
                 return
         self.lacks_room = True
         reads = server is not None and server.adapter is not None
