@@ -11,7 +11,6 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections import deque
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,8 @@ if TYPE_CHECKING:
 # Seconds between two attempts: as often as processes post.
 EVERY = 0.25
 
-_postponed: deque[Callable[[], Callable[[], object] | None]] = deque()
+# In their order; the values are nothing.
+_postponed: dict[Callable[[], Callable[[], object] | None], None] = {}
 _trying: Any = threading.RLock()  # never waited for
 _due = 0.0
 
@@ -37,12 +37,13 @@ def launch(start: Callable[[], object]) -> None:
     that by itself. Never raises for want of a thread.
     """
     error = _failure(start)
-    if error is not None and "shutdown" not in str(error):  # from Python 3.12 on, at the very end
+    later = weakref.WeakMethod(start) if isinstance(start, MethodType) else lambda: start
+    if error is None:
+        _postponed.pop(later, None)  # from before: it would be started twice
+    elif "shutdown" not in str(error):  # from Python 3.12 on, at the very end
         if not _postponed:
             logger.error("cannot start a thread: %s; tried again until it can", error)
-        later = weakref.WeakMethod(start) if isinstance(start, MethodType) else lambda: start
-        if later not in _postponed:
-            _postponed.append(later)
+        _postponed[later] = None
 
 
 def relaunch() -> None:
@@ -55,11 +56,11 @@ def _try_again() -> None:
     """Start them, oldest first, until one cannot be. Requires _trying."""
     global _due
     _due = time.monotonic() + EVERY
-    while _postponed:
-        start = _postponed[0]()
+    for later in tuple(_postponed):
+        start = later()
         if start is not None and _failure(start) is not None:
             return
-        _postponed.popleft()
+        _postponed.pop(later, None)
     logger.warning("threads can be started again")
 
 

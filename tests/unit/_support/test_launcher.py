@@ -13,6 +13,7 @@ from wsgi_busyguard._support import launcher
 from wsgi_busyguard._support.launcher import launch, relaunch
 from wsgi_busyguard.board.publisher import Publisher
 from wsgi_busyguard.haproxy import Push
+from wsgi_busyguard.metrics.graphite import StatsD
 
 
 @pytest.fixture
@@ -72,6 +73,27 @@ def test_what_nobody_has_any_more_is_forgotten(scarce):
     scarce.clear()
     relaunch()
     assert not launcher._postponed
+
+
+def test_what_was_started_meanwhile_is_not_started_once_more(scarce):
+    """Whoever is stopped and started anew, a sender say, would go on twice."""
+    thing = Thing()
+    launch(thing.begin)
+    scarce.clear()
+    launch(thing.begin)
+    relaunch()
+    assert thing.begun == 1
+
+
+def test_a_sender_that_was_stopped_and_started_anew_sends_once(scarce, adapter):
+    sender = StatsD(Monitor(adapter), "127.0.0.1:1", every=1000.0).start()
+    sender.stop()
+    scarce.clear()
+    sender.start()
+    relaunch()
+    names = [thread.name for thread in threading.enumerate()]
+    sender.stop()
+    assert names.count("busyguard-sender") == 1
 
 
 def test_attempts_have_a_pause_between_them(scarce, monkeypatch):
@@ -172,8 +194,8 @@ def test_a_guard_that_wants_threads_serves_without(scarce, ask, adapter, tmp_pat
 def test_calls_at_once_leave_no_more_to_do_than_one(scarce, environ, tmp_path):
     """Each would do what all of them left, and leave as much again, until nothing else is done."""
     guard = BusyGuard(lambda environ, start_response: [], board=tmp_path / "board")
-    poster, meanwhile = guard.monitor.adapter, [None] * 5
-    call = poster.call
+    publisher, meanwhile = guard.monitor.adapter, [None] * 5
+    call = publisher.call
 
     def beside_another():
         if meanwhile:
@@ -181,14 +203,14 @@ def test_calls_at_once_leave_no_more_to_do_than_one(scarce, environ, tmp_path):
             guard(environ(path="/x"), print)
         return call()
 
-    poster.call = beside_another
+    publisher.call = beside_another
     guard(environ(path="/x"), print)
     assert len(guard._first) == 1
     scarce.clear()
     guard(environ(path="/x"), print)
     assert guard._first == []
-    assert poster._thread.is_alive()
-    poster.stop()
+    assert publisher._thread.is_alive()
+    publisher.stop()
 
 
 def test_a_monitor_that_has_to_look_looks_later(scarce, adapter, until):
