@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING, Any, Protocol
+from weakref import ref
 
 from ...counters import counts_of
 from ...load import Load, service_time, smoothed
@@ -26,6 +27,12 @@ class Calls(Protocol):
 
     def is_next(self, timed: object) -> bool:
         """Return whether that is the next call still."""
+
+
+class Call:
+    """A call that is being timed, for as long as somebody has this."""
+
+    __slots__ = ("__weakref__",)
 
 
 class Sampled:
@@ -58,7 +65,9 @@ class Sampled:
         self._queued = 0  # at the last look
         self._still_since = 0.0  # since when nobody has got a thread, as far as is known
         self._progress: object = None
-        self._running: dict[object, float] = {}  # when those that are being timed began
+        # When those that are being timed began. One that was interrupted by an exception out of
+        # nowhere may never say that it has ended, and its age would grow for ever.
+        self._running: dict[ref[Call], float] = {}
         self._mean: float | None = None
 
     def read(self) -> Load | None:
@@ -75,16 +84,16 @@ class Sampled:
         service = self._service(load.active, now)
         return load._replace(waited=max(load.waited, now - self._still_since), service=service)
 
-    def begin(self) -> object:
+    def begin(self) -> Call:
         """Note that a call begins; return what :meth:`end` is to be told."""
         self.moved()
-        call = object()
-        self._running[call] = self._clock()
+        call = Call()
+        self._running[ref(call, self._running.pop)] = self._clock()
         return call
 
-    def end(self, call: object) -> None:
+    def end(self, call: Call) -> None:
         """Note that it has ended."""
-        self._mean = smoothed(self._mean, self._clock() - self._running.pop(call))
+        self._mean = smoothed(self._mean, self._clock() - self._running.pop(ref(call)))
 
     def moved(self) -> None:
         """Note that somebody has got a thread."""

@@ -102,9 +102,23 @@ def test_one_that_is_stuck_among_sixteen_hardly_moves_the_mean(sampled, adapter,
     clock.now += 0.1
     sampled.end(ended)
     sampled.read()
-    calls.begin(sampled)
+    stuck = calls.begin(sampled)
     clock.now += 60.0
     assert sampled.read().service == pytest.approx(0.1, rel=0.1)
+    sampled.end(stuck)
+
+
+def test_one_that_never_says_that_it_has_ended_is_forgotten(sampled, adapter, calls, clock):
+    """A time limit of the app's may be raised between any two steps here."""
+    adapter.load = Load(8, 4, 4)
+    sampled.read()
+    ended = calls.begin(sampled)
+    clock.now += 0.25
+    sampled.end(ended)
+    sampled.read()
+    calls.begin(sampled)
+    clock.now += 60.0
+    assert sampled.read().service == pytest.approx(0.25)
 
 
 def test_progress_elsewhere_is_progress(sampled, adapter, clock):
