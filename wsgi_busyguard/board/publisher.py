@@ -106,7 +106,7 @@ class Publisher:
         self._counting = Turn()
         self._uncounted = False  # since what was counted was last stored
         self._own = [0] * LENGTH
-        self._last = Counters()  # as the adapter last told
+        self._last = Counters().flat()  # as the adapter last told
         self._from: tuple[Place, list[int]] | None = None  # what to add to what is counted here
         self._end: Bell | None = None
         self._thread: threading.Thread | None = None
@@ -328,12 +328,12 @@ class Publisher:
         """Return what has been counted in this process. Requires self._counting."""
         # If the adapter raises, the next look at the load says what is wrong.
         with suppress(Exception):
-            self._last = counts_of(self.adapter) or Counters()
+            self._last = (counts_of(self.adapter) or Counters()).flat()
         counts = self._last
         while self._counted:
             which, more = self._counted.popleft()
             self._own[which] += more
-        here = [count + own for count, own in zip(counts.flat(), self._own, strict=True)]
+        here = [count + own for count, own in zip(counts, self._own, strict=True)]
         checks = [asked(heard) for heard in (*self._asked, no_checks())]
         return [*here, *map(sum, zip(*checks, strict=True))]
 
@@ -381,7 +381,7 @@ class Publisher:
         if work is None or self._thread is not None:
             return
         if place is None or self.board.now() - place.get(BEAT) >= BEAT_EVERY * SECOND:
-            self.beat()
+            self._call(self.beat)
             for function in work:
                 self._call(function)
 
@@ -428,7 +428,7 @@ def _beat(
         publisher = poster_ref()
         if publisher is None:
             return
-        publisher.beat()
+        publisher._call(publisher.beat)
         for function in work:
             publisher._call(function)
         del publisher

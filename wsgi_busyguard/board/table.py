@@ -221,6 +221,8 @@ class _Memory:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        opened = os.fstat(descriptor)  # now: a daemon may close all descriptors, and ours with them
+        self._file = opened.st_dev, opened.st_ino
         self._depth = 0
         self._map: Any = None
 
@@ -231,8 +233,7 @@ class _Memory:
 
     def is_file(self, found: os.stat_result) -> bool:
         """Return whether that is what is mapped here."""
-        mine = os.fstat(self._descriptor)
-        return (mine.st_dev, mine.st_ino) == (found.st_dev, found.st_ino)
+        return self._file == (found.st_dev, found.st_ino)
 
     def tried(self, step: Callable[[], object], patience: float = 0.0) -> bool:
         """Do it while no other process writes; return whether that can be had. Requires _lock.
@@ -254,7 +255,8 @@ class _Memory:
         finally:
             self._depth = before
             if not before:
-                fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
+                with suppress(OSError):  # the system has no lock to give, and none to take back
+                    fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
 
     def _lock_for_others(self, until: float) -> bool:
         while True:
@@ -357,8 +359,7 @@ def _begins_well(descriptor: int) -> bool:
 
 def _known(memory: _Memory) -> _Memory:
     """Return the memory after it has been noted that this process has that file."""
-    opened = os.fstat(memory._descriptor)
-    return _memories.setdefault((opened.st_dev, opened.st_ino), memory)
+    return _memories.setdefault(memory._file, memory)
 
 
 def _nameless() -> int:
