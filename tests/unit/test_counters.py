@@ -26,6 +26,7 @@ from wsgi_busyguard.counters import (
 )
 from wsgi_busyguard.gate import Gate, Refused, Slot, Ticket
 from wsgi_busyguard.policy import Reason
+from wsgi_busyguard.slots import Place
 
 TIMES = st.tuples(*[st.integers(0, 9)] * BUCKETS)
 COUNTS = st.builds(
@@ -132,6 +133,23 @@ def test_time_in_front_of_the_gate_is_waiting(clock):
     gate.leave(gate.enter(0.4))
     assert gate.counts().waits[BOUNDS.index(0.5)] == 1
     assert gate.counts().waits[0] == 0
+
+
+def test_a_look_while_one_that_has_waited_elsewhere_comes_in_counts_it_once(monkeypatch):
+    gate = Gate(1)
+    count_wait = Place.count_wait
+
+    def beside_a_look(place, waited):
+        gate.counts()
+        count_wait(place, waited)
+        gate.counts()
+
+    monkeypatch.setattr(Place, "count_wait", beside_a_look)
+    for _ in range(3):
+        gate.leave(gate.enter(0.3))
+    counts = gate.counts()
+    assert counts.admitted == counts.served == 3
+    assert (sum(counts.waits), counts.waits[BOUNDS.index(0.5)]) == (3, 3)
 
 
 def test_every_reason_is_counted_by_itself(clock):

@@ -128,10 +128,10 @@ class Gate:
                 pass
             else:
                 place = slot.place
-                place.since = now
-                place.waited = ago
                 if ago:
                     place.count_wait(ago)
+                place.waited = ago
+                place.since = now
                 return slot
         return self._wait(ago)
 
