@@ -73,8 +73,10 @@ class BusyGuard:
     :ivar dry_run: the :class:`~wsgi_busyguard.gate.dry_run.DryRun` with the counts, or ``None``.
     :raises ValueError, TypeError: for arguments that cannot be meant, and for more slots than the
         server has threads for, where that can be known so early.
-    :raises OSError: if the board cannot be read and written. Not in a process that a server makes
-        when it has long been there: that one goes on without, and tries again.
+    :raises OSError: if the board cannot be read and written.
+
+    In a process that a server makes when it has long been there neither threads nor a board are an
+    error: it goes on without a gate, and tries again to open the board.
 
     The guard may be called from any thread.
     """

@@ -12,6 +12,7 @@ from .._support.log import logger
 from ..deadlines.environ import MONITOR
 from ..gate.dry_run import Ending
 from ..gate.gated import Held
+from ..board.respawn import is_late
 from ..monitor import Monitor
 from .detect import BE_THE_QUEUE, Server, behind_a_guard, find, find_early, held_up
 from .readers.in_flight import Inside
@@ -225,11 +226,15 @@ class WithoutChecks:
 
 
 def room_to_start_with(limits: Limits) -> None:
-    """Raise :exc:`ValueError` if it is known already that a gate of these limits has no room."""
+    """Raise :exc:`ValueError` if it is known already that a gate of these limits has no room.
+
+    Not in a process that a server makes when it has long been there, with other settings than it
+    began with: gunicorn would end its master. There the first call says what is wrong.
+    """
     server = find_early()
     if server is not None and server.threads is not None:
         wrong = too_few(limits, server.threads, server.name, server.start)
-        if wrong is not None:
+        if wrong is not None and not is_late():
             raise ValueError(wrong)
 
 

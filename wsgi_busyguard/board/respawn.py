@@ -19,9 +19,13 @@ def is_late() -> bool:
     """Return whether a server made this process when it had long been there.
 
     A process that listens before its app is whole has its sockets from the server that forked it.
-    Where the system does not tell when processes began (no ``/proc``), nobody is late.
+    Where the system does not tell when processes began (no ``/proc``, or one that shows each user
+    its own only), nobody is late.
     """
     if not listens():
         return False
-    ours, servers = born(os.getpid(), 0), born(os.getppid(), 0)
+    try:
+        ours, servers = born(os.getpid(), 0), born(os.getppid(), 0)
+    except OSError:  # /proc with hidepid=1, and the server is another user's
+        return False
     return ours - servers > START * os.sysconf("SC_CLK_TCK") and servers > 0

@@ -7,7 +7,9 @@ import os
 
 import pytest
 
-from wsgi_busyguard import Board
+from wsgi_busyguard import Board, BusyGuard
+from wsgi_busyguard.adapters import first_request as meeting
+from wsgi_busyguard.adapters.detect import Server
 from wsgi_busyguard.adapters.front.prefork import Guarded
 from wsgi_busyguard.board import membership as posting
 from wsgi_busyguard.board import respawn as late
@@ -71,6 +73,41 @@ def test_a_board_that_cannot_be_opened_is_an_error_only_while_people_configure(
         with pytest.raises(type(error)):
             posting.opened(tmp_path / "board")
         assert caplog.records == []
+
+
+def test_a_server_of_another_user_may_be_hidden(monkeypatch):
+    def hidden(pid, _):
+        if pid != os.getpid():
+            raise PermissionError(errno.EPERM, "hidepid=1")
+        return 10**9
+
+    monkeypatch.setattr(late, "born", hidden)
+    monkeypatch.setattr(late, "listens", lambda: True)
+    assert not is_late()
+
+
+@pytest.mark.parametrize("is_respawn", [False, True])
+def test_too_few_threads_are_an_error_only_while_people_configure(
+    monkeypatch, ask, caplog, is_respawn
+):
+    """A reload with other settings, say: gunicorn would end its master."""
+    few = Server("Peanut", 4, start="peanut --threads={0}")
+    monkeypatch.setattr(meeting, "find_early", lambda: few)
+    monkeypatch.setattr(meeting, "find", lambda _: few)
+    monkeypatch.setattr(meeting, "is_late", lambda: is_respawn)
+
+    def app(environ, start_response):
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"served"]
+
+    if not is_respawn:
+        with pytest.raises(ValueError, match="threads=4 is too few"):
+            BusyGuard(app, slots=8)
+        return
+    guard = BusyGuard(app, slots=8)
+    assert ask(guard, path="/x").text == "served"
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "threads=4 is too few" in caplog.text
 
 
 class Idle:
