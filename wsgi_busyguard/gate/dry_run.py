@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import os
 import threading
 import time
+import weakref
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -51,8 +53,12 @@ class DryRun:
         self.checks = 0
         self.answered_busy = 0
         self._clock = clock
-        self._lock = threading.RLock()  # a finalizer may come in between
         self._told: float | None = None
+        self._renew()
+        _locked.add(self)
+
+    def _renew(self) -> None:
+        self._lock = threading.RLock()  # a finalizer may come in between
 
     def request(self) -> None:
         """Count a request."""
@@ -120,8 +126,13 @@ class Shadow:
         self.gate = gate
         self._report = report
         self._clock = clock
-        self._lock = threading.RLock()  # a finalizer may come in between
         self._order = itertools.count()
+        self._renew()
+        _locked.add(self)
+
+    def _renew(self) -> None:
+        """Begin with nobody, as the gate does in a child."""
+        self._lock = threading.RLock()  # a finalizer may come in between
         self._leaving: list[tuple[float, int, Slot]] = []  # a heap: when, and who
 
     def come(self, ago: float) -> Guest:
@@ -286,3 +297,15 @@ class Ending:
 
     def __del__(self) -> None:  # dropped by a server that does not close
         self._guest.end()
+
+
+_locked: weakref.WeakSet[DryRun | Shadow] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for one in list(_locked):  # another thread may have held the locks
+        one._renew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

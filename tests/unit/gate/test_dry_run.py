@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import pathlib
+import signal
 import threading
 
 import pytest
@@ -204,6 +206,31 @@ def test_what_it_has_waited_before_counts(shadow, report):
     for _ in range(3):
         shadow.come(1.5)
     assert report.refused == {"queue-age": 1}  # the two slots were free
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.parametrize("whose", ["shadow", "report"])
+def test_a_child_waits_for_no_thread_of_its_parents(shadow, report, start, whose):
+    """A server that forks for each request, say."""
+    lock = (shadow if whose == "shadow" else report)._lock
+    taken, forked = threading.Event(), threading.Event()
+
+    def hold():
+        with lock:
+            taken.set()
+            assert forked.wait(20)
+
+    shadow.come(0.0)
+    start(hold)
+    assert taken.wait(20)
+    pid = os.fork()
+    if not pid:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(10)
+        shadow.come(0.0).end()
+        os._exit(shadow.read().active)
+    forked.set()
+    assert os.waitpid(pid, 0)[1] == 0
 
 
 def test_it_counts_what_a_gate_refuses(shadow, clock, report):
