@@ -49,7 +49,8 @@ class Member(Publisher):
         if self._pid != os.getpid():
             self._renew()
         self._wanted = STOPPING if self._going else READY
-        self.seek()
+        if self.board.now() >= self._due:  # each request may come here while there is no thread
+            self.seek()
         self._turn()
 
     def go(self) -> None:
