@@ -5,14 +5,16 @@ Knows descriptors and sockets; no server.
 
 from __future__ import annotations
 
-import _socket
 import os
 import socket
 import stat
 import weakref
 from typing import TYPE_CHECKING, Protocol
 
+from .native import socket_at
+
 if TYPE_CHECKING:
+    import _socket
     from collections.abc import Iterable
 
 
@@ -65,7 +67,7 @@ def _is_listener(number: int) -> bool:
     except OSError:
         return False
     try:
-        sock = _socket.socket(fileno=copy)
+        sock = socket_at(copy)
     except OSError:
         os.close(copy)
         return False

@@ -14,6 +14,8 @@ import socket
 import sys
 from typing import Any
 
+from .native import NO_TIMEOUT
+
 CHUNK = 8192
 
 # O_NONBLOCK would be one more call a peer. macOS has no MSG_NOSIGNAL.
@@ -119,7 +121,8 @@ def system_calls() -> Plain:
 
 def _connection(listener: _socket.socket, descriptor: int) -> _socket.socket:
     try:
-        return _socket.socket(listener.family, listener.type, listener.proto, descriptor)
+        kind = listener.type | NO_TIMEOUT
+        return _socket.socket(listener.family, kind, listener.proto, descriptor)
     except BaseException:
         _socket.close(descriptor)
         raise

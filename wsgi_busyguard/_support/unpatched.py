@@ -5,11 +5,19 @@ A thread that is not gevent's cannot use gevent's sockets and locks. Nothing her
 
 from __future__ import annotations
 
+import _socket
 import importlib
+import socket
 import sys
 import threading
 from contextlib import suppress
 from typing import Any
+
+# As a part of a socket's type: the object has no timeout, and its descriptor stays as it is. Where
+# an app has set a default timeout, Python has each new object wait for so long in every call, even
+# one with MSG_DONTWAIT, and makes the descriptor non-blocking, with it all its copies, which their
+# owners take for blocking: servers, other processes, libraries in C. Linux alone has this.
+NO_TIMEOUT = getattr(socket, "SOCK_NONBLOCK", 0)
 
 # Threads that must not wait for anybody, each with what starts another one.
 busy_threads: dict[int, Any] = {}
@@ -46,6 +54,14 @@ def original(module: str, name: str) -> Any:
     if get_original is not None:
         return get_original(module, name)
     return getattr(importlib.import_module(module), name)
+
+
+def socket_at(descriptor: int) -> _socket.socket:
+    """Return a socket for a descriptor, mostly a copy; nobody who has another one notices.
+
+    :raises OSError: if it is none.
+    """
+    return _socket.socket(type=socket.SOCK_STREAM | NO_TIMEOUT, fileno=descriptor)
 
 
 class Bell:

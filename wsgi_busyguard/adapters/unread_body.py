@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from .._support.log import logger
-from .._support.unpatched import Bell, original
+from .._support.unpatched import Bell, socket_at
 from .detect import calling, is_a
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class FromConnection(Body):
         super().__init__(read, left)
         # One of our own, for a number that the server has closed may be another connection's; and
         # a plain one, for to shut the inner one of a TLS socket says nothing to the peer.
-        self._connection = original("socket", "socket")(fileno=os.dup(descriptor))
+        self._connection = socket_at(os.dup(descriptor))
         self._lock = threading.Lock()
         self._bell = Bell()
 

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
 import subprocess
 import sys
 import threading
+import time
+from types import SimpleNamespace
 
 import pytest
 from conftest import DEADLINE, ROOT, WARNINGS
 
 from wsgi_busyguard._support import unpatched as native
+from wsgi_busyguard._support.listener import listening
+from wsgi_busyguard._support.listening_sockets import listens
+from wsgi_busyguard._support.socket_calls import Plain
 from wsgi_busyguard._support.unpatched import Bell
+from wsgi_busyguard.adapters.gunicorn.sockets import drained, taken_over
+from wsgi_busyguard.adapters.readers.prefork import Listeners
+from wsgi_busyguard.adapters.unread_body import Leftovers
 
 
 def test_a_ring_is_heard_once_before_the_wait_or_in_it():
@@ -106,3 +117,71 @@ def test_what_cannot_be_done_elsewhere_is_not_done():
     finally:
         del native.busy_threads[threading.get_ident()]
     assert not done
+
+
+@pytest.fixture
+def server():
+    """A socket that listens and waits, made before somebody sets a default timeout."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(None)
+        socket.setdefaulttimeout(DEADLINE)
+        try:
+            yield server
+        finally:
+            socket.setdefaulttimeout(None)
+
+
+@pytest.fixture
+def ends(server):
+    """Both ends of a connection, which wait; the first is a server's."""
+    theirs = socket.create_connection(server.getsockname())
+    ours, _ = server.accept()
+    with theirs, ours:
+        ours.settimeout(None)
+        yield ours, theirs
+
+
+only_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux can")
+
+
+@only_linux
+def test_who_looks_at_a_listener_leaves_it_as_it_is_whatever_the_default_timeout(server):
+    """Whoever else has it takes it for one that waits."""
+    assert listens()
+    assert Listeners([server.fileno()]).waiting() == 0
+    assert os.get_blocking(server.fileno())
+
+
+@only_linux
+def test_whose_body_is_read_off_still_waits_whatever_the_default_timeout(ends):
+    ours, theirs = ends
+    theirs.sendall(b"0123456789")
+    body = SimpleNamespace(read=ours.recv)
+    Leftovers()({"wsgi.input": body, "CONTENT_LENGTH": "10", "gunicorn.socket": ours})
+    assert os.get_blocking(ours.fileno())
+
+
+@only_linux
+def test_who_sees_a_connection_off_waits_for_nobody_whatever_the_default_timeout(ends):
+    own = taken_over(ends[0])
+    with contextlib.closing(own):
+        begins = time.monotonic()
+        assert not drained(own)
+        assert time.monotonic() - begins < DEADLINE / 4
+
+
+@only_linux
+def test_the_loop_of_the_ports_waits_for_nobody_whatever_the_default_timeout(server):
+    listener = listening("127.0.0.1:0")
+    accepted = None
+    try:
+        with socket.create_connection(listener.getsockname()):
+            accepted, _ = Plain().accept(listener)
+            begins = time.monotonic()
+            with pytest.raises(BlockingIOError):
+                Plain().receive(accepted)
+            assert time.monotonic() - begins < DEADLINE / 4
+    finally:
+        if accepted is not None:
+            accepted.close()
+        listener.close()

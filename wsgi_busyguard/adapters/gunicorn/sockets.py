@@ -7,8 +7,11 @@ have no timeouts of Python's, so they need not be asked first, as those in ``ada
 
 from __future__ import annotations
 
+import _socket
 import socket
 from contextlib import suppress
+
+from ...native import NO_TIMEOUT
 
 # As much as is looked at: a browser's head with its cookies fits.
 MOST = 8192
@@ -41,7 +44,7 @@ def unfinished_hello(data: bytes) -> bool:
     return len(data) < _RECORD_HEADER + int.from_bytes(data[3:_RECORD_HEADER], "big")
 
 
-def taken_over(sock: socket.socket) -> socket.socket | None:
+def taken_over(sock: socket.socket) -> _socket.socket | None:
     """Return a socket of our own for a connection that the app may still close.
 
     An app that speaks WebSocket closes its socket in a thread of its own, whenever it likes; then
@@ -49,12 +52,12 @@ def taken_over(sock: socket.socket) -> socket.socket | None:
     on the app's socket is closed, as it is after gunicorn has closed it. In one step, so no number
     is taken that is somebody else's already. ``None`` if the app has closed it.
     """
-    family, kind, protocol = sock.family, sock.type, sock.proto
+    family, kind, protocol = sock.family, sock.type | NO_TIMEOUT, sock.proto
     number = sock.detach()
-    return None if number < 0 else socket.socket(family, kind, protocol, number)
+    return None if number < 0 else _socket.socket(family, kind, protocol, number)
 
 
-def send(sock: socket.socket, data: bytes) -> None:
+def send(sock: _socket.socket, data: bytes) -> None:
     """Send a little to a peer who reads or does not, and no more after it."""
     with suppress(OSError):
         if data:
@@ -62,7 +65,7 @@ def send(sock: socket.socket, data: bytes) -> None:
         sock.shutdown(socket.SHUT_WR)
 
 
-def drained(sock: socket.socket) -> bool:
+def drained(sock: _socket.socket) -> bool:
     """Throw away what a peer has sent; return whether he has closed."""
     try:
         for _ in range(16):

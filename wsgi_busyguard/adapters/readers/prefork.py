@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..._support.listening_sockets import is_socket
+from ..._support.unpatched import socket_at
 from ...counters import counts_of
 from ..acceptqueue import waiting
 
@@ -61,7 +63,7 @@ def name_of(sock: socket.socket) -> Any:
     return sock.getsockname() if listens else None
 
 
-def look_at(number: int, look: Callable[[socket.socket], Any]) -> Any:
+def look_at(number: int, look: Callable[[Any], Any]) -> Any:
     """Return what a look at the socket of this number says; ``None`` if it is none."""
     if not is_socket(number):
         return None
@@ -70,11 +72,11 @@ def look_at(number: int, look: Callable[[socket.socket], Any]) -> Any:
     except OSError:
         return None
     try:
-        sock = socket.socket(fileno=copy)
+        sock = socket_at(copy)
     except OSError:
         os.close(copy)
         return None
-    with sock:
+    with closing(sock):
         try:
             return look(sock)
         except OSError:
