@@ -68,6 +68,15 @@ def test_over_tls_the_queue_is_bounded_and_checks_come_through_a_thread(site, ce
     guarded.at_rest()
 
 
+def test_over_tls_by_pyopenssl_pages_and_checks_come_through_a_thread(site, certificate):
+    """Its connections are no sockets."""
+    pytest.importorskip("OpenSSL")
+    guarded = site(threads=1, tls=str(certificate), tls_by="pyopenssl")
+    assert encrypted(guarded.port, "OPTIONS", "/").endswith(b"free")
+    assert b"waited" in encrypted(guarded.port, "GET", "/echo")
+    guarded.at_rest()
+
+
 def test_kept_connections_are_limited_as_cheroot_has_it(site):
     guarded = site(threads=2, keep_alive_conn_limit=0)
     with Line(guarded.port) as line:

@@ -224,7 +224,7 @@ def cheroot_server(stock):
 
     from wsgi_busyguard.adapters.cheroot import CherootAdapter, guarded_server
 
-    tls = options.pop("tls", None)
+    tls, adapter_of = options.pop("tls", None), options.pop("tls_by", "builtin")
     limit = options.pop("keep_alive_conn_limit", 10)
     if stock:
         options["numthreads"] = options.pop("threads")
@@ -235,9 +235,9 @@ def cheroot_server(stock):
         )
     server.keep_alive_conn_limit = limit
     if tls:
-        from cheroot.ssl.builtin import BuiltinSSLAdapter
+        from cheroot.server import get_ssl_adapter_class
 
-        server.ssl_adapter = BuiltinSSLAdapter(tls, tls)
+        server.ssl_adapter = get_ssl_adapter_class(adapter_of)(tls, tls)
     server.prepare()
     return server, CherootAdapter(server), server.bind_addr[1], server.serve
 

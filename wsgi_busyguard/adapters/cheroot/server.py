@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,9 @@ class GuardedConnection(HTTPConnection):
         self._upload = upload = server.guard.clients.watched(sock)
 
         def make(sock: Any, mode: str, *size: int) -> Any:
-            return makefile(upload if "r" in mode else sock, mode, *size)
+            # What pyOpenSSL has is no socket, and cheroot makes a file only of its very own.
+            is_watched = "r" in mode and isinstance(sock, socket.socket)
+            return makefile(upload if is_watched else sock, mode, *size)
 
         super().__init__(server, sock, make)
 

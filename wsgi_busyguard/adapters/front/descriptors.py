@@ -157,8 +157,9 @@ def in_turn(silent: list[T], idle: list[T], half: list[T]) -> list[T]:
 
 def hang_up(sock: socket.socket) -> None:
     """End a connection for whoever reads from it; that one closes it."""
+    shut: Callable[[int], object] = getattr(sock, "sock_shutdown", sock.shutdown)  # pyOpenSSL's
     with suppress(OSError):
-        sock.shutdown(SHUT_RDWR)
+        shut(SHUT_RDWR)
 
 
 def is_open(sock: socket.socket) -> bool:

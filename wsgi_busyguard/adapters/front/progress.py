@@ -15,6 +15,7 @@ import sys
 import time
 from contextlib import suppress
 from errno import ECONNRESET
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..._support.log import logger
@@ -204,7 +205,9 @@ def acknowledged(sock: Any) -> int | None:
 def cut(sock: Any) -> None:
     """End a connection at once, in whichever thread waits for it; its owner closes it."""
     sock = getattr(sock, "_sock", sock)  # of gevent's, which is none of the system's
+    # Of TLS, too, no words of goodbye: also pyOpenSSL's, which is no socket.
+    shut = getattr(sock, "sock_shutdown", None) or partial(_socket.socket.shutdown, sock)
     with suppress(OSError, ValueError):
         # What it has not read is not kept for it when the socket is closed.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        _socket.socket.shutdown(sock, socket.SHUT_RDWR)  # of TLS, too: no words of goodbye
+        shut(socket.SHUT_RDWR)

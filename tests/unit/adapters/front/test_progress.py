@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 
 import pytest
+from conftest import DEADLINE
 
 from wsgi_busyguard.adapters.front import progress
+from wsgi_busyguard.adapters.front.descriptors import hang_up
 from wsgi_busyguard.adapters.front.progress import (
     RATE,
     Answers,
@@ -105,6 +108,17 @@ def test_an_answer_that_is_not_read_is_found(pair, monkeypatch, start, until):
     now[0] += 31
     assert answers.stalled([ours]) == [ours]
     cut(ours)
+
+
+@pytest.mark.parametrize("end", [cut, hang_up])
+def test_what_is_no_socket_but_pyopenssls_ends_too(pair, end):
+    """Whoever raised for one would do nothing for all others."""
+    ssl = pytest.importorskip("OpenSSL.SSL")
+    ours, peer = pair
+    end(ssl.Connection(ssl.Context(ssl.TLS_SERVER_METHOD), ours))
+    peer.settimeout(DEADLINE)
+    with contextlib.suppress(ConnectionResetError):
+        assert peer.recv(1) == b""
 
 
 def test_of_a_socket_that_is_no_tcp_nothing_is_known():
