@@ -109,6 +109,26 @@ def test_threads_that_are_stuck_do_not_keep_the_process(start):
     assert not any(worker.is_alive() for worker in workers)
 
 
+def test_a_drain_ends_the_server_though_no_thread_can_be_started_for_it(start, monkeypatch):
+    server = guarded_server(app, ("127.0.0.1", 0), threads=1)
+    server.prepare()
+    serving = start(server.serve)
+    begin = threading.Thread.start
+
+    def scarce(thread):
+        if thread.name == "busyguard-stop":
+            raise RuntimeError("can't start new thread")
+        begin(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", scarce)
+    try:
+        assert server.guard.drain(0.1).wait(20)
+        serving.join(20)
+        assert not serving.is_alive()
+    finally:
+        server.stop()
+
+
 def test_a_guard_that_fails_lets_the_request_in_and_says_so_once(start, caplog):
     server = guarded_server(app, ("127.0.0.1", 0), threads=1)
     server.guard._read = lambda *_: 1 / 0

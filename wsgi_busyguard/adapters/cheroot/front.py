@@ -97,7 +97,11 @@ class CherootFront(Front):
 
     def end(self) -> None:
         """Have the server stop; on a thread, for it waits for its own."""
-        begin(threading.Thread(target=self.server.stop, name="busyguard-stop", daemon=True))
+        stop = self.server.stop
+        try:
+            begin(threading.Thread(target=stop, name="busyguard-stop", daemon=True))
+        except RuntimeError:  # none is to be had now, and nobody comes here again
+            stop()
 
     def refuse(self, conn: Any, request: Request | None, reason: Reason) -> None:
         """Answer 503 in place of the app, on the thread for that."""
