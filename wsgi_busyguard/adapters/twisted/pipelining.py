@@ -53,13 +53,15 @@ class Turns:
             self._reactor.callLater(LOOK, self._close, connection)
 
     def _next(self) -> None:
-        for connection, line in list(self._lines.items()):
-            if line:
-                line.popleft()()  # which may have the connection's next request stand in line
-            else:
-                del self._lines[connection]
-        if self._lines:
-            self._reactor.callLater(0, self._next)
+        try:
+            for connection, line in list(self._lines.items()):
+                if line:
+                    line.popleft()()  # which may have the connection's next request stand in line
+                else:
+                    del self._lines[connection]
+        finally:  # or one who cannot be told even a 500 would be the last of all
+            if self._lines:
+                self._reactor.callLater(0, self._next)
 
     def _close(self, connection: Any) -> None:
         self._closing.discard(connection)

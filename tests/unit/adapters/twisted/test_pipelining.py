@@ -7,7 +7,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 
-from wsgi_busyguard.adapters.twisted import guarded_site
+from wsgi_busyguard.adapters.twisted import guarded_site, resource
 
 MANY = 5
 CHECK = b"GET /readyz HTTP/1.1\r\nHost: test\r\n\r\n"
@@ -119,3 +119,23 @@ def test_a_check_that_cannot_be_answered_when_it_is_its_turn_is_a_500(
     reactor.pump([TURN] * 3)
     assert b"HTTP/1.1 500 " in one.transport.value()
     assert "could not answer a request" in caplog.text
+
+
+def test_one_whose_answer_fails_when_it_is_given_keeps_nobody_from_its_turn(
+    full, reactor, monkeypatch
+):
+    site = full()
+    one, other = Connection(site), Connection(site)
+    for connection in (one, other):
+        connection.send(CHECK * 2)
+
+    def answered(request, *_):
+        monkeypatch.undo()
+        request.finish()
+        raise ValueError
+
+    monkeypatch.setattr(resource, "send", answered)
+    with pytest.raises(RuntimeError, match="finish"):
+        reactor.advance(TURN)
+    reactor.pump([TURN] * 3)
+    assert other.answers == 2
