@@ -129,6 +129,19 @@ def test_a_drain_ends_the_server_though_no_thread_can_be_started_for_it(start, m
         server.stop()
 
 
+def test_room_is_made_though_a_thread_has_just_closed_the_one_who_is_looked_at():
+    server = guarded_server(app, ("127.0.0.1", 0))
+    ours, theirs = socket.socketpair()
+    closed = socket.socket()
+    closed.close()
+    with ours, theirs:
+        for sock in (closed, ours):
+            conn = type("Connection", (), {"socket": sock, "seen": 0, "used": False, "accepted": 1})
+            server.guard.idle[conn] = None
+        server.guard.make_room(2)
+        assert theirs.recv(1) == b""
+
+
 def test_a_guard_that_fails_lets_the_request_in_and_says_so_once(start, caplog):
     server = guarded_server(app, ("127.0.0.1", 0), threads=1)
     server.guard._read = lambda *_: 1 / 0

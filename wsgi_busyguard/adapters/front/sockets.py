@@ -62,8 +62,11 @@ def peeked(sock: socket.socket) -> bytes | None:
 
 
 def readable(sock: socket.socket) -> bool:
-    """Return whether something can be read of a socket, or its end."""
-    return _ready(sock, select.POLLIN)
+    """Return whether something can be read of a socket, or its end, as of one that is closed."""
+    try:
+        return _ready(sock, select.POLLIN)
+    except ValueError:  # another thread has just closed it
+        return True
 
 
 def wake_beyond(sock: socket.socket, seen: int) -> bool:
