@@ -167,7 +167,9 @@ class Connections:
 
     def _end(self, transport: Any) -> None:
         del self._known[transport]
-        descriptor = getattr(transport, "transport", transport)  # of TLS, what carries it
+        descriptor = transport
+        while hasattr(descriptor, "transport"):  # TLS, or the PROXY protocol: what carries it
+            descriptor = descriptor.transport
         transport.abortConnection()  # a polite end over TLS would wait for the peer's
         # In the next turn Twisted would do the same, and find it done; a hundred may be accepted in
         # this one, and for the last of them no descriptor be left.
