@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from .._support.unpatched import original
 from ..load import Load
 from ..policy import whole
+from .descriptors import NO_DESCRIPTOR
+from .wire import readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -51,7 +53,10 @@ def waiting(sock: socket.socket) -> int | None:
             return _unix(sock)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             return _tcp(sock)
-    except (OSError, struct.error):
+    except OSError as error:
+        # To ask of a Unix socket takes a descriptor. Without one, whether anybody waits is known.
+        return int(readable(sock)) if error.errno in NO_DESCRIPTOR else None
+    except struct.error:
         pass
     return None
 

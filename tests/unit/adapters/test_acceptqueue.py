@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import socket
 import struct
 import sys
@@ -306,3 +307,21 @@ def test_under_gevent_a_thread_of_no_hub_can_ask(python, tmp_path):
         str(tmp_path / "s"),
     )
     assert said == "[1, 1] [None]\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+def test_that_somebody_waits_is_known_though_no_descriptor_is_left_to_ask_with(door):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def waiting_without():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))  # what is open stays open
+        try:
+            return waiting(door.listener)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert waiting_without() == 0
+    door.knock()
+    assert waiting_without() == 1
+    door.listener.accept()[0].close()
+    assert waiting_without() == 0
