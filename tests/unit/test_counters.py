@@ -10,6 +10,7 @@ import threading
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from wsgi_busyguard.slots import Place
 
 from wsgi_busyguard.counters import (
     BOUNDS,
@@ -26,7 +27,6 @@ from wsgi_busyguard.counters import (
 )
 from wsgi_busyguard.gate import Gate, Refused, Slot, Ticket
 from wsgi_busyguard.policy import Reason
-from wsgi_busyguard.slots import Place
 
 TIMES = st.tuples(*[st.integers(0, 9)] * BUCKETS)
 COUNTS = st.builds(

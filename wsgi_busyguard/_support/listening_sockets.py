@@ -5,13 +5,14 @@ Knows descriptors and sockets; no server.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
 import weakref
 from typing import TYPE_CHECKING, Protocol
 
-from .native import socket_at
+from .unpatched import socket_at
 
 if TYPE_CHECKING:
     import _socket
@@ -23,6 +24,9 @@ class Listening(Protocol):
 
     listener: _socket.socket
 
+
+# What accept() says when no descriptor is left, for this process or for the whole system.
+NO_DESCRIPTOR = frozenset((errno.EMFILE, errno.ENFILE))
 
 # Where a system shows the descriptors of a process; macOS has the second.
 FOLDERS = ("/proc/self/fd", "/dev/fd")

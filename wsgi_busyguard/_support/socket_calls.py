@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import _socket
 import os
+import select
 import socket
 import sys
 from typing import Any
 
-from .native import NO_TIMEOUT
+from .unpatched import NO_TIMEOUT
 
 CHUNK = 8192
 
@@ -133,3 +134,18 @@ def _host(where: bytes) -> str:
     family = int.from_bytes(where[:2], sys.byteorder)
     begins, ends = (8, 24) if family == socket.AF_INET6 else (4, 8)
     return socket.inet_ntop(family, where[begins:ends])
+
+
+def ready(sock: socket.socket, event: int) -> bool:
+    """Return whether what ``poll()`` calls ``event`` would not wait on a socket."""
+    poller = select.poll()
+    poller.register(sock, event)
+    return bool(poller.poll(0))
+
+
+def readable(sock: socket.socket) -> bool:
+    """Return whether something can be read of a socket, or its end, as of one that is closed."""
+    try:
+        return ready(sock, select.POLLIN)
+    except ValueError:  # another thread has just closed it
+        return True

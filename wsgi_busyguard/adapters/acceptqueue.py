@@ -11,11 +11,11 @@ import struct
 import sys
 from typing import TYPE_CHECKING, Any
 
+from .._support.listening_sockets import NO_DESCRIPTOR
+from .._support.socket_calls import readable
 from .._support.unpatched import original
 from ..load import Load
 from ..policy import whole
-from .descriptors import NO_DESCRIPTOR
-from .wire import readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

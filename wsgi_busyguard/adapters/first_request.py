@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from .._support.forks import Stage, after_fork
 from .._support.locks import under
 from .._support.log import logger
+from ..board.respawn import is_late
 from ..deadlines.environ import MONITOR
 from ..gate.dry_run import Ending
 from ..gate.gated import Held
-from ..board.respawn import is_late
 from ..monitor import Monitor
 from .detect import BE_THE_QUEUE, Server, behind_a_guard, find, find_early, held_up
 from .readers.in_flight import Inside

@@ -215,7 +215,7 @@ def test_calls_at_once_leave_no_more_to_do_than_one(scarce, environ, tmp_path):
 
 def test_no_slot_is_looked_for_at_each_call(scarce, environ, tmp_path, monkeypatch):
     looks = []
-    monkeypatch.setattr(Poster, "_claimed", lambda *_: looks.append(1) or 1 / 0)
+    monkeypatch.setattr(Publisher, "_claimed", lambda *_: looks.append(1) or 1 / 0)
     guard = BusyGuard(lambda environ, start_response: [], board=tmp_path / "board")
     for _ in range(5):
         guard(environ(path="/x"), print)

@@ -398,43 +398,45 @@ def test_work_that_raises_is_logged_once_a_streak_and_the_next_is_done(publisher
     assert "raised at a beat" in caplog.text
 
 
-def test_a_beat_that_raises_is_logged_and_not_the_last(poster, board, caplog, until, monkeypatch):
+def test_a_beat_that_raises_is_logged_and_not_the_last(
+    publisher, board, caplog, until, monkeypatch
+):
     wrong = threading.Event()
     wrong.set()
     current = board.current
     monkeypatch.setattr(board, "current", lambda: 1 / 0 if wrong.is_set() else current())
     beats = []
-    poster.subscribe(lambda: beats.append(1))
-    poster.start()
+    publisher.subscribe(lambda: beats.append(1))
+    publisher.start()
     until(lambda: caplog.records)
-    poster.beat_if_due()
+    publisher.beat_if_due()
     wrong.clear()
     until(lambda: beats)
-    poster.stop()
+    publisher.stop()
     assert len(caplog.records) == 1
 
 
 @pytest.mark.parametrize("rubbish", ["counts", 7, {"served": 1}])
-def test_counts_that_are_none_are_not_posted(board, poster, rubbish):
-    poster.count("served")
-    poster.adapter.counts = lambda: rubbish
-    poster.beat()
+def test_counts_that_are_none_are_not_posted(board, publisher, rubbish):
+    publisher.count("served")
+    publisher.adapter.counts = lambda: rubbish
+    publisher.beat()
     assert board.counts().served == 1
 
 
 def test_a_daemon_that_closes_all_descriptors_is_still_on_its_board(tmp_path, clock, monkeypatch):
     board = Board(tmp_path / "board", clock=clock)
-    poster = Poster(board, Fixed(Load(0, 1, 4)))
-    poster.join()
-    poster.ready()
+    publisher = Publisher(board, Fixed(Load(0, 1, 4)))
+    publisher.join()
+    publisher.ready()
     memory = board.table._memory
     monkeypatch.setattr(memory, "_descriptor", 1 << 20)  # none that is open
     for _ in range(2):
         clock.now += 2.0
-        poster.beat()
+        publisher.beat()
         assert board.read() == Load(0, 1, 4)
     assert board.judge(Load(9, 4, 4)) is State.BUSY
-    poster.leave()
+    publisher.leave()
     monkeypatch.undo()
 
 

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..._support.log import logger
 from ..._support.request_head import Head, read_head, unfinished
+from ..._support.socket_calls import readable
 from ..._support.unpatched import begin
 from ...policy import Reason
 from ..front.base import Front, Visit
 from ..front.descriptors import Room, excess, hang_up, in_turn, is_open, overdrawn
-from ..front.sockets import MOST, NO_REQUEST, cut_short, peeked, readable, said, sent, wake_beyond
+from ..front.sockets import MOST, NO_REQUEST, cut_short, peeked, said, sent, wake_beyond
 from .reply_thread import ReplyThread
 
 if TYPE_CHECKING:

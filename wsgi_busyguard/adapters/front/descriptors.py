@@ -5,13 +5,13 @@ Knows descriptors and sockets; no server.
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from contextlib import suppress
 from socket import SHUT_RDWR
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from ..._support.listening_sockets import NO_DESCRIPTOR
 from ..._support.log import logger
 
 if TYPE_CHECKING:
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 T = TypeVar("T")
-
-# What accept() says when there is none, for this process or for the whole system.
-NO_DESCRIPTOR = frozenset((errno.EMFILE, errno.ENFILE))
 
 # Left for the app's files and connections, and for the check port: at most so many, and at most a
 # quarter of all.

@@ -12,6 +12,8 @@ from contextlib import suppress
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
+from ..._support.socket_calls import ready
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -51,7 +53,7 @@ def peeked(sock: socket.socket) -> bytes | None:
 
     ``None`` while nothing has come; empty if the peer has closed, or reset the connection.
     """
-    if not _ready(sock, select.POLLIN):  # a socket with a timeout would wait for it
+    if not ready(sock, select.POLLIN):  # a socket with a timeout would wait for it
         return None
     try:
         return sock.recv(MOST, socket.MSG_PEEK)
@@ -59,14 +61,6 @@ def peeked(sock: socket.socket) -> bytes | None:
         return None
     except OSError:
         return b""
-
-
-def readable(sock: socket.socket) -> bool:
-    """Return whether something can be read of a socket, or its end, as of one that is closed."""
-    try:
-        return _ready(sock, select.POLLIN)
-    except ValueError:  # another thread has just closed it
-        return True
 
 
 def wake_beyond(sock: socket.socket, seen: int) -> bool:
@@ -155,7 +149,7 @@ def said(app: WSGIApplication, method: str, version: tuple[int, int], last: bool
 def sent(sock: socket.socket, data: bytes) -> bool:
     """Send a little; return whether it was taken whole, which is so unless a peer does not read."""
     with suppress(OSError):
-        return _ready(sock, select.POLLOUT) and sock.send(data) == len(data)
+        return ready(sock, select.POLLOUT) and sock.send(data) == len(data)
     return False
 
 
@@ -163,7 +157,7 @@ def drained(sock: socket.socket) -> bool:
     """Throw away what a peer has sent; return whether he has closed."""
     try:
         for _ in range(16):
-            if not _ready(sock, select.POLLIN):
+            if not ready(sock, select.POLLIN):
                 return False
             if not sock.recv(65536):
                 return True
@@ -172,9 +166,3 @@ def drained(sock: socket.socket) -> bool:
     except (OSError, ValueError):
         return True
     return False
-
-
-def _ready(sock: socket.socket, event: int) -> bool:
-    poller = select.poll()
-    poller.register(sock, event)
-    return bool(poller.poll(0))

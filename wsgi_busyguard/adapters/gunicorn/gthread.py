@@ -20,6 +20,7 @@ from urllib.parse import unquote_to_bytes
 from gunicorn import __version__
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
+from ..._support.listening_sockets import NO_DESCRIPTOR
 from ..._support.log import logger, unraised
 from ..._support.request_head import proxied
 from ...deadlines.deadline import timed
@@ -28,7 +29,7 @@ from ...gate.gated import holding
 from ...policy import Reason
 from ...responses import Responses
 from ..executor.executor import CountingExecutor, ForNobody, QueueFull, QueueTimeout
-from ..front.descriptors import NO_DESCRIPTOR, bearable
+from ..front.descriptors import bearable
 from ..front.last_connections import LINGER, pending
 from ..front.progress import Answers as Unread
 from ..front.progress import Upload, cut

@@ -11,7 +11,7 @@ import _socket
 import socket
 from contextlib import suppress
 
-from ...native import NO_TIMEOUT
+from ..._support.unpatched import NO_TIMEOUT
 
 # As much as is looked at: a browser's head with its cookies fits.
 MOST = 8192

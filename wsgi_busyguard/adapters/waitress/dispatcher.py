@@ -18,11 +18,11 @@ from waitress.trigger import trigger
 from waitress.wasyncore import close_all, dispatcher
 
 from ..._support.log import logger
+from ..._support.socket_calls import readable
 from ...policy import Reason
 from ..front.base import Front, Visit
 from ..front.descriptors import Accepting, Room, excess, in_turn, overdrawn
 from ..front.last_connections import pending
-from ..front.sockets import readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -10,10 +10,10 @@ import time
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
+from ..._support.listening_sockets import NO_DESCRIPTOR
 from ..._support.threads import Beat
 from ...adapters.front.accept_backlog import Outside, StandingQueue
 from ...adapters.front.descriptors import (
-    NO_DESCRIPTOR,
     Room,
     excess,
     hang_up,
