@@ -430,15 +430,6 @@ def test_requests_are_refused_by_a_pool_that_is_stopped(site):
     guarded.at_rest()
 
 
-def test_forty_requests_on_four_threads_and_a_queue_of_twenty_are_24_answers_and_16_refusals(site):
-    guarded = site(threads=4, max_queue=20, max_wait=30.0)
-    answers, threads = many(40, guarded.port, path="/sleep/0.3")
-    together(threads)
-    tally = collections.Counter(answer.status for answer in answers)
-    assert tally == {200: 24, 503: 16}
-    assert guarded.ran == {"/sleep/0.3": 24}
-
-
 @pytest.fixture(scope="module")
 def shared_site():
     """One site for the tests that leave nothing behind."""

@@ -28,21 +28,21 @@ HOSTS = config["importlinter:contract:hosts"]["forbidden_modules"].split()
 # What was longer when the house was built. An entry goes when it no longer is; none is added.
 MOST_LINES = 400
 LONG_MODULES = {
-    "adapters/gunicorn/gthread.py": 597,
+    "adapters/gunicorn/gthread.py": 594,
     "board/board.py": 427,
-    "board/publisher.py": 449,
+    "board/publisher.py": 448,
     "board/table.py": 483,
-    "monitor.py": 477,
+    "monitor.py": 465,
 }
 MOST_LINES_OF_A_FUNCTION = 40
 LONG_FUNCTIONS = {
-    "adapters/front/base.py __init__": 49,
-    "adapters/twisted/resource.py __init__": 66,
+    "adapters/front/base.py __init__": 51,
+    "adapters/twisted/resource.py __init__": 68,
     "cli/serve/command.py add_arguments": 45,
     "cli/serve/gunicorn.py serve_gunicorn": 50,
     "cli/serve/werkzeug.py _server": 81,
     "gate/gated.py holding": 59,
-    "middleware.py __init__": 96,
+    "middleware.py __init__": 95,
 }
 
 
@@ -101,7 +101,8 @@ def too_long():
         modules[name] = len(text.splitlines())
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                functions[f"{name} {node.name}"] = code_lines(node)
+                known = functions.get(f"{name} {node.name}", 0)
+                functions[f"{name} {node.name}"] = max(known, code_lines(node))
     return (
         {name: lines for name, lines in modules.items() if lines > MOST_LINES},
         {name: lines for name, lines in functions.items() if lines > MOST_LINES_OF_A_FUNCTION},
