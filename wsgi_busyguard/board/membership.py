@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from .._support.forks import Stage, after_fork
 from .._support.listening_sockets import listens
-from .._support.locks import under
 from .._support.log import logger
 from .board import Board
 from .layout import BEAT_EVERY, CALLED, READY, SECOND, STARTING, STOPPING
@@ -106,14 +105,9 @@ class Forking(Member):
         self._called = True
         self._flags |= CALLED
         self._turn()
-        under(self._lock, self._start_once)
-        if self._thread is None:  # none is to be had: the next call comes here, too
+        self._beats.start()
+        if not self._beats.running:  # no thread is to be had: the next call comes here, too
             self._forgotten()
-
-    def _start_once(self) -> None:
-        """Begin to beat unless it has begun. Requires self._lock."""
-        if self._thread is None:
-            self.start()
 
     def enter(self) -> None:
         """Have this process be counted, and in its place not those that it was forked from."""

@@ -11,7 +11,8 @@ from conftest import ROOT
 
 from wsgi_busyguard import Board, BusyGuard, Load, Monitor
 from wsgi_busyguard._support.log import Logger, logger, unraised
-from wsgi_busyguard._support.threads import Beat, Teller
+from wsgi_busyguard._support.periodic import Periodic
+from wsgi_busyguard._support.threads import Teller
 from wsgi_busyguard.adapters.cheroot.reply_thread import ReplyThread
 from wsgi_busyguard.board.publisher import Publisher
 from wsgi_busyguard.metrics.sender import Sender
@@ -271,7 +272,7 @@ def raises_twice(until):
 
 
 def test_a_beat_goes_on(who, raises_twice):
-    beat = Beat(raises_twice, 0.001)
+    beat = Periodic(raises_twice, 0.001, "a beat")
     beat.start()
     raises_twice.well()
     beat.stop()

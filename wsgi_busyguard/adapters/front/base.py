@@ -13,7 +13,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ..._support.log import logger
-from ..._support.threads import Beat, Teller
+from ..._support.periodic import BEAT_SECONDS, Periodic
+from ..._support.threads import Teller
 from ..._support.unpatched import begin
 from ...board.membership import Member
 from ...checks import Check, Checks
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 
 # Seconds that stuck requests get when the process is told to stop: what Kubernetes gives a pod.
 GRACE = 30.0
+
+UNTENDED = "could not look after the queue; tried again at every beat"
 
 
 class Front:
@@ -114,7 +117,7 @@ class Front:
         )
         self._push = Push(self.monitor, push) if push else None
         self._reported = Reporter(self.monitor).around if expose_load else _as_it_is
-        self._beat = Beat(self.beat)
+        self._beats = Periodic(self.beat, BEAT_SECONDS, "busyguard-beat", failing=UNTENDED)
 
     def start(self) -> None:
         """Begin to look after those who wait, a few times a second."""
@@ -122,13 +125,13 @@ class Front:
             self.gate.subscribe(self.monitor.refresh)
             self._member.enter()
         self._teller.start()
-        self._beat.start()
+        self._beats.start()
         if self._push is not None:
             self._push.start()
 
     def stop(self) -> None:
         """Stop that, and let go of everybody who still waits."""
-        self._beat.stop()
+        self._beats.stop(wait=True)
         self._teller.stop()
         if self._push is not None:
             self._push.stop()

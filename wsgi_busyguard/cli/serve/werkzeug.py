@@ -10,7 +10,7 @@ import time
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
-from ..._support.threads import Beat
+from ..._support.periodic import BEAT_SECONDS, Periodic
 from ...adapters.front.accept_backlog import Outside, StandingQueue
 from ...adapters.front.descriptors import (
     NO_DESCRIPTOR,
@@ -44,8 +44,10 @@ def serve_werkzeug(app: WSGIApplication, arguments: argparse.Namespace) -> int:
             listener = stack.enter_context(bound(arguments.listen))
         server = _server(listener, guard, Clients(arguments.progress_timeout))
         stack.callback(server.server_close)
-        beat = Beat(_watching(listener, guard.monitor, server.look))
-        stack.callback(beat.stop)
+        beats = Periodic(
+            _watching(listener, guard.monitor, server.look), BEAT_SECONDS, "busyguard-beat"
+        )
+        stack.callback(beats.stop, wait=True)
         guard.monitor.serves = True  # before its first request
         if arguments.board is not None:
             publisher: Any = guard.monitor.adapter
@@ -61,7 +63,7 @@ def serve_werkzeug(app: WSGIApplication, arguments: argparse.Namespace) -> int:
         serve._at_signals(stop)
         host, port = listener.getsockname()[:2]
         serve._say(arguments, host, port, where)
-        beat.start()
+        beats.start()
         server.serve_forever(0.1)
         ending.serve_the_last()
     return 0

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from wsgi_busyguard import State
-from wsgi_busyguard._support.threads import Beat, Teller
+from wsgi_busyguard._support.threads import Teller
 from wsgi_busyguard.adapters.front import base as module
 from wsgi_busyguard.adapters.front import last_connections as lastcall
 from wsgi_busyguard.adapters.front.base import Front, Visit, split
@@ -301,27 +301,6 @@ def test_on_a_board_it_is_counted_from_its_start_to_its_end(tmp_path):
 
 
 # Threads
-
-
-def test_a_beat_outlives_what_raises_and_says_so_once(until, caplog):
-    beats = []
-
-    def work():
-        beats.append(None)
-        raise RuntimeError("the work")
-
-    beat = Beat(work, interval=0.001)
-    beat.start()
-    until(lambda: len(beats) > 5)
-    beat.stop()
-    [record] = caplog.records
-    assert "could not look after the queue" in record.message
-
-
-def test_a_beat_may_be_stopped_by_its_own_work(until):
-    beat = Beat(lambda: beat.stop(), interval=0.001)
-    beat.start()
-    until(lambda: not beat._thread.is_alive())
 
 
 def test_a_teller_keeps_the_order_and_outlives_what_raises(until, caplog):
