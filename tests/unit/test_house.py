@@ -36,6 +36,7 @@ LONG_MODULES = {
 }
 MOST_LINES_OF_A_FUNCTION = 40
 LONG_FUNCTIONS = {
+    "adapters/twisted/resource.py __init__": 54,
     "cli/serve/command.py add_arguments": 45,
     "cli/serve/gunicorn.py serve_gunicorn": 50,
     "cli/serve/werkzeug.py _server": 81,
