@@ -56,7 +56,7 @@ class Shared(Protocol):
     def changes(self) -> Changes:
         """Return how often the state has changed."""
 
-    def is_first(self) -> bool:
+    def is_leader(self) -> bool:
         """Return whether this process is the one that speaks for all."""
 
 
@@ -242,6 +242,18 @@ class Monitor:
             self._tell()
         return _verdict((word, well, load))
 
+    @property
+    def shared(self) -> Shared | None:
+        """What several processes have in common; ``None`` where there is one alone."""
+        return self._shared
+
+    def is_leader(self) -> bool:
+        """Return whether this process speaks for its host; see :meth:`Board.is_leader`.
+
+        Without a board each does that serves, but none that has only imported the app, as a shell.
+        """
+        return self.serves if self._shared is None else self._shared.is_leader()
+
     def counts(self) -> Counters | None:
         """Return what is counted where the load is read; ``None`` if that does not count."""
         try:
@@ -425,7 +437,7 @@ class Monitor:
 def _write(line: Line, shared: Shared | None) -> None:
     """Write a line to the log; of several processes one does, with the load that all judged."""
     if shared is not None:
-        if not shared.is_first():
+        if not shared.is_leader():
             return
         recent = shared.changes().recent
         if recent and line.event == recent[-1].state.value:

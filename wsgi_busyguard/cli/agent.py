@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
 class Watched:
     """A watcher as a push knows a monitor: looked at, for it tells of no changes."""
 
-    adapter = None
+    adapter = shared = None
 
     def __init__(self, watcher: Watcher) -> None:
         self._watcher = watcher
@@ -109,6 +109,10 @@ class Watched:
     def state(self) -> State:
         """The state of the host now."""
         return self._watcher.board.judge(self.load)
+
+    def is_leader(self) -> bool:
+        """Return whether this process speaks for the host."""
+        return self._watcher.is_leader()
 
     def on_busy(self, listener: object) -> None:
         """Call nobody."""

@@ -6,7 +6,6 @@ of an agent takes its place. So both follow the same rule, and what is pushed is
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 import weakref
@@ -57,6 +56,13 @@ class Told(Protocol):
         """What reads the load."""
 
     @property
+    def shared(self) -> object:
+        """What several processes have in common; ``None`` where there is one alone."""
+
+    def is_leader(self) -> bool:
+        """Return whether this process speaks for its host."""
+
+    @property
     def draining(self) -> bool:
         """Whether the server is shutting down."""
 
@@ -90,8 +96,8 @@ class Push:
 
     Each balancer has a thread, so one that hangs holds up no other. One that is not there is tried
     again, with longer and longer pauses, and logged once until it is back. Where several processes
-    share a board, the first one of those that are ready pushes, and the next takes over when it is
-    gone. A child that is forked goes on by itself where there is a board; else it pushes nothing.
+    share a board, its leader pushes, and the next takes over when it is gone. A child that is
+    forked goes on by itself where there is a board; else it pushes nothing.
     """
 
     def __init__(self, monitor: Told, to: Iterable[str] | str, *, every: float = EVERY) -> None:
@@ -100,15 +106,13 @@ class Push:
             servers.setdefault(one.where, []).append(one.server)
         self._monitor = monitor
         self._every = seconds("every", every)
-        # What processes share is a board, which has a row for each of them.
-        self._rows = getattr(getattr(monitor.adapter, "shared", None), "rows", None)
-        alone = self._rows is None and hasattr(monitor.adapter, "subscribe")
+        alone = monitor.shared is None and hasattr(monitor.adapter, "subscribe")
         self._look_every = LOOK if alone else LOOK_AT_OTHERS
         self._lines = [Line(self, where, names) for where, names in servers.items()]
         self._watching = Periodic(
             *(self._watch, LOOK, "busyguard-push"),
             at_once=True,
-            in_children=self._rows is not None,
+            in_children=monitor.shared is not None,
             failing="cannot tell what to push; tried again",
         )
         self._listening = False
@@ -167,7 +171,7 @@ class Push:
 
     def _look(self) -> float:
         """Think if there is reason to, and return the seconds until the next look."""
-        if not self._is_my_turn():
+        if not self._monitor.is_leader():
             self._number = None
             return LOOK
         busy, load = self._monitor.state is BUSY, self._monitor.load
@@ -201,17 +205,6 @@ class Push:
             return 0
         live = self._live()
         return load.queued - max(0, share(load.capacity, live) * live - load.capacity)
-
-    def _is_my_turn(self) -> bool:
-        """Return whether this is the process that pushes: the first that is ready and not stuck.
-
-        Without a board any that serves does, but not one that has only imported the app.
-        """
-        if self._rows is None:
-            return bool(getattr(self._monitor, "serves", True))
-        ready = [row for row in self._rows() if row.state == "ready"]
-        awake = [row for row in ready if row.beat < 4 * LOOK] or ready
-        return bool(awake) and awake[0].pid == os.getpid()
 
     def _think(self, load: Load, filled: bool) -> None:
         """Note what to say from now on, and have it said if it is something else."""
@@ -251,7 +244,7 @@ class Line:
         self.telling = Periodic(
             *(self._tell_now, self._every, "busyguard-push-line"),
             at_once=True,
-            in_children=push._rows is not None,
+            in_children=push._monitor.shared is not None,
         )
 
     def _tell_now(self) -> None:

@@ -25,23 +25,6 @@ EVERY = 10.0
 LONGEST_PAUSE = 60.0
 
 
-def board_of(monitor: Any) -> Any:
-    """Return the board on which the processes of this monitor's host post, ``None`` without one."""
-    shared = getattr(getattr(monitor, "adapter", None), "shared", None)
-    return shared if hasattr(shared, "rows") else None
-
-
-def is_my_turn(monitor: Any) -> bool:
-    """Return whether this is the process that speaks for the host.
-
-    Without a board any does that serves, but not one that has only imported the app: a shell, say.
-    """
-    board = board_of(monitor)
-    if board is None:
-        return bool(getattr(monitor, "serves", True))
-    return bool(board.is_first())
-
-
 class Sender:
     """Sends the figures of a guard every few seconds.
 
@@ -92,7 +75,7 @@ class Sender:
     def _send_now(self) -> None:
         """Send if it is this process's turn, and see to it when to send next."""
         try:
-            if is_my_turn(self._monitor):
+            if self._monitor.is_leader():
                 self.send(look(self._monitor, self._agent, DAMPED, PATIENCE))
         except Exception as error:
             self.close()

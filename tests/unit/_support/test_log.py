@@ -247,7 +247,7 @@ def test_and_when_the_board_cannot_say_who_writes_the_log(app, ask, caplog):
     board, heard = Board(), []
     gate_of_one = BusyGuard(app, slots=1, max_queue=0, board=board)
     gate_of_one.monitor.on_busy(heard.append)
-    board.is_first = 1 / 2  # so that to call it raises
+    board.is_leader = 1 / 2  # so that to call it raises
     shared = gate_of_one.monitor.adapter
     shared.adapter = type("Full", (), {"read": lambda self: Load(9, 1, 1, 9.0, 1.0)})()
     assert ask(gate_of_one, "GET", "/readyz").status == 503

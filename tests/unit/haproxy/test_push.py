@@ -385,45 +385,14 @@ def test_an_end_is_an_end(push, runtime, telling, until):
 # Several processes
 
 
-class Row:
-    def __init__(self, pid, state="ready", beat=0.1):
-        self.pid, self.state, self.beat = pid, state, beat
-
-
-ME, OTHER = os.getpid(), os.getpid() + 1
-
-
-@pytest.mark.parametrize(
-    ("rows", "mine"),
-    [
-        ([Row(ME), Row(OTHER)], True),
-        ([Row(OTHER), Row(ME)], False),
-        ([Row(OTHER, "starting"), Row(ME)], True),
-        ([Row(OTHER, "stopping"), Row(ME)], True),
-        ([Row(OTHER, beat=5.0), Row(ME)], True),
-        ([Row(OTHER, beat=5.0), Row(ME, beat=6.0)], False),
-        ([Row(ME, "starting")], False),
-        ([], False),
-    ],
-    ids=[
-        *("the first", "the second", "the first is not ready", "the first stops"),
-        *("the first is stuck", "all are stuck", "not ready", "nobody"),
-    ],
-)
-def test_of_several_processes_the_first_that_is_ready_and_not_stuck_pushes(telling, rows, mine):
-    telling.load = IDLE
-    telling.shared = Shared(rows)
-    assert Push(Monitor(telling), ["unix:/a#app/web1"])._is_my_turn() is mine
-
-
 class Shared:
     was_ready = True
 
-    def __init__(self, rows):
-        self._rows = rows
+    def __init__(self, leads):
+        self.leads = leads
 
-    def rows(self):
-        return self._rows
+    def is_leader(self):
+        return self.leads
 
     def judge(self, load):
         from wsgi_busyguard.load import FREE, judge
@@ -433,15 +402,15 @@ class Shared:
 
 def test_the_next_one_takes_over_when_the_first_is_gone(telling, runtime, until):
     telling.load = IDLE
-    telling.shared = Shared([Row(OTHER), Row(ME)])
+    telling.shared = Shared(leads=False)
     balancer = runtime()
     pushing = Push(Monitor(telling), [balancer.to], every=0.05).start()
     try:
         until(lambda: pushing._watching.running)
         assert balancer.heard == []
-        telling.shared._rows = [Row(ME)]
+        telling.shared.leads = True
         until(lambda: balancer.number == 8)
-        telling.shared._rows = [Row(OTHER), Row(ME)]
+        telling.shared.leads = False
         until(lambda: pushing.number is None)
     finally:
         pushing.stop()
