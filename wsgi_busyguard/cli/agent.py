@@ -18,7 +18,8 @@ from ..checkport.ports import AgentPort, CheckPort, address, introduce
 from ..haproxy import Push
 from ..haproxy.runtime_api import targets
 from ..policy import DAMPED, PATIENCE, READY_POLICIES, seconds
-from .serve.command import add_push, opening, said_in_one_line
+from .mistakes import opening, said_in_one_line
+from .serve.command import add_push
 
 if TYPE_CHECKING:
     import argparse

@@ -25,6 +25,8 @@ from ...adapters.front.last_connections import HANDSHAKES, LINGER, LOOK, admit_n
 from ...adapters.front.progress import Clients
 from ...checkport.ports import bound
 from ...middleware import BusyGuard
+from ..mistakes import opening, said_in_one_line
+from .startup import announce, at_signals, guard_options, leave_at_next_signal, start_ports
 
 if TYPE_CHECKING:
     import argparse
@@ -35,12 +37,10 @@ if TYPE_CHECKING:
 
 def serve_werkzeug(app: WSGIApplication, arguments: argparse.Namespace) -> int:
     """Serve with Werkzeug's threaded server until SIGTERM or Ctrl-C."""
-    from . import command as serve
-
-    with serve.said_in_one_line():
-        guard = BusyGuard(app, slots=arguments.threads, **serve._guarding(arguments))
+    with said_in_one_line():
+        guard = BusyGuard(app, slots=arguments.threads, **guard_options(arguments))
     with ExitStack() as stack:
-        with serve.opening(arguments.listen):
+        with opening(arguments.listen):
             listener = stack.enter_context(bound(arguments.listen))
         server = _server(listener, guard, Clients(arguments.progress_timeout))
         stack.callback(server.server_close)
@@ -52,17 +52,17 @@ def serve_werkzeug(app: WSGIApplication, arguments: argparse.Namespace) -> int:
         if arguments.board is not None:
             publisher: Any = guard.monitor.adapter
             publisher.call()
-        where = serve._start_ports(guard.monitor, arguments, stack)
+        where = start_ports(guard.monitor, arguments, stack)
         ending = Ending(server, listener, guard, arguments.grace)
 
         def stop(*_: object) -> None:
-            serve.leave_at_next_signal()
+            leave_at_next_signal()
             ending.told.set()
 
         threading.Thread(target=ending.stop_when_told, daemon=True).start()
-        serve._at_signals(stop)
+        at_signals(stop)
         host, port = listener.getsockname()[:2]
-        serve._say(arguments, host, port, where)
+        announce(arguments, host, port, where)
         beats.start()
         server.serve_forever(0.1)
         ending.serve_the_last()
