@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +17,11 @@ from .deadlines.client_timeout import reader
 from .deadlines.clock_skew import QueueHeader
 from .deadlines.environ import stamping
 from .gate import Gate
-from .gate.dry_run import DryRun, Shadow, rehearsing
+from .gate.dry_run import DryRun, counted
 from .gate.gated import holding
 from .monitor import Monitor
 from .options import MIDDLEWARE, GuardOptions, taken_by
-from .policy import DAMPED, PATIENCE
+from .policy import ALWAYS, DAMPED, PATIENCE, limits
 
 if TYPE_CHECKING:
     import os
@@ -133,17 +132,19 @@ class BusyGuard:
             return reader(timeout, client_timeout_header, queue_header)
 
         told = told_by(lambda: inside.count() <= 1)  # nobody but the one that asks
-        adapter: Gate | Shadow | Inside = self._inside
+        adapter: Gate | Inside = self._inside
         if slots is not None:
             if monitor is not None:
                 raise ValueError(
                     "give slots or monitor, not both: with slots the guard is the queue"
                 )
-            adapter = gate = Gate(slots, max_queue, max_wait, client_timeout=client_timeout)
-            room_to_start_with(gate.limits)
+            bounds = limits(slots, max_queue, max_wait, client_timeout)
+            room_to_start_with(bounds)
             if self.dry_run is not None:
-                adapter = Shadow(gate, self.dry_run, time.monotonic)
-            told_gate = told_by(gate.is_idle)
+                self.dry_run = DryRun(bounds)
+                app = counted(app, self.dry_run)
+            else:
+                adapter = Gate(slots, max_queue, max_wait, client_timeout=client_timeout)
         elif max_queue is not None or max_wait is not None:
             raise ValueError("max_queue and max_wait need slots: without them nothing queues here")
         self.monitor: Monitor = monitor or self._on_board(board, adapter)
@@ -152,9 +153,8 @@ class BusyGuard:
             plain = stamping(app, self.monitor, timeout, told)
         if isinstance(adapter, Gate):
             refused, read_off = self._responses.refused, self._leftovers
+            told_gate = told_by(adapter.is_idle)
             app = holding(app, adapter, self.monitor, refused, timeout, told_gate, read_off)
-        elif isinstance(adapter, Shadow):
-            app = rehearsing(app, adapter, self.monitor, timeout, told_gate)
         else:
             app = plain
         if expose_load:
@@ -237,7 +237,7 @@ class BusyGuard:
         publisher = Forking(board, adapter, self._unheard_of)
         monitor = Monitor(publisher)
         publisher.begin(lambda: monitor.draining)
-        if isinstance(adapter, (Gate, Shadow)):
+        if isinstance(adapter, Gate):
             adapter.subscribe(monitor.refresh)
         return monitor
 
@@ -298,9 +298,10 @@ class BusyGuard:
 
     def _verdict(self, policy: str) -> Verdict:
         here = object()
+        if self.dry_run is not None:
+            policy = ALWAYS
         try:
             self.checks_in_flight.add(here)
-            verdict = self.monitor.check(policy, self._patience)
+            return self.monitor.check(policy, self._patience)
         finally:
             self.checks_in_flight.discard(here)  # also if a signal handler raised before the add
-        return verdict if self.dry_run is None else self.dry_run.judged(verdict)

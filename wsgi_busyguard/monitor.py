@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import threading
 import time
-import weakref
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from ._support.forks import Stage, after_fork
-from ._support.launcher import launch
 from ._support.locks import Turn, under
-from ._support.log import logger
-from ._support.unpatched import Bell, elsewhere
+from ._support.log import Streak, logger
+from ._support.periodic import Periodic
+from ._support.unpatched import elsewhere
 from .counters import (
     BUSY_NOT,
     BUSY_READY,
@@ -57,7 +56,7 @@ class Shared(Protocol):
     def changes(self) -> Changes:
         """Return how often the state has changed."""
 
-    def is_first(self) -> bool:
+    def is_leader(self) -> bool:
         """Return whether this process is the one that speaks for all."""
 
 
@@ -132,7 +131,8 @@ class Monitor:
         if deliver is not None and not callable(deliver):
             raise TypeError(f"deliver must take a function to call, not {deliver!r}")
         self.interval = seconds("interval", interval)
-        self.draining = self.quiet = False
+        self.draining = False
+        self.quiet = False
         self.serves = True
         self._clock = clock
         self._deliver = deliver
@@ -145,16 +145,15 @@ class Monitor:
         self._listeners: dict[State, list[Listener]] = {BUSY: [], FREE: []}
         self._news: deque[Callable[[], object]] = deque()  # to be told, in order
         self._voice = Turn()  # of whoever tells them
-        self._failing = False  # the adapter, since its last good reading
-        self._undelivered = False  # by ``deliver``, since it last took something
+        self._unread = Streak()  # the adapter, since its last good reading
+        self._undelivered = Streak()  # by ``deliver``, since it last took something
         self._queued = 0  # at the last look, where no service time is known
         self._moved = 0.0  # when that was last seen to get shorter
-        self._ticking = False
+        self._ticker = Periodic(self.refresh, interval, "busyguard-ticker", in_children=True)
         self._asked = no_checks()
         self._begin_history()
         self._take(adapter)
         after_fork(Stage.OWN, self._after_fork)
-        after_fork(Stage.THREADS, self._after_fork_tick)
         if on_busy is not None:
             self.on_busy(on_busy)
         if on_free is not None:
@@ -243,6 +242,18 @@ class Monitor:
             self._tell()
         return _verdict((word, well, load))
 
+    @property
+    def shared(self) -> Shared | None:
+        """What several processes have in common; ``None`` where there is one alone."""
+        return self._shared
+
+    def is_leader(self) -> bool:
+        """Return whether this process speaks for its host; see :meth:`Board.is_leader`.
+
+        Without a board each does that serves, but none that has only imported the app, as a shell.
+        """
+        return self.serves if self._shared is None else self._shared.is_leader()
+
     def counts(self) -> Counters | None:
         """Return what is counted where the load is read; ``None`` if that does not count."""
         try:
@@ -288,11 +299,11 @@ class Monitor:
                     self._see_whether_it_moves(load.queued)
                 elif self._queued:
                     self._queued = 0
-                self._failing = False
+                if self._unread.lasts:
+                    self._unread.over()
             except Exception as error:  # guarding must never be the outage: taken to be free
                 load, state, self._queued = UNKNOWN, FREE, 0
-                if not self._failing:
-                    self._failing = True
+                if self._unread.begins():
                     self._news.append(partial(_complain, self.adapter, error))
             if state is not self._state:
                 self._change(state, load)
@@ -375,11 +386,11 @@ class Monitor:
             return
         try:
             self._deliver(self._tell_all)
-            self._undelivered = False
+            self._undelivered.over()
         except Exception:
-            if not self._undelivered:
-                self._undelivered = True
-                logger.exception("could not pass on a change of state; tried again at every look")
+            self._undelivered.failed(
+                "could not pass on a change of state; tried again at every look", exc_info=True
+            )
 
     def _tell_all(self) -> None:
         """Tell the news, oldest first, unless somebody is at it."""
@@ -409,22 +420,9 @@ class Monitor:
 
     def _listen_on(self) -> None:
         """Look at an adapter that has to be looked at, if nobody does yet."""
-        if under(self._lock, self._is_first_to_listen):
-            launch(self._start_ticker)
-
-    def _is_first_to_listen(self) -> bool:
-        """Note that somebody listens; return whether to begin to look. Requires self._lock."""
-        first = self._polled and not self._ticking
-        self._ticking = self._ticking or first
-        return first
-
-    def _start_ticker(self) -> None:
-        threading.Thread(
-            target=_tick,
-            args=(weakref.ref(self), Bell(), self.interval),  # made here: see Bell
-            name="busyguard-ticker",
-            daemon=True,
-        ).start()
+        if self._polled:
+            self._ticker.pause = self.interval
+            self._ticker.start()
 
     def _after_fork(self) -> None:
         """Go on in a child process, where only the thread that forked is left."""
@@ -435,25 +433,11 @@ class Monitor:
             counts[:] = [0] * len(counts)
         self._begin_history()
 
-    def _after_fork_tick(self) -> None:
-        if self._ticking:
-            launch(self._start_ticker)
-
-
-def _tick(monitor_ref: weakref.ref[Monitor], pause: Bell, interval: float) -> None:
-    """Look at a polled monitor every ``interval`` seconds, for as long as anybody else has it."""
-    while not pause.wait(interval):  # nobody rings
-        monitor = monitor_ref()
-        if monitor is None:
-            return
-        monitor.refresh()
-        del monitor
-
 
 def _write(line: Line, shared: Shared | None) -> None:
     """Write a line to the log; of several processes one does, with the load that all judged."""
     if shared is not None:
-        if not shared.is_first():
+        if not shared.is_leader():
             return
         recent = shared.changes().recent
         if recent and line.event == recent[-1].state.value:

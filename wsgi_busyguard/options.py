@@ -266,7 +266,7 @@ class GuardOptions:
     dry_run: bool = option(
         False,
         FLAG,
-        "Count and report what would have been refused or answered busy, and do neither.",
+        "Estimate what would have been refused, and refuse nothing; ready checks never say 503.",
         _for((*_FRONTS, GUNICORN, *_COMMANDS), _ACTS),
     )
     check: str | None = option(

@@ -108,6 +108,14 @@ def limits(
     return Limits(slots, max_queue, seconds("max_wait", max_wait))
 
 
+def own_max_wait(limits: Limits, client_timeout: float, patience: float) -> float:
+    """Return how long a request may wait whose client says after how many seconds it gives up.
+
+    One that gives up sooner than most may wait less, in proportion.
+    """
+    return min(patience, limits.max_wait * patience / client_timeout)
+
+
 def whole(name: str, value: float, least: int) -> float:
     """Return ``value`` if it is a whole number of at least ``least``, else raise."""
     if isinstance(value, bool) or not isinstance(value, int):

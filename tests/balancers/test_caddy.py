@@ -56,7 +56,7 @@ def test_what_one_server_refuses_another_serves(caddy, pair, full, method):
     answers = [ask(front.port, method, "/x", body=body) for _ in range(20)]
     print(f"\nworst of 20: {max(answer.took for answer in answers) * 1000:.0f} ms", load_average())
     assert {(answer.status, answer.text) for answer in answers} == {(200, "b")}
-    assert max(answer.took for answer in answers) < 0.6
+    assert max(answer.took for answer in answers) < 1
     assert pair[0].ran(f"{method} /x") == []
 
 

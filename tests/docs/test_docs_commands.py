@@ -142,7 +142,7 @@ def site(start, adapter):
     server = make_server("127.0.0.1", 0, BusyGuard(lambda e, s: [], monitor=monitor))
     server.RequestHandlerClass.log_message = lambda *_: None
     port = CheckPort(monitor, "127.0.0.1:0").start()
-    thread = start(server.serve_forever)
+    thread = start(server.serve_forever, 0.01)
     yield {
         "127.0.0.1:8080": f"127.0.0.1:{server.server_port}",
         "127.0.0.1:8081": "{}:{}".format(*port.address),

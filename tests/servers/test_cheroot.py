@@ -70,7 +70,6 @@ def test_over_tls_the_queue_is_bounded_and_checks_come_through_a_thread(site, ce
 
 def test_over_tls_by_pyopenssl_pages_and_checks_come_through_a_thread(site, certificate):
     """Its connections are no sockets."""
-    pytest.importorskip("OpenSSL")
     guarded = site(threads=1, tls=str(certificate), tls_by="pyopenssl")
     assert encrypted(guarded.port, "OPTIONS", "/").endswith(b"free")
     assert b"waited" in encrypted(guarded.port, "GET", "/echo")

@@ -333,6 +333,21 @@ def test_twisteds_site_trusts_it_too_if_told(site):
         together(threads)
 
 
+def test_twisteds_site_takes_a_clients_word_on_when_it_gives_up(site):
+    served = site(threads=1, max_wait=30.0, client_timeout_header="X-Client-Timeout-Ms")
+    soon = {"X-Client-Timeout-Ms": "400"}
+    assert json.loads(ask(served.port, headers=soon).body)["deadline"] < 0.4
+    _, threads = many(1, served.port, path="/sleep/1")
+    eventually(lambda: served.load["active"] == 1)
+    hasty, hurrying = many(1, served.port, path="/hasty", headers=soon)
+    patient, waiting = many(1, served.port, path="/patient")
+    together([*threads, *hurrying, *waiting])
+    assert [(one.status, one.headers["busyguard-refused"]) for one in hasty] == [(503, "queue-age")]
+    assert [one.status for one in patient] == [200]
+    assert "/hasty" not in served.ran
+    eventually(lambda: served.load["active"] == 0)
+
+
 def test_by_default_nobody_can_age_a_request(anywhere):
     server = anywhere("waitress", ROOM, {**GATE, "max_wait": 1.0})
     assert stamps(server, **{"X-Request-Start": f"t={time.time() - 2:.3f}"})[0] == 0.0

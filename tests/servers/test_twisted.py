@@ -36,7 +36,7 @@ def test_checks_are_answered_while_200_clients_keep_every_thread_asleep(site, li
 def test_checks_are_answered_on_both_ports_while_the_app_computes(site):
     """The reactor fights ten threads for the interpreter, and still is sooner than they."""
     guarded = site(threads=10, max_queue=20, max_wait=60.0)
-    answers, threads = many(30, guarded.port, path="/cpu/0.1")
+    answers, threads = many(20, guarded.port, path="/cpu/0.1")
     eventually(lambda: guarded.load["active"] == 10)
     assert ask(guarded.check, path="/readyz").text == "busy"
     assert check(guarded.port).text == "busy"
@@ -428,15 +428,6 @@ def test_requests_are_refused_by_a_pool_that_is_stopped(site):
     answers = [ask(guarded.port, path="/echo", timeout=3) for _ in range(5)]
     assert [answer.status for answer in answers] == [503] * 5
     guarded.at_rest()
-
-
-def test_forty_requests_on_four_threads_and_a_queue_of_twenty_are_24_answers_and_16_refusals(site):
-    guarded = site(threads=4, max_queue=20, max_wait=30.0)
-    answers, threads = many(40, guarded.port, path="/sleep/0.3")
-    together(threads)
-    tally = collections.Counter(answer.status for answer in answers)
-    assert tally == {200: 24, 503: 16}
-    assert guarded.ran == {"/sleep/0.3": 24}
 
 
 @pytest.fixture(scope="module")

@@ -82,6 +82,27 @@ def test_what_a_request_has_waited_in_the_proxy_counts_if_that_is_trusted(site):
     assert json.loads(came(site(threads=2, max_wait=10.0), 20).text)["waited"] == 0
 
 
+def test_a_client_that_says_when_it_gives_up_waits_for_no_longer(site):
+    """Refused when its turn comes; another that has waited for as long is served."""
+    served = site(threads=1, max_wait=30.0, client_timeout_header="X-Client-Timeout-Ms")
+    soon = {"X-Client-Timeout-Ms": "400"}
+    assert json.loads(ask(served.port, path="/echo", headers=soon).text)["deadline"] < 0.4
+    _, threads = many(1, served.port, path="/hang")
+    served.filled(1, 0)
+    hasty, hurrying = many(1, served.port, path="/hasty", headers=soon)
+    patient, waiting = many(1, served.port, path="/patient")
+    served.filled(1, 2)
+    time.sleep(0.5)
+    served.tell("release")
+    together([*threads, *hurrying, *waiting])
+    assert [(answer.status, answer.headers.get(REFUSALS)) for answer in hasty] == [
+        (503, "queue-age")
+    ]
+    assert statuses(patient) == [200]
+    assert "/hasty" not in served.ran
+    served.at_rest()
+
+
 def test_with_a_bound_of_20_24_are_served_and_16_refused_and_checks_wait_for_none(site):
     guarded = site(threads=4, max_queue=20, max_wait=30.0)
     answers, threads = many(40, guarded.port, path="/hang")

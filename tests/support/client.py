@@ -159,9 +159,3 @@ def eventually(holds, within=PATIENCE, every=0.02):
         assert time.monotonic() < until, f"still {seen!r} after {within} s"
         time.sleep(every)
     return seen
-
-
-def percentile(values, percent):
-    """Return the value that ``percent`` % of the values do not exceed."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]

@@ -34,7 +34,7 @@ class Process:
 
     def __init__(self, command, *, cwd=None, env=None, pass_fds=()):
         program, *arguments = [str(word) for word in command]
-        wrapper = [sys.executable, "-I", str(PARENT_DEATH), str(os.getpid())]
+        wrapper = [sys.executable, "-I", "-S", str(PARENT_DEATH), str(os.getpid())]
         self.popen = subprocess.Popen(
             [*wrapper, shutil.which(program) or program, *arguments],
             stdout=subprocess.PIPE,

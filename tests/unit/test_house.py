@@ -25,24 +25,23 @@ LAYERS = [
 ]
 HOSTS = config["importlinter:contract:hosts"]["forbidden_modules"].split()
 
-# What was longer when the house was built. An entry goes when it no longer is; none is added.
+# What is longer today. An entry goes as soon as it no longer is; none is added.
 MOST_LINES = 400
 LONG_MODULES = {
-    "adapters/gunicorn/gthread.py": 597,
-    "board/board.py": 427,
-    "board/publisher.py": 449,
-    "board/table.py": 483,
-    "monitor.py": 477,
+    "adapters/gunicorn/gthread.py",
+    "board/board.py",
+    "board/publisher.py",
+    "board/table.py",
+    "monitor.py",
 }
 MOST_LINES_OF_A_FUNCTION = 40
 LONG_FUNCTIONS = {
-    "adapters/front/base.py __init__": 49,
-    "adapters/twisted/resource.py __init__": 66,
-    "cli/serve/command.py add_arguments": 45,
-    "cli/serve/gunicorn.py serve_gunicorn": 50,
-    "cli/serve/werkzeug.py _server": 81,
-    "gate/gated.py holding": 59,
-    "middleware.py __init__": 96,
+    "adapters/twisted/resource.py __init__",
+    "cli/serve/command.py add_arguments",
+    "cli/serve/gunicorn.py serve_gunicorn",
+    "cli/serve/werkzeug.py _server",
+    "gate/gated.py holding",
+    "middleware.py __init__",
 }
 
 
@@ -93,30 +92,24 @@ def code_lines(function):
     return lines
 
 
-def too_long():
+def longer():
     """Return the modules, and the functions, that have more lines than they should."""
-    modules, functions = {}, {}
+    modules, functions = set(), set()
     for path in sorted(PACKAGE.rglob("*.py")):
         name, text = path.relative_to(PACKAGE).as_posix(), path.read_text()
-        modules[name] = len(text.splitlines())
+        if len(text.splitlines()) > MOST_LINES:
+            modules.add(name)
         for node in ast.walk(ast.parse(text)):
-            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                functions[f"{name} {node.name}"] = code_lines(node)
-    return (
-        {name: lines for name, lines in modules.items() if lines > MOST_LINES},
-        {name: lines for name, lines in functions.items() if lines > MOST_LINES_OF_A_FUNCTION},
-    )
+            is_function = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+            if is_function and code_lines(node) > MOST_LINES_OF_A_FUNCTION:
+                functions.add(f"{name} {node.name}")
+    return modules, functions
 
 
-def test_no_module_and_no_function_is_too_long():
-    modules, functions = too_long()
-    grown = [
-        f"{name}: {lines} lines"
-        for found, listed in ((modules, LONG_MODULES), (functions, LONG_FUNCTIONS))
-        for name, lines in found.items()
-        if lines > listed.get(name, 0)
-    ]
-    assert grown == []
+def test_no_module_and_no_function_is_too_long_but_those_that_are_listed():
+    modules, functions = longer()
+    assert (modules - LONG_MODULES, functions - LONG_FUNCTIONS) == (set(), set()), "split them"
+    assert (LONG_MODULES - modules, LONG_FUNCTIONS - functions) == (set(), set()), "unlist them"
 
 
 def test_there_are_few_modules_and_few_packages_at_the_top():

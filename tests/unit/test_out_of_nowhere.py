@@ -29,7 +29,7 @@ from wsgi_busyguard.gate import queue as queue_module
 from wsgi_busyguard.gate import slots as slots_module
 from wsgi_busyguard.gate.dry_run import DryRun
 from wsgi_busyguard.gate.gated import holding
-from wsgi_busyguard.policy import Reason
+from wsgi_busyguard.policy import Limits
 
 FILES = {module.__file__ for module in (gate_module, queue_module, slots_module, gated_module)}
 PACKAGE = os.path.dirname(wsgi_busyguard.__file__)
@@ -261,7 +261,7 @@ def of_a_poster(work, lock=None):
 
 def of_a_dry_run(work):
     def made():
-        report = DryRun()
+        report = DryRun(Limits(1, 0, 1.0))
         return lambda: work(report), report._lock
 
     return made
@@ -285,8 +285,8 @@ LOCKED = {
     "joining": of_a_poster(join_again, poster_module._joining),
     "a row that is given away": of_a_poster(lambda p: p.board.free(1), table_module._lock),
     "a board": of_a_poster(lambda _: Board(slots=2), table_module._lock),
-    "a request in a dry run": of_a_dry_run(DryRun.request),
-    "a refusal in a dry run": of_a_dry_run(lambda report: report.refuse(Reason.QUEUE_FULL)),
+    "a request in a dry run": of_a_dry_run(lambda report: report.arrive("request")),
+    "the end of one": of_a_dry_run(lambda report: report.leave("request")),
 }
 
 

@@ -148,7 +148,7 @@ def test_of_several_processes_one_writes(clock, adapter, caplog):
     publisher.ready()
     monitor.refresh()
     assert [record.busyguard_queued for record in caplog.records] == [9]
-    board.is_first = lambda: False
+    board.is_leader = lambda: False
     clock.now += 2 * EVERY
     adapter.load = CALM
     monitor.refresh()

@@ -7,14 +7,12 @@ the middle of something. Knows the order; nothing of what is set right.
 from __future__ import annotations
 
 import os
-import weakref
 from enum import IntEnum
-from functools import partial
 from itertools import count
-from types import MethodType
 from typing import TYPE_CHECKING
 
 from .log import logger
+from .weak_calls import weakly
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,18 +42,8 @@ def after_fork(stage: Stage, reset: Reset) -> None:
     A bound method is forgotten with its object.
     """
     resets, number = _resets[stage], next(_numbers)
-    if isinstance(reset, MethodType):
-        # Popped, which is one step: an object may be collected while another one is registered.
-        # No WeakMethod, whose own callback may raise at the end of the process.
-        thing = weakref.ref(reset.__self__, lambda _: resets.pop(number, None))
-        resets[number] = partial(_bound, thing, reset.__func__)
-    else:
-        resets[number] = lambda: reset
-
-
-def _bound(thing: weakref.ref[object], function: Callable[..., object]) -> Reset | None:
-    owner = thing()
-    return None if owner is None else MethodType(function, owner)
+    # Popped, which is one step: an object may be collected while another one is registered.
+    resets[number] = weakly(reset, lambda _: resets.pop(number, None))
 
 
 def _after_fork_in_child() -> None:

@@ -72,6 +72,36 @@ class Logger:
 
 logger = Logger("wsgi_busyguard")
 
+
+class Streak:
+    """What goes wrong again and again, and gets one line in the log until it has gone well.
+
+    :ivar lasts: whether it has gone wrong since it last went well.
+    """
+
+    __slots__ = ("lasts",)
+
+    def __init__(self) -> None:
+        self.lasts = False
+
+    def begins(self) -> bool:
+        """Note that it goes wrong; return whether it did not before."""
+        first, self.lasts = not self.lasts, True
+        return first
+
+    def failed(
+        self, message: str, *arguments: object, level: int = logging.ERROR, **named: Any
+    ) -> None:
+        """Note that it goes wrong, and write a record if it did not before. Raises nothing."""
+        if self.begins():
+            unraised(logger._logger.log, level, message, *arguments, stacklevel=3, **named)
+
+    def over(self) -> bool:
+        """Note that it goes well; return whether it did not before."""
+        last, self.lasts = self.lasts, False
+        return last
+
+
 # What is called between whoever writes and the filter or handler that raises.
 INSIDE = (__name__, "logging")
 

@@ -11,7 +11,6 @@ from .._support.locks import under
 from .._support.log import logger
 from ..board.respawn import is_late
 from ..deadlines.environ import MONITOR
-from ..gate.dry_run import Ending
 from ..gate.gated import Held
 from ..monitor import Monitor
 from .detect import BE_THE_QUEUE, Server, behind_a_guard, find, find_early, held_up
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
     from ..gate import Gate
-    from ..gate.dry_run import Shadow
     from ..load import Adapter, Load
     from ..policy import Limits
 
@@ -57,7 +55,7 @@ class FirstRequest:
     def __init__(
         self,
         monitor: Monitor,
-        adapter: Gate | Shadow | Inside,
+        adapter: Gate | Inside,
         inside: Inside,
         guard: Guard,
         again: Callable[[], object],
@@ -244,6 +242,6 @@ def briefly(body: Iterable[bytes]) -> Iterable[bytes]:
     That is what test clients do with a response that a test does not close. They call the app in
     their own thread, so that whoever waited for such a slot would wait for itself.
     """
-    if isinstance(body, (Held, Ending)):
+    if isinstance(body, Held):
         body.release()
     return body

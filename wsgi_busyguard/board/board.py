@@ -57,7 +57,7 @@ BELIEVED = int(0.25 * SECOND)
 
 
 # Seconds without a beat after which another process speaks for the host.
-SILENT = 1.0
+SILENT_SECONDS = 1.0
 
 # How many processes may post, unless somebody says so.
 SLOTS = 256
@@ -221,13 +221,23 @@ class Board:
             if columns[BEAT][row] > now - YOUNG
         }
 
-    def is_first(self) -> bool:
-        """Return whether this process is the first that is ready and not silent: it may speak."""
-        if self._is_late:  # others may be there, and speak
-            return False
-        ready = [row for row in self.rows() if row.state == "ready"]
-        awake = [row for row in ready if row.beat < SILENT] or ready
-        return bool(awake) and awake[0].pid == os.getpid()
+    def is_leader(self) -> bool:
+        """Return whether this process is the one of the host's that speaks for all of them.
+
+        It alone writes changes to the log, sends figures, tells balancers, and posts the queue that
+        is there for all. Not while its board cannot be opened: others may be there.
+        """
+        return not self._is_late and self.leader() == os.getpid()
+
+    def leader(self) -> int | None:
+        """Return the id of the first process that is ready and not silent; ``None`` without any.
+
+        Where all are silent, the first of them.
+        """
+        now, ready, columns = self._look(READY)
+        due = now - int(SILENT_SECONDS * SECOND)
+        awake = [row for row in ready if columns[BEAT][row] > due] or ready
+        return columns[OWNER][awake[0]] >> FLAGS if awake else None
 
     def counts(self) -> Counters:
         """Return what all processes have counted that ever had a slot, up to their last beats."""

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from .._support.forks import Stage, after_fork
 from .._support.listening_sockets import listens
-from .._support.locks import under
 from .._support.log import logger
 from .board import Board
 from .layout import BEAT_EVERY, CALLED, READY, SECOND, STARTING, STOPPING
@@ -111,13 +110,8 @@ class Forking(Member):
         self._called = True
         self._flags |= CALLED
         self._turn()
-        under(self._lock, self._start_once)
-        return self._thread is None
-
-    def _start_once(self) -> None:
-        """Begin to beat unless it has begun. Requires self._lock."""
-        if self._thread is None:
-            self.start()
+        self._beats.start()
+        return not self._beats.running
 
     def enter(self) -> None:
         """Have this process be counted, and in its place not those that it was forked from."""

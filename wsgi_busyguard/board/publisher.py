@@ -8,16 +8,16 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections import deque
+from collections import defaultdict, deque
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .._support.forks import Stage, after_fork
-from .._support.launcher import launch, relaunch
+from .._support.launcher import relaunch
 from .._support.locks import Turn, under
-from .._support.log import logger
-from .._support.unpatched import Bell
+from .._support.log import Streak
+from .._support.periodic import Periodic
 from ..counters import LENGTH, NAMED, Counters, asked, counts_of, no_checks
 from ..load import UNKNOWN, Adapter, Load
 from .board import Board, BoardFull
@@ -89,7 +89,7 @@ class Publisher:
         self._told: list[Callable[[], object]] = []
         self._asked: list[Mapping[str, Sequence[int]]] = []
         self._renew()
-        _posters.add(self)
+        _publishers.add(self)
         after_fork(Stage.OWN, self._after_fork)
 
     _place: Place | None = None
@@ -108,10 +108,9 @@ class Publisher:
         self._own = [0] * LENGTH
         self._last = Counters().flat()  # as the adapter last told
         self._from: tuple[Place, list[int]] | None = None  # what to add to what is counted here
-        self._end: Bell | None = None
-        self._thread: threading.Thread | None = None
-        self._work: tuple[Callable[[], object], ...] | None = None  # for a thread, if it is wanted
-        self._failing: set[object] = set()  # of what is called here, since it last went well
+        self._beats = Periodic(self._beat, BEAT_EVERY, "busyguard-beat", at_once=True)
+        self._work: tuple[Callable[[], object], ...] = ()  # done at each beat of the thread
+        self._failing: defaultdict[object, Streak] = defaultdict(Streak)  # by what is called here
 
     def _after_fork(self) -> None:
         """Go on in a child."""
@@ -159,7 +158,7 @@ class Publisher:
     def _claimed(self, table: Table) -> Place:
         """Return a place for this process. Requires _joining."""
         pid, now = self._pid, self.board.now()
-        others = [publisher for publisher in list(_posters) if publisher.board.table.shares(table)]
+        others = [one for one in list(_publishers) if one.board.table.shares(table)]
         places = [place for place in (other._mine() for other in others) if place is not None]
         try:
             row = table.claim(
@@ -361,38 +360,24 @@ class Publisher:
         """
         self.stop()
         self._work = work
-        launch(self._begin_to_beat)
+        self._beats.start()
 
-    def _begin_to_beat(self) -> None:
-        work, end = self._work, Bell()
-        if work is None or self._thread is not None:
-            return
-        thread = threading.Thread(
-            target=_beat, args=(weakref.ref(self), end, work), name="busyguard-beat", daemon=True
-        )
-        thread.start()
-        self._end, self._thread = end, thread
-        if self._work is not work:  # stopped meanwhile
-            end.ring()
+    def _beat(self) -> None:
+        self._call(self.beat)
+        for function in self._work:
+            self._call(function)
 
     def beat_if_due(self) -> None:
         """Beat here if a thread should and none is to be had. For a loop that comes by often."""
-        work, place = self._work, self._mine()
-        if work is None or self._thread is not None:
+        if self._beats.running or not self._beats.wanted:
             return
+        place = self._mine()
         if place is None or self.board.now() - place.get(BEAT) >= BEAT_EVERY * SECOND:
-            self._call(self.beat)
-            for function in work:
-                self._call(function)
+            self._beat()
 
     def stop(self) -> None:
         """End that thread; the slot is kept."""
-        self._work = None
-        end, thread, self._end, self._thread = self._end, self._thread, None, None
-        if end is not None and thread is not None:
-            end.ring()
-            if thread is not threading.current_thread():
-                thread.join()
+        self._beats.stop(wait=True)
 
     def _call(self, function: Callable[[], object]) -> None:
         error: Exception | None = None
@@ -405,10 +390,9 @@ class Publisher:
     def _note(self, what: object, error: Exception | None, words: str, about: object) -> None:
         """Log what went wrong, once until it goes well again."""
         if error is None:
-            self._failing.discard(what)
-        elif what not in self._failing:
-            self._failing.add(what)
-            logger.error(f"{words}: %r", about, error)
+            self._failing.pop(what, None)
+        else:
+            self._failing[what].failed(f"{words}: %r", about, error)
 
     def __del__(self) -> None:
         if "_pid" in self.__dict__:
@@ -420,23 +404,7 @@ class Publisher:
         return f"<Publisher of {self.adapter!r}: {where}{self.board!r}>"
 
 
-def _beat(
-    poster_ref: weakref.ref[Publisher], end: Bell, work: tuple[Callable[[], object], ...]
-) -> None:
-    """Beat until the end."""
-    while True:
-        publisher = poster_ref()
-        if publisher is None:
-            return
-        publisher._call(publisher.beat)
-        for function in work:
-            publisher._call(function)
-        del publisher
-        if end.wait(BEAT_EVERY):
-            return
-
-
-_posters: weakref.WeakSet[Publisher] = weakref.WeakSet()
+_publishers: weakref.WeakSet[Publisher] = weakref.WeakSet()
 _joining = threading.RLock()  # one thread of a process at a time takes slots
 
 

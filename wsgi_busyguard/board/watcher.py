@@ -102,6 +102,10 @@ class Watcher:
         """Return whether nobody is there to serve, and has not been for ``patience`` seconds."""
         return self.board.absent(patience)
 
+    def is_leader(self) -> bool:
+        """Return whether this process speaks for the host, as whoever only watches it does."""
+        return True
+
     def alive(self) -> bool:
         """Return whether any process makes progress, or none is there that could be stuck."""
         return not self.board.stalled(self.stall_after)

@@ -18,7 +18,8 @@ from ..checkport.ports import AgentPort, CheckPort, address, introduce
 from ..haproxy import Push
 from ..haproxy.runtime_api import targets
 from ..policy import DAMPED, PATIENCE, READY_POLICIES, seconds
-from .serve.command import add_push, opening, said_in_one_line
+from .mistakes import opening, said_in_one_line
+from .serve.command import add_push
 
 if TYPE_CHECKING:
     import argparse
@@ -90,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
 class Watched:
     """A watcher as a push knows a monitor: looked at, for it tells of no changes."""
 
-    adapter = None
+    adapter = shared = None
 
     def __init__(self, watcher: Watcher) -> None:
         self._watcher = watcher
@@ -109,6 +110,10 @@ class Watched:
     def state(self) -> State:
         """The state of the host now."""
         return self._watcher.board.judge(self.load)
+
+    def is_leader(self) -> bool:
+        """Return whether this process speaks for the host."""
+        return self._watcher.is_leader()
 
     def on_busy(self, listener: object) -> None:
         """Call nobody."""

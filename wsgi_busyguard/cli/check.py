@@ -15,7 +15,7 @@ from .._support.health_client import (
     default_target,
 )
 from ..policy import seconds
-from .serve.command import said_in_one_line
+from .mistakes import said_in_one_line
 
 if TYPE_CHECKING:
     import argparse

@@ -16,7 +16,8 @@ from .._support.wsgi_app import wsgi_app
 from ..adapters.twisted import guarded_site
 from ..adapters.twisted.site import GRACE
 from ..checkport.ports import AgentPort, CheckPort, introduce
-from .serve.command import examine, leave_at_next_signal
+from .serve.command import examine
+from .serve.startup import leave_at_next_signal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

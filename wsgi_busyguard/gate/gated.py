@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..deadlines.deadline import DEADLINE, Timed, is_servers_file
 from ..deadlines.environ import MONITOR, WAITED
 from ..gate import Gate, Refused, Slot
-from ..policy import Reason
+from ..policy import Reason, own_max_wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -39,8 +39,7 @@ def holding(
     enter, leave = gate.take, gate.leave
 
     def enter_told(client: Client) -> Slot:
-        # Those who leave sooner than most may wait less, in proportion.
-        most = min(client.patience, gate.limits.max_wait * client.patience / client_timeout)
+        most = own_max_wait(gate.limits, client_timeout, client.patience)
         if client.ago > most and not gate.has_room:
             gate.refuse(Reason.QUEUE_AGE)
         slot = enter(client.ago)

@@ -6,16 +6,15 @@ of an agent takes its place. So both follow the same rule, and what is pushed is
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .._support.forks import Stage, after_fork
-from .._support.launcher import launch
 from .._support.locks import under
 from .._support.log import logger
+from .._support.periodic import Periodic
 from ..load import BUSY, Load
 from ..policy import seconds, share
 from .agent import Limit
@@ -57,6 +56,13 @@ class Told(Protocol):
         """What reads the load."""
 
     @property
+    def shared(self) -> object:
+        """What several processes have in common; ``None`` where there is one alone."""
+
+    def is_leader(self) -> bool:
+        """Return whether this process speaks for its host."""
+
+    @property
     def draining(self) -> bool:
         """Whether the server is shutting down."""
 
@@ -90,8 +96,8 @@ class Push:
 
     Each balancer has a thread, so one that hangs holds up no other. One that is not there is tried
     again, with longer and longer pauses, and logged once until it is back. Where several processes
-    share a board, the first one of those that are ready pushes, and the next takes over when it is
-    gone. A child that is forked goes on by itself where there is a board; else it pushes nothing.
+    share a board, its leader pushes, and the next takes over when it is gone. A child that is
+    forked goes on by itself where there is a board; else it pushes nothing.
     """
 
     def __init__(self, monitor: Told, to: Iterable[str] | str, *, every: float = EVERY) -> None:
@@ -100,28 +106,28 @@ class Push:
             servers.setdefault(one.where, []).append(one.server)
         self._monitor = monitor
         self._every = seconds("every", every)
-        # What processes share is a board, which has a row for each of them.
-        self._rows = getattr(getattr(monitor.adapter, "shared", None), "rows", None)
-        alone = self._rows is None and hasattr(monitor.adapter, "subscribe")
+        alone = monitor.shared is None and hasattr(monitor.adapter, "subscribe")
         self._look_every = LOOK if alone else LOOK_AT_OTHERS
         self._lines = [Line(self, where, names) for where, names in servers.items()]
-        self._started = False
-        self._starting = threading.RLock()
+        self._watching = Periodic(
+            *(self._watch, LOOK, "busyguard-push"),
+            at_once=True,
+            in_children=monitor.shared is not None,
+            failing="cannot tell what to push; tried again",
+        )
         self._listening = False
         self._renew()
-        after_fork(Stage.OWN, self._after_fork)
-        after_fork(Stage.THREADS, self._after_fork_go_on)
+        after_fork(Stage.OWN, self._renew)
 
     def _renew(self) -> None:
+        """Begin as if nothing had been pushed, in a child for one."""
+        self._starting = threading.RLock()
         self._lock = threading.Lock()
         self._limit = Limit()
         self._number: int | None = None
         self._due = 0.0  # when the number is next thought over
         self._filled = False  # by others, so that 1 was said
         self._settled: float | None = None  # when a queue that was seen counts
-        self._stirred = threading.Event()
-        self._stopped = threading.Event()
-        self._thread: threading.Thread | None = None
 
     @property
     def number(self) -> int | None:
@@ -130,70 +136,42 @@ class Push:
 
     def start(self) -> Push:
         """Begin to push, on threads of its own, unless it has begun; return itself."""
-        if under(self._starting, self._is_first):
-            try:
-                launch(self._begin)
-            except BaseException:  # then it has not begun
-                self.stop()
-                raise
+        under(self._starting, self._listen_once)
+        for line in self._lines:
+            line.telling.start()
+        self._watching.start()
         return self
 
-    def _is_first(self) -> bool:
-        """Note that it has begun; return whether it had not. Requires self._starting."""
-        first, self._started = not self._started, True
-        return first
-
-    def stop(self) -> None:
-        """Say no more; what was said last stays in force there. Waits for no balancer."""
-        self._started = False
-        self._stopped.set()
-        self._stirred.set()
-        self._wake_all()
-
-    def _begin(self) -> None:
-        if not self._started:  # stopped before there were threads for it
-            return
-        self._renew()
+    def _listen_once(self) -> None:
+        """Have the monitor tell of changes, unless it does already. Requires self._starting."""
         if not self._listening:
             self._listening = True
             self._monitor.on_busy(self._changed)
             self._monitor.on_free(self._changed)
-        self._thread = threading.Thread(target=self._watch, name="busyguard-push", daemon=True)
-        try:
-            for line in self._lines:
-                line.begin(self._stopped)
-            self._thread.start()
-        except RuntimeError:  # no more threads are to be had: all of them, or none
-            self._stopped.set()
-            raise
+
+    def stop(self) -> None:
+        """Say no more; what was said last stays in force there. Waits for no balancer."""
+        self._watching.stop()
+        for line in self._lines:
+            line.telling.stop()
 
     def _changed(self, change: Transition) -> None:
         """Think again, in whichever thread saw the change; nothing here waits."""
-        if not self._started or self._number is None:
+        if not self._watching.wanted or self._number is None:
             return
         if change.state is BUSY:
-            self._stirred.set()
+            self._watching.wake()
         elif self._filled:
             self._think(change.load, filled=False)
 
     def _watch(self) -> None:
-        """Look until the end."""
-        stopped, stirred, failing = self._stopped, self._stirred, False
-        while not stopped.is_set():
-            stirred.clear()
-            pause = LOOK
-            try:
-                pause = self._look()
-                failing = False
-            except Exception:  # guarding must never be the outage
-                if not failing:
-                    failing = True
-                    logger.exception("cannot tell what to push; tried again")
-            stirred.wait(pause)
+        """Look once, and see to it when to look next."""
+        self._watching.pause = LOOK  # if that raises
+        self._watching.pause = self._look()
 
     def _look(self) -> float:
         """Think if there is reason to, and return the seconds until the next look."""
-        if not self._is_my_turn():
+        if not self._monitor.is_leader():
             self._number = None
             return LOOK
         busy, load = self._monitor.state is BUSY, self._monitor.load
@@ -228,17 +206,6 @@ class Push:
         live = self._live()
         return load.queued - max(0, share(load.capacity, live) * live - load.capacity)
 
-    def _is_my_turn(self) -> bool:
-        """Return whether this is the process that pushes: the first that is ready and not stuck.
-
-        Without a board any that serves does, but not one that has only imported the app.
-        """
-        if self._rows is None:
-            return bool(getattr(self._monitor, "serves", True))
-        ready = [row for row in self._rows() if row.state == "ready"]
-        awake = [row for row in ready if row.beat < 4 * LOOK] or ready
-        return bool(awake) and awake[0].pid == os.getpid()
-
     def _think(self, load: Load, filled: bool) -> None:
         """Note what to say from now on, and have it said if it is something else."""
         now, live = time.monotonic(), self._live()
@@ -253,20 +220,8 @@ class Push:
             pause = self._every if whole else max(STEP, load.service or 0.0)
             self._due = now + min(self._every, pause)
         if number != before:
-            self._wake_all()
-
-    def _wake_all(self) -> None:
-        for line in self._lines:
-            line.wake()
-
-    def _after_fork(self) -> None:
-        """Go on in a child process, where none of the threads is."""
-        self._starting = threading.RLock()
-        self._started = self._started and self._rows is not None
-
-    def _after_fork_go_on(self) -> None:
-        if self._started:
-            launch(self._begin)
+            for line in self._lines:
+                line.telling.wake()
 
     def __repr__(self) -> str:
         return f"<Push of {self._number} to {', '.join(map(repr, self._lines))}>"
@@ -283,37 +238,35 @@ class Line:
         self._where = where
         self._servers = servers
         self._every = push._every
+        self._retry_pause = PAUSE
+        self._retry_at = 0.0
         self.well = True
+        self.telling = Periodic(
+            *(self._tell_now, self._every, "busyguard-push-line"),
+            at_once=True,
+            in_children=push._monitor.shared is not None,
+        )
 
-    def begin(self, stopped: threading.Event) -> None:
-        """Begin to tell it, on a thread of its own."""
-        self.well = True
-        self._news = threading.Event()
-        name = "busyguard-push-line"
-        threading.Thread(target=self._tell_on, args=(stopped,), name=name, daemon=True).start()
-
-    def wake(self) -> None:
-        """Have what is to be said now said now."""
-        news: threading.Event | None = getattr(self, "_news", None)
-        if news is not None:
-            news.set()
-
-    def _tell_on(self, stopped: threading.Event) -> None:
-        news, pause = self._news, PAUSE
-        while not stopped.is_set():
-            news.clear()
-            number = getattr(self._push(), "number", None)
-            if number is None:
-                news.wait(LOOK)
-                continue
+    def _tell_now(self) -> None:
+        """Say the number, and see to it when to say it next."""
+        number = getattr(self._push(), "number", None)
+        now = time.monotonic()
+        if now < self._retry_at:  # what changes meanwhile it hears when it is back
+            self.telling.pause = self._retry_at - now
+        elif number is None:
+            self.telling.pause = LOOK
+        else:
             wrong = self._tell(number)
             self._note(wrong)
-            if wrong is None:
-                pause = PAUSE
-                news.wait(self._every)
-            else:  # what changes meanwhile it hears when it is back
-                stopped.wait(pause)
-                pause = min(LONGEST_PAUSE, 2 * pause)
+            self._pause_after(wrong)
+
+    def _pause_after(self, wrong: str | None) -> None:
+        if wrong is None:
+            self.telling.pause, self._retry_pause = self._every, PAUSE
+        else:
+            self.telling.pause = self._retry_pause
+            self._retry_at = time.monotonic() + self._retry_pause
+            self._retry_pause = min(LONGEST_PAUSE, 2 * self._retry_pause)
 
     def _tell(self, number: int) -> str | None:
         """Say the number; return what went wrong, in words that may be logged."""

@@ -12,7 +12,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from .figures import COUNTER, FIGURES, GAUGE, HISTOGRAM, TIME, Figure
-from .sender import EVERY, Sender, board_of
+from .sender import EVERY, Sender
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -97,7 +97,7 @@ class _Named(Sender):
     ) -> None:
         super().__init__(monitor, to, every=every, agent=agent)
         if prefix is None:
-            alone = board_of(monitor) is None and not hasattr(monitor, "rows")
+            alone = not hasattr(monitor, "rows") and monitor.shared is None
             prefix = "busyguard.{host}.{pid}" if alone else "busyguard.{host}"
         self._prefix = prefix
         self._threadpool = threadpool

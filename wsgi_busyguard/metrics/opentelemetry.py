@@ -9,7 +9,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from .figures import COUNTER, FIGURES, GAUGE, HISTOGRAM, REQUESTS, TIME, Figure, look
-from .sender import is_my_turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -100,6 +99,6 @@ class _Looking:
         now = time.monotonic()
         if now - self._at >= SAME:
             self._at = now
-            mine = is_my_turn(self._monitor)
-            self._shown = look(self._monitor, self._agent) if mine else {}
+            leads = self._monitor.is_leader()
+            self._shown = look(self._monitor, self._agent) if leads else {}
         return self._shown

@@ -5,15 +5,13 @@ Knows when to send and from which process. How it is said, and to whom, is each 
 
 from __future__ import annotations
 
-import threading
-import weakref
+import logging
 from typing import TYPE_CHECKING, Any
 
 from .._support.forks import Stage, after_fork
-from .._support.launcher import launch
 from .._support.listener import address
-from .._support.log import logger
-from .._support.unpatched import Bell
+from .._support.log import Streak, logger
+from .._support.periodic import Periodic
 from ..policy import DAMPED, PATIENCE, seconds
 from .figures import look
 
@@ -25,23 +23,6 @@ EVERY = 10.0
 
 # The longest pause between two attempts at a daemon that is not there.
 LONGEST_PAUSE = 60.0
-
-
-def board_of(monitor: Any) -> Any:
-    """Return the board on which the processes of this monitor's host post, ``None`` without one."""
-    shared = getattr(getattr(monitor, "adapter", None), "shared", None)
-    return shared if hasattr(shared, "rows") else None
-
-
-def is_my_turn(monitor: Any) -> bool:
-    """Return whether this is the process that speaks for the host.
-
-    Without a board any does that serves, but not one that has only imported the app: a shell, say.
-    """
-    board = board_of(monitor)
-    if board is None:
-        return bool(getattr(monitor, "serves", True))
-    return bool(board.is_first())
 
 
 class Sender:
@@ -63,29 +44,26 @@ class Sender:
         self._monitor = monitor
         self._agent = agent
         self._every = seconds("every", every)
-        self._started = False
+        self._unsent = Streak()
+        self._sending = Periodic(
+            *(self._send_now, self._every, "busyguard-sender"),
+            in_children=True,
+            at_end=self.close,
+        )
         self._renew()
         after_fork(Stage.OWN, self._after_fork)
-        after_fork(Stage.THREADS, self._after_fork_go_on)
-
-    def _renew(self) -> None:
-        """Begin as if nothing had been sent."""
-        self._stopped = Bell()
-        self._failing = False
 
     def start(self: Any) -> Any:
         """Begin to send, on a thread of its own, and return itself."""
-        if self._started:
+        if self._sending.wanted:
             raise RuntimeError("expected a sender that was not started: make one")
-        self._started = True
-        self._renew()  # one that was stopped has a bell that has been rung
-        launch(self._begin)
+        self._renew()
+        self._sending.start()
         return self
 
     def stop(self) -> None:
         """Send no more. Waits for nobody."""
-        self._started = False
-        self._stopped.ring()
+        self._sending.stop()
 
     def send(self, shown: Mapping[str, Any]) -> None:
         """Send these figures; :exc:`OSError` if that fails."""
@@ -94,39 +72,29 @@ class Sender:
     def close(self) -> None:
         """Let go of what is open, after what could not be sent and at the end."""
 
-    def _begin(self) -> None:
-        if not self._started:  # stopped before a thread was to be had
-            return
-        threading.Thread(
-            target=_send_on,
-            args=(weakref.ref(self), self._stopped, self._every),
-            name="busyguard-sender",
-            daemon=True,
-        ).start()
-
-    def _send_now(self) -> bool:
-        """Send if it is this process's turn; return whether all is well."""
+    def _send_now(self) -> None:
+        """Send if it is this process's turn, and see to it when to send next."""
         try:
-            if is_my_turn(self._monitor):
+            if self._monitor.is_leader():
                 self.send(look(self._monitor, self._agent, DAMPED, PATIENCE))
         except Exception as error:
             self.close()
-            if not self._failing:
-                self._failing = True
-                logger.warning("cannot send to %r: %s; tried again until it can", self, error)
-            return False
-        if self._failing:
-            self._failing = False
+            words = "cannot send to %r: %s; tried again until it can"
+            self._unsent.failed(words, self, error, level=logging.WARNING)
+            self._sending.pause = min(max(self._every, LONGEST_PAUSE), 2 * self._sending.pause)
+            return
+        self._sending.pause = self._every
+        if self._unsent.over():
             logger.warning("sending to %r again", self)
-        return True
+
+    def _renew(self) -> None:
+        """Begin as if nothing had been sent."""
+        self._unsent.over()
+        self._sending.pause = self._every
 
     def _after_fork(self) -> None:
         self.close()
         self._renew()
-
-    def _after_fork_go_on(self) -> None:
-        if self._started:
-            launch(self._begin)
 
     def __del__(self) -> None:
         self.close()
@@ -134,17 +102,3 @@ class Sender:
     def __repr__(self) -> str:
         host, port = self.to
         return f"<{type(self).__name__} at {host}:{port}>"
-
-
-def _send_on(sender_ref: weakref.ref[Sender], stopped: Bell, every: float) -> None:
-    """Send until the end, or until nobody else has the sender."""
-    pause = every
-    while not stopped.wait(pause):
-        sender = sender_ref()
-        if sender is None:
-            return
-        pause = every if sender._send_now() else min(max(every, LONGEST_PAUSE), 2 * pause)
-        del sender
-    sender = sender_ref()
-    if sender is not None:
-        sender.close()

@@ -166,7 +166,7 @@ def test_a_poster_that_is_stopped_does_not_begin_later(scarce, board, adapter):
     publisher.stop()
     scarce.clear()
     publisher.post()
-    assert publisher._thread is None
+    assert not publisher._beats.running
 
 
 def test_a_guard_that_wants_threads_serves_without(scarce, ask, adapter, tmp_path, until):
@@ -182,11 +182,11 @@ def test_a_guard_that_wants_threads_serves_without(scarce, ask, adapter, tmp_pat
     for _ in range(3):
         assert ask(guard, path="/x").text == "served"
         assert ask(guard, "OPTIONS", "/").status == 200
-    assert guard.monitor.adapter._thread is None
+    assert not guard.monitor.adapter._beats.running
     scarce.clear()
     assert ask(guard, path="/x").text == "served"
-    until(lambda: guard.monitor.adapter._thread is not None)
-    until(lambda: guard._push._thread.is_alive())
+    until(lambda: guard.monitor.adapter._beats.running)
+    until(lambda: guard._push._watching.running)
     guard._push.stop()
     guard.monitor.adapter.stop()
 
@@ -232,22 +232,19 @@ def test_a_monitor_that_has_to_look_looks_later(scarce, adapter, until):
     until(lambda: heard)
 
 
-def test_of_a_push_all_threads_are_there_or_none(scarce, adapter, monkeypatch):
+def test_of_a_push_each_thread_begins_once_however_few_are_to_be_had(scarce, adapter, until):
     """Else each attempt would leave some, until there are far too many."""
-    push = Push(Monitor(adapter), ["tcp:127.0.0.1:1#app/a", "tcp:127.0.0.1:1#app/b"])
-    started = []
-    begin = type(push._lines[0]).begin
-
-    def one_thread_is_to_be_had(line, stopped):
-        if started:
-            raise RuntimeError("can't start new thread")
-        started.append(stopped)
-
-    monkeypatch.setattr(type(push._lines[0]), "begin", one_thread_is_to_be_had)
+    push = Push(Monitor(adapter), ["tcp:127.0.0.1:1#app/a", "tcp:127.0.0.2:1#app/b"])
     push.start()
-    assert started[0].is_set()
+    push.start()
+
+    def names():
+        return sorted(one.name for one in threading.enumerate() if "push" in one.name)
+
+    assert names() == []
     scarce.clear()
-    monkeypatch.setattr(type(push._lines[0]), "begin", begin)
     relaunch()
-    assert push._thread.is_alive()
+    relaunch()
+    assert names() == ["busyguard-push", "busyguard-push-line", "busyguard-push-line"]
     push.stop()
+    until(lambda: names() == [])

@@ -11,7 +11,8 @@ from conftest import ROOT
 
 from wsgi_busyguard import Board, BusyGuard, Load, Monitor
 from wsgi_busyguard._support.log import Logger, logger, unraised
-from wsgi_busyguard._support.threads import Beat, Teller
+from wsgi_busyguard._support.periodic import Periodic
+from wsgi_busyguard._support.threads import Teller
 from wsgi_busyguard.adapters.cheroot.reply_thread import ReplyThread
 from wsgi_busyguard.board.publisher import Publisher
 from wsgi_busyguard.metrics.sender import Sender
@@ -246,7 +247,7 @@ def test_and_when_the_board_cannot_say_who_writes_the_log(app, ask, caplog):
     board, heard = Board(), []
     gate_of_one = BusyGuard(app, slots=1, max_queue=0, board=board)
     gate_of_one.monitor.on_busy(heard.append)
-    board.is_first = 1 / 2  # so that to call it raises
+    board.is_leader = 1 / 2  # so that to call it raises
     shared = gate_of_one.monitor.adapter
     shared.adapter = type("Full", (), {"read": lambda self: Load(9, 1, 1, 9.0, 1.0)})()
     assert ask(gate_of_one, "GET", "/readyz").status == 503
@@ -271,7 +272,7 @@ def raises_twice(until):
 
 
 def test_a_beat_goes_on(who, raises_twice):
-    beat = Beat(raises_twice, 0.001)
+    beat = Periodic(raises_twice, 0.001, "a beat")
     beat.start()
     raises_twice.well()
     beat.stop()

@@ -271,6 +271,7 @@ def test_it_reads_what_h11_reads_in_the_same_way(data):
     assert ours.query == rest.partition("?")[2]
 
 
+@pytest.mark.slow
 @given(nearly_heads(), st.integers(0, 100))
 def test_a_head_is_never_complete_before_its_end(data, cut):
     try:

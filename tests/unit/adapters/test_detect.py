@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from paste.httpserver import ThreadPool as PasteThreadPool
 
-from wsgi_busyguard import BusyGuard, Gate, Load, Monitor
+from wsgi_busyguard import BusyGuard, Load, Monitor
 from wsgi_busyguard.adapters import detect as detection
 from wsgi_busyguard.adapters.detect import UNPATCHED, Server, find, find_early, threads
 from wsgi_busyguard.adapters.executor import CountingExecutor
@@ -535,20 +535,6 @@ def test_what_a_gate_leaves_in_the_environ_is_there_without_it_too(environ, foun
     assert 50.0 < seen["busyguard.deadline"] - time.monotonic() <= 60.0
 
 
-def test_a_dry_run_without_room_is_one_of_a_guard_that_refuses_nothing(ask, found, caplog):
-    found(Server("Peanut", 4))
-    guard = BusyGuard(app, slots=1, max_queue=2, dry_run=True)
-    shadow = guard.monitor.adapter
-    guests = [shadow.come(0.0) for _ in range(3)]
-    for _ in range(3):
-        assert ask(guard, "GET", "/x").text == "app"
-    assert not guard.dry_run.refused
-    assert isinstance(guard.monitor.adapter, Inside)
-    assert len(caplog.records) == 1
-    for guest in guests:
-        guest.end()
-
-
 def test_a_reader_that_cannot_be_made_leaves_the_server_as_it_would_be_alone(ask, found, caplog):
     def broken():
         raise RuntimeError("of tomorrow")
@@ -561,10 +547,9 @@ def test_a_reader_that_cannot_be_made_leaves_the_server_as_it_would_be_alone(ask
     guard.monitor.adapter.leave(slot)
 
 
-@pytest.mark.parametrize("dry_run", [False, True], ids=["for real", "in a dry run"])
-def test_a_child_process_that_has_room_has_its_gate(ask, found, adapter, dry_run):
+def test_a_child_process_that_has_room_has_its_gate(ask, found, adapter):
     found(Server("Peanut", 2, lambda: adapter))
-    guard = BusyGuard(app, slots=4, dry_run=dry_run)
+    guard = BusyGuard(app, slots=4)
     gate = guard.monitor.adapter
     ask(guard, "GET", "/x")
     assert repr(guard.monitor.adapter) == repr(adapter)
@@ -604,15 +589,3 @@ def test_where_one_who_waits_would_block_all_there_is_no_gate(ask, found, caplog
     assert isinstance(guard.monitor.adapter, Inside)
     assert "gevent.monkey.patch_all()" in caplog.text
     del slot
-
-
-def test_a_gate_is_lowered_but_never_raised():
-    gate = Gate(4, max_queue=8)
-    gate.lower(Limits(9, 99, 9.0))
-    assert gate.limits == (4, 8, 1.0)
-    slot = gate.enter()
-    gate.lower(Limits(1, 2, 1.0))
-    assert gate.limits == (1, 2, 1.0)
-    assert gate.read()[:3] == (0, 1, 1)
-    gate.leave(slot)
-    assert gate.empty

@@ -211,7 +211,7 @@ def channel():
 
 def test_a_guard_that_fails_lets_the_request_in_and_says_so_once(made, until, caplog):
     server = made(threads=1)
-    server.guard.asked = lambda *_: 1 / 0
+    server.guard.match = lambda *_: 1 / 0
     channels = [Channel() for _ in range(3)]
     for channel in channels:
         server.task_dispatcher.add_task(channel)

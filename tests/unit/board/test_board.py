@@ -444,7 +444,7 @@ def test_a_poster_that_nobody_has_gives_its_slot_back_and_its_thread_ends(board,
     publisher = Publisher(board, Fixed())
     publisher.join()
     publisher.start()
-    thread = publisher._thread
+    thread = publisher._beats._run.thread
     assert len(board.rows()) == 1
     del publisher
     until(lambda: gc.collect() is not None and not thread.is_alive())

@@ -9,7 +9,9 @@ import time
 import pytest
 
 from wsgi_busyguard import Board, Load, Monitor
+from wsgi_busyguard.board.layout import BEAT, COUNTS, READY, STARTING, STOPPING
 from wsgi_busyguard.board.publisher import Publisher
+from wsgi_busyguard.board.table import BORN, FLAGS, born
 from wsgi_busyguard.board.watcher import Watcher
 from wsgi_busyguard.counters import CHECKS
 from wsgi_busyguard.gate import Gate
@@ -220,9 +222,37 @@ def test_a_board_that_is_older_than_the_host_is_no_reason_to_fail(board, clock):
     assert board.changes().to_busy == 3
 
 
-def test_one_process_speaks_for_all(board):
-    assert not board.is_first()
+@pytest.mark.parametrize(
+    ("others", "leads"),
+    [
+        ([], True),
+        ([(READY, 0.1)], False),
+        ([(STARTING, 0.1)], True),
+        ([(STOPPING, 0.1)], True),
+        ([(READY, 5.0)], True),
+    ],
+    ids=["alone", "another", "it is not ready", "it stops", "it is silent"],
+)
+def test_of_several_processes_the_first_that_is_ready_and_not_silent_leads(
+    board, clock, others, leads
+):
+    pid = os.getppid()  # which is there
+    clock.now += 100
+    for state, silent in others:
+        beat = int((clock() - silent) * 1e9)
+        owner, first = pid << FLAGS | state, {BORN: born(pid, 0), BEAT: beat}
+        board.table.claim(owner, set(), lambda row, young: False, first, {}, COUNTS)
     publisher = joined(board, Gate(1))
-    assert board.is_first()
+    publisher.beat()
+    assert (board.is_leader(), board.leader() == os.getpid()) == (leads, leads)
+    publisher.leave()
+    clock.now += 10
+    assert board.leader() == (pid if others and others[0][0] == READY else None)
+
+
+def test_one_process_speaks_for_all(board):
+    assert not board.is_leader()
+    publisher = joined(board, Gate(1))
+    assert board.is_leader()
     publisher.stopping()
-    assert not board.is_first()
+    assert not board.is_leader()

@@ -24,9 +24,7 @@ from wsgi_busyguard.board.publisher import Publisher
 from wsgi_busyguard.board.table import OWNER
 from wsgi_busyguard.board.watcher import Watcher
 from wsgi_busyguard.checkport import CheckPort
-from wsgi_busyguard.haproxy import Push
 from wsgi_busyguard.load import UNKNOWN
-from wsgi_busyguard.metrics.sender import is_my_turn
 
 DEADLINE = 20.0
 
@@ -573,12 +571,9 @@ def test_a_board_that_cannot_be_used_is_told_at_construction(path, tmp_path):
 def test_who_has_only_imported_the_app_speaks_for_nobody(path, ask, board):
     """Neither to balancers nor to whoever keeps figures."""
     guard = BusyGuard(app, slots=4, board=path if board else None)
-    push = Push(guard.monitor, "unix:/nowhere#app/web1")
-    assert not is_my_turn(guard.monitor)
-    assert not push._is_my_turn()
+    assert not guard.monitor.is_leader()
     assert ask(guard).text == "app"
-    assert is_my_turn(guard.monitor)
-    assert push._is_my_turn()
+    assert guard.monitor.is_leader()
     if board:
         guard.monitor.adapter.stop()
         guard.monitor.adapter.leave()

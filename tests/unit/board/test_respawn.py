@@ -128,7 +128,7 @@ def test_a_later_board_becomes_the_one_at_its_path(tmp_path, monkeypatch):
     publisher.ready()
     publisher.beat()
     assert [row.pid for row in board.rows()] == [os.getpid()]
-    assert not board.is_first()  # others may be there
+    assert not board.is_leader()  # others may be there
     now[0] += 2_000_000_000
     publisher.beat()
     assert not folder.exists()
@@ -139,7 +139,7 @@ def test_a_later_board_becomes_the_one_at_its_path(tmp_path, monkeypatch):
     now[0] += 2_000_000_000
     publisher.beat()
     assert [row.pid for row in Board(folder / "board").rows()] == [os.getpid()]
-    assert board.is_first()
+    assert board.is_leader()
     publisher.leave()
     assert Board(folder / "board").rows() == []
 

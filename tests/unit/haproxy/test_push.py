@@ -319,24 +319,16 @@ def test_one_that_never_was_is_logged_once(push, tmp_path, until, caplog, monkey
     assert "No such file or directory" in record.getMessage()
 
 
-def test_the_pauses_between_attempts_grow_to_a_limit(push, tmp_path, until, monkeypatch):
-    pauses = []
-
-    class Stopped(threading.Event):
-        def wait(self, timeout=None):
-            if threading.current_thread().name == "busyguard-push-line":
-                pauses.append(timeout)
-                timeout = 0.001
-            return super().wait(timeout)
-
-    monkeypatch.setattr(module.threading, "Event", Stopped)
-    push(f"unix:{tmp_path}/none.sock#app/web1")
-
-    def attempts():
-        return [pause for pause in pauses if pause not in (module.LOOK, 0.05)]
-
-    until(lambda: len(attempts()) >= 9)
-    assert attempts()[:9] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0]
+def test_the_pauses_between_attempts_grow_to_a_limit(telling, tmp_path):
+    pushing = Push(Monitor(telling), f"unix:{tmp_path}/none.sock#app/web1")
+    pushing._number, (line,), pauses = 8, pushing._lines, []
+    for _ in range(9):
+        line._tell_now()
+        pauses.append(line.telling.pause)
+        line._tell_now()  # woken meanwhile
+        assert 0 < line.telling.pause <= pauses[-1]
+        line._retry_at = 0.0
+    assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0]
 
 
 def test_one_that_hangs_holds_up_no_other_and_no_listener(push, runtime, telling, until, tmp_path):
@@ -393,45 +385,14 @@ def test_an_end_is_an_end(push, runtime, telling, until):
 # Several processes
 
 
-class Row:
-    def __init__(self, pid, state="ready", beat=0.1):
-        self.pid, self.state, self.beat = pid, state, beat
-
-
-ME, OTHER = os.getpid(), os.getpid() + 1
-
-
-@pytest.mark.parametrize(
-    ("rows", "mine"),
-    [
-        ([Row(ME), Row(OTHER)], True),
-        ([Row(OTHER), Row(ME)], False),
-        ([Row(OTHER, "starting"), Row(ME)], True),
-        ([Row(OTHER, "stopping"), Row(ME)], True),
-        ([Row(OTHER, beat=5.0), Row(ME)], True),
-        ([Row(OTHER, beat=5.0), Row(ME, beat=6.0)], False),
-        ([Row(ME, "starting")], False),
-        ([], False),
-    ],
-    ids=[
-        *("the first", "the second", "the first is not ready", "the first stops"),
-        *("the first is stuck", "all are stuck", "not ready", "nobody"),
-    ],
-)
-def test_of_several_processes_the_first_that_is_ready_and_not_stuck_pushes(telling, rows, mine):
-    telling.load = IDLE
-    telling.shared = Shared(rows)
-    assert Push(Monitor(telling), ["unix:/a#app/web1"])._is_my_turn() is mine
-
-
 class Shared:
     was_ready = True
 
-    def __init__(self, rows):
-        self._rows = rows
+    def __init__(self, leads):
+        self.leads = leads
 
-    def rows(self):
-        return self._rows
+    def is_leader(self):
+        return self.leads
 
     def judge(self, load):
         from wsgi_busyguard.load import FREE, judge
@@ -441,15 +402,15 @@ class Shared:
 
 def test_the_next_one_takes_over_when_the_first_is_gone(telling, runtime, until):
     telling.load = IDLE
-    telling.shared = Shared([Row(OTHER), Row(ME)])
+    telling.shared = Shared(leads=False)
     balancer = runtime()
     pushing = Push(Monitor(telling), [balancer.to], every=0.05).start()
     try:
-        until(lambda: pushing._thread.is_alive())
+        until(lambda: pushing._watching.running)
         assert balancer.heard == []
-        telling.shared._rows = [Row(ME)]
+        telling.shared.leads = True
         until(lambda: balancer.number == 8)
-        telling.shared._rows = [Row(OTHER), Row(ME)]
+        telling.shared.leads = False
         until(lambda: pushing.number is None)
     finally:
         pushing.stop()

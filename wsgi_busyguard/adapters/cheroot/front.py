@@ -265,8 +265,8 @@ class CherootVisit(Visit):
 
     def __init__(self, front: CherootFront, conn: Any, request: Request | None) -> None:
         peer = str(conn.remote_addr)
-        ago = 0.0 if request is None else front.ago(request.head.headers, peer)
-        super().__init__(front, conn.socket, ago)
+        client = front.client({} if request is None else request.head.headers, peer)
+        super().__init__(front, conn.socket, *client)
         self._cheroot = front
         self._conn = conn
         self._request = request

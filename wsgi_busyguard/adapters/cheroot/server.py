@@ -153,13 +153,9 @@ def guarded_server(
     :param bind_addr: host and port, or the path of a UNIX socket.
     :param threads: how many requests may be in the app at once.
     :param grace: seconds that running requests get to finish when the process is told to stop.
-    :param options: ``max_queue``, ``max_wait``, ``client_timeout``, ``ready``, ``patience``,
-        ``check_root``, ``ready_paths``, ``live_paths``, ``on_busy``, ``on_free``, ``refusal``,
-        ``retry_after``, ``expose_load``, ``board``, ``push`` and ``trust_queue_header`` as in
-        :class:`wsgi_busyguard.BusyGuard`; all others are cheroot's: ``server_name``,
+    :param options: those of the guard, see :class:`~wsgi_busyguard.options.GuardOptions`; all
+        others are cheroot's: ``server_name``,
         ``request_queue_size`` (1024 here), ``timeout`` and so on.
-    :param progress_timeout: seconds for which a client may keep a thread waiting, by its upload or
-        by not reading its answer; 30, and no limit if inf.
     :raises ValueError, TypeError: for arguments that cannot be meant.
 
     The server's ``guard`` has ``monitor``, ``gate`` and ``drain(grace)``. ``start()`` returns when

@@ -13,7 +13,8 @@ from concurrent.futures.thread import BrokenThreadPool
 from typing import TYPE_CHECKING, Any
 
 from ..._support.locks import under
-from ..._support.log import Logger, logger
+from ..._support.log import Logger, Streak, logger
+from ..._support.periodic import Periodic
 from ...gate import Gate, Refused, Slot, Ticket
 from ...policy import Reason
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 # Seconds between two looks at the ages of those who wait, at the most and at the least.
-TICK, SHORTEST_TICK = 0.25, 0.01
+LONGEST_TICK, SHORTEST_TICK = 0.25, 0.01
 
 BROKEN = "a thread's initializer raised, so this executor cannot be used any more; make a new one"
 CLOSED = "cannot schedule new futures after shutdown"
@@ -80,7 +81,7 @@ class Carriers:
     def __init__(self, gate: Gate, changed: Callable[[], object] | None, ticks: bool) -> None:
         self._gate = gate
         self._changed = changed
-        self._failing = False  # changed(), since it last worked
+        self._untold = Streak()  # changed(), since it last worked
         self._here = threading.local()
         # A finalizer may submit or cancel, in a thread that it interrupts in here: an RLock.
         self._lock = threading.Condition(threading.RLock())
@@ -91,8 +92,8 @@ class Carriers:
         self._closed = False
         self._broken = False
         self._ticks = ticks and gate.limits.max_wait != math.inf
-        self._ticker: threading.Thread | None = None
-        self._stop = threading.Event()
+        interval = min(LONGEST_TICK, max(SHORTEST_TICK, gate.limits.max_wait / 4))
+        self._ticker = Periodic(self._tick, interval, "busyguard-executor")
 
     def add(self, job: Job, submit: Callable[..., object]) -> None:
         """Take a job; ``submit`` gives a carrier to the pool."""
@@ -104,7 +105,8 @@ class Carriers:
             self._settle(job)
             raise
         if outcome is None:
-            self._start_ticker()
+            if self._ticks:
+                self._ticker.start()
             if job.cancelled():  # by a shutdown, before it stood in the gate
                 job.cancel()
         else:
@@ -162,18 +164,13 @@ class Carriers:
             return
         try:
             self._changed()
-            self._failing = False
+            self._untold.over()
         except Exception:
-            if not self._failing:
-                self._failing = True
-                logger.exception("%r raised when told of a change", self._changed)
+            self._untold.failed("%r raised when told of a change", self._changed, exc_info=True)
 
     def stop_ticker(self) -> None:
         """End the ticker; nothing waits any more."""
-        self._stop.set()
-        ticker = self._ticker
-        if ticker is not None and ticker is not threading.current_thread():
-            ticker.join()
+        self._ticker.stop(wait=True)
 
     def _count(self, job: Job, submit: Callable[..., object]) -> None:
         """Count a job that is to come, and see to it that there is a carrier for it."""
@@ -286,29 +283,12 @@ class Carriers:
             self._gate.forfeit(slot)
         self.tell()
 
-    def _start_ticker(self) -> None:
-        ticker = under(self._lock, self._first_ticker)
-        if ticker is None:
-            return
-        try:
-            ticker.start()
-        except RuntimeError:  # no more threads: the ages are looked at when a job gets its slot
-            self._ticker = None
-
-    def _first_ticker(self) -> threading.Thread | None:
-        """Return the ticker if there is to be one and is none. Requires self._lock."""
-        if not self._ticks or self._ticker is not None:
-            return None
-        self._ticker = threading.Thread(target=self._tick, name="busyguard-executor", daemon=True)
-        return self._ticker
-
     def _tick(self) -> None:
-        """Look at the ages for as long as something waits."""
-        interval = min(TICK, max(SHORTEST_TICK, self._gate.limits.max_wait / 4))
-        while True:
-            self._stop.wait(interval)
-            self._gate.expire()
-            with self._lock:
-                if not self._waiting:
-                    self._ticker = None
-                    return
+        """Look at the ages, for as long as something waits.
+
+        If no thread is to be had for it, they are looked at when a job gets its slot.
+        """
+        self._gate.expire()
+        with self._lock:  # in which a job is noted before the ticker is started for it
+            if not self._waiting:
+                self._ticker.stop()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from ..._support.threads import INTERVAL
+from ..._support.periodic import BEAT_SECONDS
 from ..acceptqueue import waiting
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class StandingQueue:
         """Return how many stand there, and for how long nobody has got in."""
         since = self._since
         age = 0.0 if since is None else time.monotonic() - since
-        length = self._waiting() if age >= INTERVAL else 0
+        length = self._waiting() if age >= BEAT_SECONDS else 0
         return length, age if length else 0.0
 
     def _waiting(self) -> int:

@@ -6,18 +6,17 @@ is the server's part: subclass both classes.
 
 from __future__ import annotations
 
-import inspect
 import os
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 from ..._support.log import logger
-from ..._support.threads import Beat, Teller
+from ..._support.periodic import BEAT_SECONDS, Periodic
+from ..._support.threads import Teller
 from ..._support.unpatched import begin
 from ...board.membership import Member
-from ...checks import Check, Checks
-from ...deadlines.client_timeout import reader
+from ...deadlines.client_timeout import Client, reader
 from ...deadlines.clock_skew import QueueHeader
 from ...deadlines.deadline import timed
 from ...deadlines.environ import stamp, stamping
@@ -25,11 +24,12 @@ from ...gate import Gate, Slot, Ticket
 from ...haproxy import Push
 from ...metrics.orca import Reporter
 from ...monitor import Monitor
-from ...policy import CLIENT_TIMEOUT, DAMPED, PATIENCE, Reason, flag, seconds
+from ...options import FRONT, OPTIONS, from_keywords
+from ...policy import Reason, own_max_wait
 from ...responses import Responses
 from .accept_backlog import Outside, StandingQueue
 from .last_connections import HANDSHAKES, LINGER, LOOK, admit_no_more, pending
-from .progress import STALL, Clients
+from .progress import Clients
 from .sockets import gone, whole
 
 if TYPE_CHECKING:
@@ -38,12 +38,13 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-    from ...board.board import Board
+    from ...checks import Check
     from ...load import Adapter
-    from ...monitor import Listener
 
 # Seconds that stuck requests get when the process is told to stop: what Kubernetes gives a pod.
 GRACE = 30.0
+
+UNTENDED = "could not look after the queue; tried again at every beat"
 
 
 class Front:
@@ -69,36 +70,22 @@ class Front:
         threads: int,
         *,
         adapter: Adapter | None = None,
-        max_queue: float | None = None,
-        max_wait: float | None = None,
-        ready: str = DAMPED,
-        patience: float = PATIENCE,
-        check_root: bool = True,
-        ready_paths: Iterable[str] = ("/healthz", "/readyz"),
-        live_paths: Iterable[str] = ("/livez",),
-        on_busy: Listener | None = None,
-        on_free: Listener | None = None,
-        refusal: WSGIApplication | None = None,
-        retry_after: int = 1,
-        client_timeout: float | None = None,
-        progress_timeout: float = STALL,
-        expose_load: bool = False,
-        board: Board | str | os.PathLike[str] | None = None,
-        push: Iterable[str] | str = (),
-        trust_queue_header: bool = False,
+        **keywords: Any,
     ) -> None:
-        timeout = CLIENT_TIMEOUT if client_timeout is None else client_timeout
-        self.client_timeout = seconds("client_timeout", timeout)
-        trusts = flag("trust_queue_header", trust_queue_header)
-        self._patience = seconds("patience", patience)
-        self._checks = Checks(check_root, ready_paths, live_paths, ready)
-        self._responses = Responses(
-            refusal=refusal, retry_after=retry_after, expose_load=expose_load
-        )
-        self._plainly = self._responses if refusal is None else Responses(retry_after=retry_after)
-        self.gate = Gate(threads, max_queue, max_wait, client_timeout=client_timeout)
-        self._queue_header = QueueHeader(self.gate.is_idle, self.client_timeout) if trusts else None
-        self.clients = Clients(seconds("progress_timeout", progress_timeout))
+        options = from_keywords(FRONT, keywords)
+        self.client_timeout = options.timeout
+        self._patience = options.patience
+        self._checks = options.checks
+        self._responses = Responses(**options.some("refusal", "retry_after", "expose_load"))
+        self._plainly = self._responses
+        if options.refusal is not None:
+            self._plainly = Responses(retry_after=options.retry_after)
+        self.gate = Gate(threads, **options.some("max_queue", "max_wait", "client_timeout"))
+        queue_header = None
+        if options.trust_queue_header:
+            queue_header = QueueHeader(self.gate.is_idle, options.timeout)
+        self._told = reader(options.timeout, options.client_timeout_header, queue_header)
+        self.clients = Clients(options.progress_timeout)
         self.waiting: dict[Visit, None] = {}
         self.here = threading.local()  # in a thread that serves: whose request it has
         self.drained = threading.Event()
@@ -108,13 +95,13 @@ class Front:
         self._teller = Teller()
         self._standing = StandingQueue(self.listeners)
         read = Outside(self.gate if adapter is None else adapter, self._standing)
-        self._member = None if board is None else Member(board, read)
+        self._member = None if options.board is None else Member(options.board, read)
         self.monitor = Monitor(
-            self._member or read, on_busy=on_busy, on_free=on_free, deliver=self._teller.put
+            self._member or read, deliver=self._teller.put, **options.some("on_busy", "on_free")
         )
-        self._push = Push(self.monitor, push) if push else None
-        self._reported = Reporter(self.monitor).around if expose_load else _as_it_is
-        self._beat = Beat(self.beat)
+        self._push = Push(self.monitor, options.push) if options.push else None
+        self._reported = Reporter(self.monitor).around if options.expose_load else _as_it_is
+        self._beats = Periodic(self.beat, BEAT_SECONDS, "busyguard-beat", failing=UNTENDED)
 
     def start(self) -> None:
         """Begin to look after those who wait, a few times a second."""
@@ -122,13 +109,13 @@ class Front:
             self.gate.subscribe(self.monitor.refresh)
             self._member.enter()
         self._teller.start()
-        self._beat.start()
+        self._beats.start()
         if self._push is not None:
             self._push.start()
 
     def stop(self) -> None:
         """Stop that, and let go of everybody who still waits."""
-        self._beat.stop()
+        self._beats.stop(wait=True)
         self._teller.stop()
         if self._push is not None:
             self._push.stop()
@@ -155,14 +142,15 @@ class Front:
             return None
         return self._checks.match_request(method, path, query, headers)
 
-    def ago(self, headers: Mapping[str, str], peer: str = "") -> float:
-        """Return how long a request has waited in the proxy, if that is trusted.
+    def client(self, headers: Mapping[str, str], peer: str = "") -> Client:
+        """Return what a request tells of its client, where that is trusted.
 
         :param headers: as environ has them, of the request.
         :param peer: the address that it came from.
         """
-        header = self._queue_header
-        return 0.0 if header is None else header.ago(headers, peer)
+        if self._told is None:
+            return Client(0.0, self.client_timeout)
+        return self._told({**headers, "REMOTE_ADDR": peer})
 
     def answer(self, check: Check, accept: str | None) -> WSGIApplication:
         """Return the answer to a check, as things are now."""
@@ -194,7 +182,9 @@ class Front:
                 return decided(environ, start_response)
             visit: Visit | None = getattr(here, "visit", None)
             if visit is not None:
-                until = visit.began + self.client_timeout
+                if visit.is_too_late():
+                    return self.refusal(Reason.QUEUE_AGE)(environ, start_response)
+                until = visit.began + visit.patience
                 stamp(environ, self.monitor, visit.waited, until)
                 return timed(app(environ, start_response), until)
             return app(environ, start_response)
@@ -203,8 +193,7 @@ class Front:
 
     def behind(self, app: WSGIApplication) -> WSGIApplication:
         """Return the app for a server in front of which the guard cannot stand."""
-        told = reader(self.client_timeout, None, self._queue_header)
-        stamped = stamping(self._reported(app), self.monitor, self.client_timeout, told)
+        stamped = stamping(self._reported(app), self.monitor, self.client_timeout, self._told)
 
         def serve(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
             path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
@@ -297,12 +286,16 @@ class Visit:
 
     :param sock: its client's.
     :param ago: seconds for which it has waited elsewhere; they count as waiting here.
+    :param patience: seconds after which its client gives up, if it says so.
     :ivar waited: seconds that it waited for its slot.
     :ivar began: monotonic seconds at which it came.
     """
 
-    def __init__(self, front: Front, sock: Any, ago: float = 0.0) -> None:
+    def __init__(
+        self, front: Front, sock: Any, ago: float = 0.0, patience: float | None = None
+    ) -> None:
         self._front = front
+        self.patience = front.client_timeout if patience is None else patience
         self._slot: Slot | None = None
         self.socket = sock
         self.ticket = Ticket(self._woken, ago)
@@ -332,6 +325,22 @@ class Visit:
             if slot is not None:
                 self._front.gate.forfeit(slot)
         return left
+
+    def is_too_late(self) -> bool:
+        """Return whether it has waited for longer than its own client would, now in its thread.
+
+        Then the slot is given back. Not before it has a thread: a slot that is handed on at once
+        could go through the whole queue on one stack.
+        """
+        gate = self._front.gate
+        most = own_max_wait(gate.limits, self._front.client_timeout, self.patience)
+        late = self.patience != self._front.client_timeout and self.waited > most
+        if not late or self.waited <= self.ticket.ago:  # it found a slot free, as old as it was
+            return False
+        slot, self._slot = self._slot, None
+        if slot is not None:
+            gate.forfeit(slot, Reason.QUEUE_AGE)
+        return True
 
     def run(self) -> None:
         """Have a thread of the server serve the request, and :meth:`leave` after it."""
@@ -365,10 +374,6 @@ class Visit:
 
 def _as_it_is(app: WSGIApplication) -> WSGIApplication:
     return app
-
-
-# What can be said to a guard, among the arguments of a function that makes a server.
-OPTIONS = frozenset(inspect.signature(Front).parameters) - {"threads", "adapter"}
 
 
 def split(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

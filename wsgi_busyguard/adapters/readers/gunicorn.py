@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ...load import Load
 from ..acceptqueue import in_the_kernel
 from .in_flight import inside
-from .prefork import speaks
+from .prefork import posts_the_queue
 
 if TYPE_CHECKING:
     from ...board.board import Board
@@ -64,7 +64,7 @@ class GunicornAdapter:
 
     def _in_the_kernel(self) -> int:
         worker, board = self._worker, self._board
-        if board is not None and not worker.cfg.reuse_port and not speaks(board):
+        if board is not None and not worker.cfg.reuse_port and not posts_the_queue(board):
             return 0
         return in_the_kernel(worker.sockets) or 0
 

@@ -106,13 +106,9 @@ def others(active: int) -> int:
     return max(0, active - asking())
 
 
-def speaks(board: Board) -> bool:
-    """Return whether this process is the one that posts the queue of all.
-
-    The process of the lowest id does. When it is gone the next one does.
-    """
-    here = os.getpid()
-    return all(row.pid >= here for row in board.rows() if row.state == "ready")
+def posts_the_queue(board: Board) -> bool:
+    """Return whether this process is the one that posts the queue of all: no other one leads."""
+    return board.leader() in (None, os.getpid())
 
 
 class Share:
@@ -131,7 +127,7 @@ class Share:
     def read(self) -> Load | None:
         """Return the figures of this instant."""
         load = self._adapter.read()
-        return load if load is None or speaks(self._board) else load._replace(queued=0)
+        return load if load is None or posts_the_queue(self._board) else load._replace(queued=0)
 
     def counts(self) -> Counters | None:
         """Return what is counted in this process."""

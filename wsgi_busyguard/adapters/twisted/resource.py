@@ -18,7 +18,7 @@ from ..._support.log import logger
 from ..._support.request_head import split_target
 from ..._support.wsgi_app import wsgi_app
 from ...board.membership import Member
-from ...checks import Check, Checks
+from ...deadlines.client_timeout import Client, reader
 from ...deadlines.clock_skew import QueueHeader
 from ...deadlines.deadline import timed
 from ...deadlines.environ import stamp
@@ -26,7 +26,8 @@ from ...gate import Gate, Slot, Ticket
 from ...haproxy import Push
 from ...metrics.orca import Reporter
 from ...monitor import Monitor
-from ...policy import CLIENT_TIMEOUT, DAMPED, PATIENCE, Reason, flag, seconds
+from ...options import TWISTED, from_keywords
+from ...policy import Reason, own_max_wait
 from ...responses import Responses
 from .connections import Connections, connection_of
 from .pipelining import Turns
@@ -34,15 +35,13 @@ from .reactor_lag import Beat, LateGate
 from .reactor_response import headers_of, send
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Iterable
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
     from twisted.python.threadpool import ThreadPool
     from twisted.web.server import Request
 
-    from ...board.board import Board
-    from ...monitor import Listener
+    from ...checks import Check
 
 
 @implementer(IResource)
@@ -50,9 +49,10 @@ class GuardedWSGIResource:
     """Serves a WSGI app from a thread pool, with the queue in front of the pool.
 
     Takes what :class:`twisted.web.wsgi.WSGIResource` takes, and stands in the same place. The pool
-    should be for this app alone: as many requests are let in as it may have threads. The keyword
-    arguments are those of :class:`wsgi_busyguard.BusyGuard`. With a ``board`` it posts there from
-    the moment at which the reactor runs, at the reactor's own beat.
+    should be for this app alone: as many requests are let in as it may have threads. With a
+    ``board`` it posts there from the moment at which the reactor runs, at the reactor's own beat.
+
+    :param keywords: see :class:`~wsgi_busyguard.options.GuardOptions`.
 
     :ivar monitor: the :class:`~wsgi_busyguard.Monitor`; its listeners run in the reactor thread.
     :ivar gate: the :class:`~wsgi_busyguard.Gate`.
@@ -65,37 +65,19 @@ class GuardedWSGIResource:
         reactor: Any,
         threadpool: ThreadPool,
         application: WSGIApplication,
-        *,
-        max_queue: float | None = None,
-        max_wait: float | None = None,
-        ready: str = DAMPED,
-        patience: float = PATIENCE,
-        check_root: bool = True,
-        ready_paths: Iterable[str] = ("/healthz", "/readyz"),
-        live_paths: Iterable[str] = ("/livez",),
-        on_busy: Listener | None = None,
-        on_free: Listener | None = None,
-        refusal: WSGIApplication | None = None,
-        retry_after: int = 1,
-        client_timeout: float | None = None,
-        expose_load: bool = False,
-        board: Board | str | os.PathLike[str] | None = None,
-        push: Iterable[str] | str = (),
-        trust_queue_header: bool = False,
+        **keywords: Any,
     ) -> None:
         wsgi_app("application", application)
         if not isinstance(getattr(threadpool, "max", None), int):
             raise TypeError(f"threadpool must be a twisted ThreadPool, not {threadpool!r}")
-        if client_timeout is None:
-            client_timeout = CLIENT_TIMEOUT
-        self._client_timeout = seconds("client_timeout", client_timeout)
-        trusts = flag("trust_queue_header", trust_queue_header)
-        self._patience = seconds("patience", patience)
-        self._checks = Checks(check_root, ready_paths, live_paths, ready)
-        self._responses = Responses(
-            refusal=refusal, retry_after=retry_after, expose_load=expose_load
-        )
-        self._plainly = self._responses if refusal is None else Responses(retry_after=retry_after)
+        options = from_keywords(TWISTED, keywords)
+        self._client_timeout = options.timeout
+        self._patience = options.patience
+        self._checks = options.checks
+        self._responses = Responses(**options.some("refusal", "retry_after", "expose_load"))
+        self._plainly = self._responses
+        if options.refusal is not None:
+            self._plainly = Responses(retry_after=options.retry_after)
         self._speechless = False  # the last attempt to refuse with the refusal app failed
         self._threadless = False  # the last attempt to have a pool thread run a request failed
         self._reactor = reactor
@@ -103,25 +85,29 @@ class GuardedWSGIResource:
         self._beside: Callable[[], object] = _nothing  # what else to do a few times a second
         self._pool = threadpool
         self._application = application
-        self.gate = Gate(threadpool.max, max_queue, max_wait, client_timeout=client_timeout)
-        self._queue_header = QueueHeader(self.gate.is_idle, client_timeout) if trusts else None
+        self.gate = Gate(threadpool.max, **options.some("max_queue", "max_wait", "client_timeout"))
+        queue_header = None
+        if options.trust_queue_header:
+            queue_header = QueueHeader(self.gate.is_idle, options.timeout)
+        self._told = reader(options.timeout, options.client_timeout_header, queue_header)
         self._beat = Beat(reactor, self._every_beat)
         self._late = LateGate(self.gate, self._beat)
-        self._member = None if board is None else Member(board, self._late, loop=True)
+        self._member = None
+        if options.board is not None:
+            self._member = Member(options.board, self._late, loop=True)
         self.monitor = Monitor(
             self._member or self._late,
-            on_busy=on_busy,
-            on_free=on_free,
             deliver=reactor.callFromThread,
+            **options.some("on_busy", "on_free"),
         )
         self._reported: Callable[[WSGIApplication], WSGIApplication] = _as_it_is
-        if expose_load:
+        if options.expose_load:
             self._reported = Reporter(self.monitor).around
             self._application = self._reported(application)
         # Not before the reactor runs: twistd forks before that, and a beat would be late at once.
         reactor.callWhenRunning(self._beat.start)
-        if push:
-            pushing = Push(self.monitor, push)
+        if options.push:
+            pushing = Push(self.monitor, options.push)
             reactor.callWhenRunning(pushing.start)
             reactor.addSystemEventTrigger("after", "shutdown", pushing.stop)
         if self._member is not None:
@@ -209,12 +195,12 @@ class GuardedWSGIResource:
             request.method.decode("latin-1"), path, query, dict(headers_of(request))
         )
 
-    def _ago(self, request: Request) -> float:
-        """Return how long the request has waited in the proxy, if that is trusted."""
-        if self._queue_header is None:
-            return 0.0
+    def _client(self, request: Request) -> Client:
+        """Return what the request tells of its client, where that is trusted."""
+        if self._told is None:
+            return Client(0.0, self._client_timeout)
         peer = getattr(request.getClientAddress(), "host", "")  # a UNIX socket has none
-        return self._queue_header.ago(dict(headers_of(request)), peer)
+        return self._told({**dict(headers_of(request)), "REMOTE_ADDR": peer})
 
     def _every_beat(self) -> None:
         self.gate.expire()
@@ -250,7 +236,9 @@ class Visit:
         self._guard = guard
         self._request = request
         self._gone = False
-        self._ticket = Ticket(self._woken, guard._ago(request))
+        ago, self._patience = guard._client(request)
+        self._ticket = Ticket(self._woken, ago)
+        self._slot: Slot | None = None  # while it has one
         self._waited = self._began = 0.0
         self._run: Callable[[], object] = _nothing
 
@@ -272,7 +260,12 @@ class Visit:
     ) -> Iterable[bytes]:
         """Run the app with the guard's stamps in its environ."""
         guard = self._guard
-        until = self._began + guard._client_timeout
+        if self._is_too_late():
+            self._request.quiet = True  # type: ignore[attr-defined] # no line in the access log
+            return guard._reported(guard._plainly.refused(Reason.QUEUE_AGE))(
+                environ, start_response
+            )
+        until = self._began + self._patience
         stamp(environ, guard.monitor, self._waited, until)
         return timed(guard._application(environ, start_response), until)
 
@@ -289,12 +282,29 @@ class Visit:
         """Run the app, in a pool thread; its body is closed when this returns."""
         self._waited = slot.waited
         self._began = (slot.since or 0.0) - slot.waited
+        self._slot = slot
         run = self._run
         self._let_go()
         try:
             run()
         finally:
-            self._guard.gate.leave(slot)
+            if self._slot is not None:
+                self._guard.gate.leave(slot)
+
+    def _is_too_late(self) -> bool:
+        """Return whether it has waited for longer than its own client would; without a slot then.
+
+        In the pool thread: a slot that is handed on before could go through the whole queue on one
+        stack.
+        """
+        guard, ago = self._guard, self._ticket.ago
+        most = own_max_wait(guard.gate.limits, guard._client_timeout, self._patience)
+        late = self._patience != guard._client_timeout and self._waited > most
+        if not late or self._waited <= ago or self._slot is None:
+            return False  # or it found a slot free, as old as it was
+        slot, self._slot = self._slot, None
+        guard.gate.forfeit(slot, Reason.QUEUE_AGE)
+        return True
 
     def _left(self, _failure: object) -> None:
         """Give up the place of a client that has left. In the reactor thread."""

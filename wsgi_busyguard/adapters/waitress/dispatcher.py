@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
     from ...checks import Check
+    from ...deadlines.client_timeout import Client
 
 # What is waited for, at the very end, are threads that are stuck.
 PATIENCE = 0.5
@@ -219,8 +220,8 @@ class GuardedDispatcher(Quiet):
             self._checks.add_task(Saying(self._front, channel, self._answer(check)))
         else:
             peer, *_ = getattr(channel, "addr", None) or ("",)
-            ago = self._front.ago(headers, str(peer))
-            WaitressVisit(self._front, self, channel, ago).enter()
+            client = self._front.client(headers, str(peer))
+            WaitressVisit(self._front, self, channel, client).enter()
 
     def _answer(self, check: Check) -> WSGIApplication:
         front = self._front
@@ -235,9 +236,9 @@ class WaitressVisit(Visit):
     """One request on its way through the gate; to waitress, a task."""
 
     def __init__(
-        self, front: WaitressFront, dispatcher: GuardedDispatcher, channel: Any, ago: float
+        self, front: WaitressFront, dispatcher: GuardedDispatcher, channel: Any, client: Client
     ) -> None:
-        super().__init__(front, channel.socket, ago)
+        super().__init__(front, channel.socket, *client)
         self._waitress = front
         self._dispatcher = dispatcher
         self.channel = channel

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import importlib
 import os
-import signal
 import sys
-from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..._support.usage_error import Mistake
 from ..._support.wsgi_app import wsgi_app
 from ...adapters.front.progress import STALL
-from ...board.board import BoardFull
-from ...checkport.ports import AgentPort, CheckPort, address, introduce
-from ...haproxy import Push
+from ...checkport.ports import address
 from ...haproxy.runtime_api import targets
 from ...policy import (
     CLIENT_TIMEOUT,
@@ -26,17 +22,17 @@ from ...policy import (
     seconds,
     whole,
 )
+from ..mistakes import said_in_one_line
 from .gunicorn import serve_gunicorn
+from .twisted import serve_twisted
 from .waitress import serve_waitress
 from .werkzeug import serve_werkzeug
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     from _typeshed.wsgi import WSGIApplication
-
-    from ...monitor import Monitor
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -122,15 +118,6 @@ def examine(options: Mapping[str, Any]) -> None:
         targets(options["push"])
 
 
-@contextmanager
-def said_in_one_line() -> Iterator[None]:
-    """Turn what arguments can be blamed for into a mistake."""
-    try:
-        yield
-    except (ValueError, TypeError, OSError, BoardFull) as error:
-        raise Mistake(str(error)) from error
-
-
 def import_app(spec: str) -> WSGIApplication:
     """Return the app that ``MODULE:APP`` names; the folder it is called in is searched first."""
     module_name, _, name = spec.partition(":")
@@ -158,116 +145,9 @@ def import_app(spec: str) -> WSGIApplication:
     return found  # type: ignore[no-any-return]
 
 
-def serve_twisted(app: WSGIApplication, arguments: argparse.Namespace) -> int:
-    """Serve with Twisted: the guard stands in front of the reactor's thread pool."""
-    try:
-        from twisted.internet import reactor as twisted_reactor
-        from twisted.internet.error import CannotListenError
-
-        from ...adapters.twisted import guarded_site
-    except ImportError as error:
-        raise Mistake("Twisted is missing: pip install 'wsgi-busyguard[twisted]'") from error
-    reactor: Any = twisted_reactor
-    _log_warnings()
-    with ExitStack() as stack:
-        host, port = address(arguments.listen)
-        with said_in_one_line():
-            options = _guarding(arguments)
-            site = guarded_site(app, arguments.threads, grace=arguments.grace, **options)
-        site.quiet = True
-        try:
-            listening = reactor.listenTCP(port, site, interface=host, backlog=1024)
-        except CannotListenError as error:
-            with opening(arguments.listen):
-                raise error.socketError from None
-        where = _start_ports(site.guard.monitor, arguments, stack)
-        reactor.addSystemEventTrigger("before", "shutdown", leave_at_next_signal)
-        _say(arguments, host, listening.getHost().port, where)
-        reactor.run()
-    return 0
-
-
-def _log_warnings() -> None:
-    """Have Twisted write warnings and worse to standard error.
-
-    It keeps the last 65 536 lines in memory for as long as nobody says where they go.
-    """
-    from twisted import logger
-
-    known: Any = logger  # its observers are typed as what they are not
-    level = known.LogLevelFilterPredicate(known.LogLevel.warn)
-    observer = known.FilteringLogObserver(known.textFileLogObserver(sys.stderr), [level])
-    known.globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
-
-
 SERVERS = {
     "werkzeug": serve_werkzeug,
     "twisted": serve_twisted,
     "gunicorn": serve_gunicorn,
     "waitress": serve_waitress,
 }
-
-
-def _guarding(arguments: argparse.Namespace) -> dict[str, Any]:
-    names = ("max_queue", "max_wait", "client_timeout", "ready", "patience", "board", "expose_load")
-    return {name: getattr(arguments, name) for name in names}
-
-
-@contextmanager
-def opening(listen: str) -> Iterator[None]:
-    """Turn what may go wrong in listening at ``listen`` into a mistake."""
-    try:
-        yield
-    except OSError as error:
-        # A host that cannot be found has a number below 0, and words of its own.
-        known = error.errno is not None and error.errno > 0
-        why = os.strerror(error.errno or 0) if known else error.strerror or str(error)
-        raise Mistake(f"cannot listen at {listen}: {why}") from error
-    except ValueError as error:
-        raise Mistake(str(error)) from error
-
-
-def _start_ports(
-    monitor: Monitor, arguments: argparse.Namespace, stack: ExitStack
-) -> dict[str, tuple[str, int]]:
-    """Start the check port and the agent port, where asked for; return where they are."""
-    ports: dict[str, CheckPort | AgentPort] = {}
-    if arguments.check is not None:
-        with opening(arguments.check):
-            port = CheckPort(monitor, arguments.check, arguments.ready, arguments.patience)
-            ports["checks at http"] = port
-    if arguments.agent is not None:
-        with opening(arguments.agent):
-            ports["agent at tcp"] = AgentPort(monitor, arguments.agent)
-    introduce(ports.values())
-    for started in ports.values():
-        started.start()
-        stack.callback(started.stop)
-    if arguments.push:
-        stack.callback(Push(monitor, arguments.push).start().stop)
-    return {what: started.address for what, started in ports.items()}
-
-
-def _at_signals(handler: Callable[..., object]) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, handler)
-
-
-def leave_at_next_signal() -> None:
-    """Have the next SIGTERM or Ctrl-C end the process at once. In the main thread."""
-    _at_signals(lambda *_: os._exit(1))
-
-
-def _say(
-    arguments: argparse.Namespace, host: str, port: int, where: dict[str, tuple[str, int]]
-) -> None:
-    known = limits(
-        arguments.threads, arguments.max_queue, arguments.max_wait, arguments.client_timeout
-    )
-    print(
-        f"serving {arguments.app} at http://{host}:{port} with {arguments.server}: "
-        f"{known.slots} at once, {known.max_queue} waiting for at most {known.max_wait:g} s",
-        *(f"{what}://{host}:{port}" for what, (host, port) in where.items()),
-        sep="\n",
-        flush=True,
-    )

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from ..._support.listener import address, bound
 from ..._support.usage_error import Mistake
 from ...middleware import BusyGuard
+from ..mistakes import opening
 
 if TYPE_CHECKING:
     import argparse
@@ -29,9 +31,6 @@ def serve_gunicorn(app: WSGIApplication, arguments: argparse.Namespace) -> int:
 
     Does not return: gunicorn's master ends the process.
     """
-    from ..._support.listener import address, bound
-    from .command import opening
-
     try:
         from gunicorn.app.base import BaseApplication
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from ..._support.usage_error import Mistake
 from ...checkport.ports import bound
+from ..mistakes import opening, said_in_one_line
+from .startup import announce, at_signals, guard_options, leave_at_next_signal, start_ports
 
 if TYPE_CHECKING:
     import argparse
@@ -21,15 +23,13 @@ def serve_waitress(app: WSGIApplication, arguments: argparse.Namespace) -> int:
         from ...adapters.waitress import guarded_server
     except ImportError as error:
         raise Mistake("waitress is missing: pip install 'wsgi-busyguard[waitress]'") from error
-    from . import command as serve
-
     logging.basicConfig(format="%(message)s")  # waitress tells a traceback without asking for one
     with ExitStack() as stack:
-        with serve.opening(arguments.listen):
+        with opening(arguments.listen):
             listener = stack.enter_context(bound(arguments.listen))
         host, port = listener.getsockname()[:2]
-        with serve.said_in_one_line():
-            options = serve._guarding(arguments)
+        with said_in_one_line():
+            options = guard_options(arguments)
             server = guarded_server(
                 app,
                 threads=arguments.threads,
@@ -39,13 +39,13 @@ def serve_waitress(app: WSGIApplication, arguments: argparse.Namespace) -> int:
                 **options,
             )
         server.guard.shares = False  # the socket is from here
-        where = serve._start_ports(server.guard.monitor, arguments, stack)
+        where = start_ports(server.guard.monitor, arguments, stack)
 
         def stop(*_: object) -> None:
             server.guard.drain(arguments.grace)
-            serve.leave_at_next_signal()
+            leave_at_next_signal()
 
-        serve._at_signals(stop)
-        serve._say(arguments, host, port, where)
+        at_signals(stop)
+        announce(arguments, host, port, where)
         server.run()
     return 0

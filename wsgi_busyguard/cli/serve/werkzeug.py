@@ -11,7 +11,7 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 from ..._support.listening_sockets import NO_DESCRIPTOR
-from ..._support.threads import Beat
+from ..._support.periodic import BEAT_SECONDS, Periodic
 from ...adapters.front.accept_backlog import Outside, StandingQueue
 from ...adapters.front.descriptors import (
     Room,
@@ -25,6 +25,8 @@ from ...adapters.front.last_connections import HANDSHAKES, LINGER, LOOK, admit_n
 from ...adapters.front.progress import Clients
 from ...checkport.ports import bound
 from ...middleware import BusyGuard
+from ..mistakes import opening, said_in_one_line
+from .startup import announce, at_signals, guard_options, leave_at_next_signal, start_ports
 
 if TYPE_CHECKING:
     import argparse
@@ -35,33 +37,33 @@ if TYPE_CHECKING:
 
 def serve_werkzeug(app: WSGIApplication, arguments: argparse.Namespace) -> int:
     """Serve with Werkzeug's threaded server until SIGTERM or Ctrl-C."""
-    from . import command as serve
-
-    with serve.said_in_one_line():
-        guard = BusyGuard(app, slots=arguments.threads, **serve._guarding(arguments))
+    with said_in_one_line():
+        guard = BusyGuard(app, slots=arguments.threads, **guard_options(arguments))
     with ExitStack() as stack:
-        with serve.opening(arguments.listen):
+        with opening(arguments.listen):
             listener = stack.enter_context(bound(arguments.listen))
         server = _server(listener, guard, Clients(arguments.progress_timeout))
         stack.callback(server.server_close)
-        beat = Beat(_watching(listener, guard.monitor, server.look))
-        stack.callback(beat.stop)
+        beats = Periodic(
+            _watching(listener, guard.monitor, server.look), BEAT_SECONDS, "busyguard-beat"
+        )
+        stack.callback(beats.stop, wait=True)
         guard.monitor.serves = True  # before its first request
         if arguments.board is not None:
             publisher: Any = guard.monitor.adapter
             publisher.call()
-        where = serve._start_ports(guard.monitor, arguments, stack)
+        where = start_ports(guard.monitor, arguments, stack)
         ending = Ending(server, listener, guard, arguments.grace)
 
         def stop(*_: object) -> None:
-            serve.leave_at_next_signal()
+            leave_at_next_signal()
             ending.told.set()
 
         threading.Thread(target=ending.stop_when_told, daemon=True).start()
-        serve._at_signals(stop)
+        at_signals(stop)
         host, port = listener.getsockname()[:2]
-        serve._say(arguments, host, port, where)
-        beat.start()
+        announce(arguments, host, port, where)
+        beats.start()
         server.serve_forever(0.1)
         ending.serve_the_last()
     return 0

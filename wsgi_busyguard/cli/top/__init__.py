@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..._support.health_client import CHECK_PORT, CHECK_VARIABLE, NO_ANSWER, TIMEOUT, default_target
 from ..._support.usage_error import Mistake
 from ...policy import seconds
-from ..serve.command import said_in_one_line
+from ..mistakes import said_in_one_line
 from .plain import tell
 from .watching import Host
 

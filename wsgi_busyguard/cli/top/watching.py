@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import http.client
 import json
-import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..._support.health_client import FREE, NO_ANSWER, NOT_NOW, fetched, split
+from ..._support.periodic import Periodic
 from ...dashboard.formatting import plain
 from ...dashboard.history import Past, look_in
 from ...dashboard.processes import word
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ...dashboard.history import Look
     from ...dashboard.sentences import Sentence
 
-EVERY = 1.0
+EVERY_SECONDS = 1.0
 
 # What is told of why there is no answer.
 LONGEST_REASON = 100
@@ -70,7 +70,8 @@ class Host:
         self._timeout = timeout
         self._past = Past()
         self._last: float | None = None
-        self._stopping = threading.Event()
+        self._looking = Periodic(self._look_again, EVERY_SECONDS, f"top {self.name}", at_once=True)
+        self._due = 0.0
 
     def look(self) -> Seen:
         """Look once."""
@@ -89,18 +90,18 @@ class Host:
 
     def start(self) -> None:
         """Look once a second from now on."""
-        threading.Thread(target=self._go_on, name=f"top {self.name}", daemon=True).start()
+        self._looking.start()
 
     def stop(self) -> None:
         """Look no more. The thread is not waited for: it may be in the middle of a look."""
-        self._stopping.set()
+        self._looking.stop()
 
-    def _go_on(self) -> None:
-        due = time.monotonic()
-        while not self._stopping.is_set():
-            self.look()
-            due = max(due + EVERY, time.monotonic())
-            self._stopping.wait(due - time.monotonic())
+    def _look_again(self) -> None:
+        due = (self._due or time.monotonic()) + EVERY_SECONDS
+        self.look()
+        now = time.monotonic()
+        self._due = max(due, now)
+        self._looking.pause = self._due - now
 
     def _understood(self, shown: dict[str, Any], number: int) -> Seen:
         self._last = time.monotonic()

@@ -68,6 +68,10 @@ def blocked():
         one.close()
 
 
+def set_clock(gate, clock):
+    gate._clock = gate._queue._clock = clock
+
+
 def idle(executor, capacity):
     """Nothing is left, whatever has happened: no job, no slot, no carrier."""
     assert executor.read()[:3] == (0, 0, capacity)
@@ -156,7 +160,7 @@ def test_an_aged_out_job_times_out_while_every_thread_is_stuck(blocked):
 
 def test_an_aged_out_job_never_runs(blocked, clock):
     jobs = blocked(1, max_wait=1.0, ticker=False)
-    jobs.executor.gate._clock = clock
+    set_clock(jobs.executor.gate, clock)
     ran = []
     first = jobs.submit()
     waiting = jobs.executor.submit(ran.append, 1)
@@ -170,7 +174,7 @@ def test_an_aged_out_job_never_runs(blocked, clock):
 
 def test_a_loop_can_look_at_the_ages_itself(blocked, clock):
     jobs = blocked(1, max_wait=1.0, ticker=False)
-    jobs.executor.gate._clock = clock
+    set_clock(jobs.executor.gate, clock)
     _, waiting = jobs.submits(2)
     clock.now += 1.0
     jobs.executor.expire()
@@ -282,7 +286,7 @@ def test_each_change_of_the_figures_is_told(blocked, until):
 def test_an_aged_out_job_is_told_too(blocked, clock):
     seen = []
     jobs = blocked(1, ticker=False, changed=lambda: seen.append(jobs.executor.read()[:2]))
-    jobs.executor.gate._clock = clock
+    set_clock(jobs.executor.gate, clock)
     jobs.submits(2)
     assert seen[-1] == (1, 1)
     clock.now += 5
@@ -344,7 +348,7 @@ def test_one_that_raises_when_told_is_logged_once_a_streak_and_breaks_no_job(cap
 
 def test_a_job_knows_its_slot(blocked, clock):
     jobs = blocked(1, max_wait=100.0, ticker=False)
-    jobs.executor.gate._clock = clock
+    set_clock(jobs.executor.gate, clock)
     first = jobs.submit()
     waiting = jobs.executor.submit(
         lambda: (jobs.executor.current().since, jobs.executor.current().waited)
@@ -610,7 +614,7 @@ class ExecutorMachine(RuleBasedStateMachine):
         self.now = 1000.0
         limits = {"max_queue": self.MAX_QUEUE, "max_wait": self.MAX_WAIT}
         self.jobs = Blocked(self.SLOTS, **limits, ticker=False)
-        self.jobs.executor.gate._clock = lambda: self.now
+        set_clock(self.jobs.executor.gate, lambda: self.now)
         self.count = 0
         self.inside = []  # (number, future)
         self.waiting = []  # (number, future, arrived)
@@ -721,7 +725,7 @@ def test_a_job_that_will_not_run_keeps_nothing(blocked, clock):
             """Never called."""
 
     jobs = blocked(1, max_wait=1.0, ticker=False)
-    jobs.executor.gate._clock = clock
+    set_clock(jobs.executor.gate, clock)
     jobs.submit()
     things = [Thing(), Thing()]
     gone = [weakref.ref(thing) for thing in things]

@@ -10,8 +10,7 @@ import time
 import pytest
 
 from wsgi_busyguard import State
-from wsgi_busyguard._support.threads import Beat, Teller
-from wsgi_busyguard.adapters.front import base as module
+from wsgi_busyguard._support.threads import Teller
 from wsgi_busyguard.adapters.front import last_connections as lastcall
 from wsgi_busyguard.adapters.front.base import Front, Visit, split
 from wsgi_busyguard.adapters.front.signals import draining_at_signals
@@ -29,8 +28,8 @@ def pair():
 class Known(Visit):
     """A visit that notes what is done with it."""
 
-    def __init__(self, front, sock, ago=0.0):
-        super().__init__(front, sock, ago)
+    def __init__(self, front, sock, *client):
+        super().__init__(front, sock, *client)
         self.saw = []
 
     def run(self):
@@ -140,15 +139,37 @@ def test_whoever_has_waited_is_looked_at_again_when_his_turn_comes(front, visit,
 def test_what_a_request_has_waited_in_the_proxy_counts_if_that_is_trusted(pair):
     old, young = ({"HTTP_X_REQUEST_START": f"t={time.time() - ago:.3f}"} for ago in (20.0, 4.0))
     trusting = Ending(2, max_wait=10.0, trust_queue_header=True)
-    visits = [Known(trusting, pair[0], trusting.ago(headers)) for headers in (old, young, {})]
+    visits = [
+        Known(trusting, pair[0], trusting.client(headers).ago) for headers in (old, young, {})
+    ]
     for visit in visits:
         visit.enter()
     assert [visit.saw for visit in visits] == [["run"], ["run"], []]
     assert [visit.waited for visit in visits] == [0.0, pytest.approx(4.0, abs=1.0), 0.0]
-    visits.append(Known(trusting, pair[0], trusting.ago(old)))
+    visits.append(Known(trusting, pair[0], trusting.client(old).ago))
     visits[-1].enter()
     assert visits[-1].saw == [Reason.QUEUE_AGE]  # nobody is idle, so it may have waited
-    assert Ending(2).ago(old) == 0.0
+    assert Ending(2).client(old).ago == 0.0
+
+
+def test_whoever_says_that_it_gives_up_sooner_waits_for_no_longer(pair):
+    front = Ending(1, max_queue=2, max_wait=1000.0, client_timeout_header="X-Client-Timeout-Ms")
+    hasty = front.client({"HTTP_X_CLIENT_TIMEOUT_MS": "1"})
+    assert (hasty.patience, front.client({}).patience) == (0.001, 5.0)
+    first, second, third = (
+        Known(front, pair[0], *client) for client in (hasty, hasty, front.client({}))
+    )
+    for visit in (first, second, third):
+        visit.enter()
+    time.sleep(0.01)
+    assert not first.is_too_late()  # it has not waited
+    first.leave()
+    assert second.saw == ["run"]
+    assert second.is_too_late()
+    assert third.saw == ["run"]  # in its place
+    assert not third.is_too_late()
+    second.leave()
+    assert dict(zip(Reason, front.gate.counts().refused, strict=True))[Reason.QUEUE_AGE] == 1
 
 
 def test_stopping_lets_go_of_those_who_wait(front, visit):
@@ -283,7 +304,7 @@ def test_the_options_of_a_guard_are_told_from_those_of_a_server():
     ours, theirs = split({"max_queue": 1, "listen": "*:80", "ready": "exact", "board": None})
     assert ours == {"max_queue": 1, "ready": "exact", "board": None}
     assert theirs == {"listen": "*:80"}
-    assert not {"threads", "adapter"} & module.OPTIONS
+    assert split({"slots": 1}) == ({"slots": 1}, {})  # for the guard to say why it takes none
 
 
 def test_on_a_board_it_is_counted_from_its_start_to_its_end(tmp_path):
@@ -301,27 +322,6 @@ def test_on_a_board_it_is_counted_from_its_start_to_its_end(tmp_path):
 
 
 # Threads
-
-
-def test_a_beat_outlives_what_raises_and_says_so_once(until, caplog):
-    beats = []
-
-    def work():
-        beats.append(None)
-        raise RuntimeError("the work")
-
-    beat = Beat(work, interval=0.001)
-    beat.start()
-    until(lambda: len(beats) > 5)
-    beat.stop()
-    [record] = caplog.records
-    assert "could not look after the queue" in record.message
-
-
-def test_a_beat_may_be_stopped_by_its_own_work(until):
-    beat = Beat(lambda: beat.stop(), interval=0.001)
-    beat.start()
-    until(lambda: not beat._thread.is_alive())
 
 
 def test_a_teller_keeps_the_order_and_outlives_what_raises(until, caplog):

@@ -113,9 +113,10 @@ def test_an_answer_that_is_not_read_is_found(pair, monkeypatch, start, until):
 @pytest.mark.parametrize("end", [cut, hang_up])
 def test_what_is_no_socket_but_pyopenssls_ends_too(pair, end):
     """Whoever raised for one would do nothing for all others."""
-    ssl = pytest.importorskip("OpenSSL.SSL")
+    from OpenSSL import SSL
+
     ours, peer = pair
-    end(ssl.Connection(ssl.Context(ssl.TLS_SERVER_METHOD), ours))
+    end(SSL.Connection(SSL.Context(SSL.TLS_SERVER_METHOD), ours))
     peer.settimeout(DEADLINE)
     with contextlib.suppress(ConnectionResetError):
         assert peer.recv(1) == b""

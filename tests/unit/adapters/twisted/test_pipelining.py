@@ -115,7 +115,7 @@ def test_a_check_that_cannot_be_answered_when_it_is_its_turn_is_a_500(
     site = full()
     one = Connection(site)
     one.send(CHECK * 2)
-    monkeypatch.setattr(site.guard, "_answers", None)
+    monkeypatch.setattr(site.guard, "_responses", None)
     reactor.pump([TURN] * 3)
     assert b"HTTP/1.1 500 " in one.transport.value()
     assert "could not answer a request" in caplog.text

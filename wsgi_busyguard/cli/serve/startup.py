@@ -1,0 +1,73 @@
+"""What all servers of ``busyguard serve`` do when they start: options, ports, signals, the line."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+from ...checkport.ports import AgentPort, CheckPort, introduce
+from ...haproxy import Push
+from ...policy import limits
+from ..mistakes import opening
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+    from contextlib import ExitStack
+
+    from ...monitor import Monitor
+
+
+def guard_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments that are options of a guard."""
+    names = ("max_queue", "max_wait", "client_timeout", "ready", "patience", "board", "expose_load")
+    return {name: getattr(arguments, name) for name in names}
+
+
+def start_ports(
+    monitor: Monitor, arguments: argparse.Namespace, stack: ExitStack
+) -> dict[str, tuple[str, int]]:
+    """Start the check port and the agent port, where asked for; return where they are."""
+    ports: dict[str, CheckPort | AgentPort] = {}
+    if arguments.check is not None:
+        with opening(arguments.check):
+            port = CheckPort(monitor, arguments.check, arguments.ready, arguments.patience)
+            ports["checks at http"] = port
+    if arguments.agent is not None:
+        with opening(arguments.agent):
+            ports["agent at tcp"] = AgentPort(monitor, arguments.agent)
+    introduce(ports.values())
+    for started in ports.values():
+        started.start()
+        stack.callback(started.stop)
+    if arguments.push:
+        stack.callback(Push(monitor, arguments.push).start().stop)
+    return {what: started.address for what, started in ports.items()}
+
+
+def at_signals(handler: Callable[..., object]) -> None:
+    """Have SIGTERM and Ctrl-C call ``handler``."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handler)
+
+
+def leave_at_next_signal() -> None:
+    """Have the next SIGTERM or Ctrl-C end the process at once. In the main thread."""
+    at_signals(lambda *_: os._exit(1))
+
+
+def announce(
+    arguments: argparse.Namespace, host: str, port: int, where: dict[str, tuple[str, int]]
+) -> None:
+    """Print what is served, and where."""
+    known = limits(
+        arguments.threads, arguments.max_queue, arguments.max_wait, arguments.client_timeout
+    )
+    print(
+        f"serving {arguments.app} at http://{host}:{port} with {arguments.server}: "
+        f"{known.slots} at once, {known.max_queue} waiting for at most {known.max_wait:g} s",
+        *(f"{what}://{host}:{port}" for what, (host, port) in where.items()),
+        sep="\n",
+        flush=True,
+    )
