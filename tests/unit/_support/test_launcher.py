@@ -209,7 +209,7 @@ def test_calls_at_once_leave_no_more_to_do_than_one(scarce, environ, tmp_path):
     scarce.clear()
     guard(environ(path="/x"), print)
     assert guard._first == []
-    assert publisher._thread.is_alive()
+    assert publisher._beats.running
     publisher.stop()
 
 
