@@ -30,15 +30,14 @@ from ...responses import Responses
 from ..executor.executor import CountingExecutor, ForNobody, QueueFull, QueueTimeout
 from ..front.descriptors import NO_DESCRIPTOR, bearable
 from ..front.last_connections import LINGER, pending
+from ..front.lingering import SILENCE, Lingering, Waiting
 from ..front.progress import Answers as Unread
 from ..front.progress import Upload, cut
-from ..front.sockets import NO_REQUEST, cut_short, gone, plain, said, whole
+from ..front.sockets import MOST, NO_REQUEST, cut_short, gone, peeked, plain, said, whole
 from .balance import Balance
 from .http2_frames import refusal
-from .lingering_close import SILENCE, Lingering, Waiting
 from .partial_heads import PartHeads
 from .request_heads import asked_in_http2, environ_of, said_in_http2, speaks_http2
-from .sockets import MOST, peeked, send
 from .worker import Guarded, counting
 
 if TYPE_CHECKING:
@@ -499,12 +498,12 @@ class GuardedThreads(Guarded, ThreadWorker):
         refuse = self._responses.refused(reason)
         if speaks_http2(conn, begins):
             status, headers, _ = whole(refuse, plain("GET"))
-            send(conn.sock, refusal(begins, int(status[:3]), headers))
+            last = refusal(begins, int(status[:3]), headers)
         else:
             skip = proxied(begins) if self._proxied else 0
             method = "HEAD" if begins.startswith(b"HEAD ", skip or 0) else "GET"
-            send(conn.sock, said(refuse, method, LATEST, True))
-        self._lingering.close(conn.sock)
+            last = said(refuse, method, LATEST, True)
+        self._lingering.close(conn.sock, last)
 
     def _answered(self, conn: Any, data: bytes, fresh: bool) -> bool:
         """Answer a connection if it asks for a check and nothing else; return whether it did."""
@@ -514,9 +513,8 @@ class GuardedThreads(Guarded, ThreadWorker):
             answer = self._answer_in_http1(conn, data, fresh)
         if answer is None:
             return False
-        send(conn.sock, answer)
         self.nr_conns -= 1
-        self._lingering.close(conn.sock)
+        self._lingering.close(conn.sock, answer)
         return True
 
     def _answer_in_http1(self, conn: Any, data: bytes, fresh: bool) -> bytes | None:
