@@ -20,8 +20,8 @@ do, it logs once a streak, and the request is served without the guard.
 
 Of two threads that meet at one visit the gate decides which was first: ``wake`` is called once, and
 ``withdraw()`` is true for one caller only. So each visit sees one of :meth:`run`, :meth:`refuse`
-and :meth:`drop`, once. Only one whose client is found to have left at its turn sees two: it is
-given a thread, which drops it.
+and :meth:`drop`, once. One that has waited is looked at once more in the thread that it is given,
+which does not do its work if its client has left.
 
 *The states of a front*: made, started, draining (checks say so, new requests are refused, waiting
 and running ones are served), the last call (:func:`~.last_connections.last_call`: the kernel lets

@@ -204,14 +204,14 @@ class Visit:
     def serve(self, work: Callable[[], R]) -> R | None:
         """Do the work of this request, in a thread of the server, and give the slot back.
 
-        Not if its client has left; then it is dropped.
+        Return what it returns; ``None`` if it is not done, for its client has left. What ends the
+        connection then is the caller's to do.
         """
         here = self._front.here
         here.visit = self
         try:
             if self.waited > 0 and self.has_left():
                 self.forfeit()
-                self.drop()
                 return None
             return work()
         finally:

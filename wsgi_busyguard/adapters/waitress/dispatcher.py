@@ -275,9 +275,14 @@ class WaitressVisit(SocketVisit):
         watched = clients.watched(self.socket)
         clients.begin(watched)
         try:
-            self.serve(self.channel.service)
+            if not self.serve(self._served):
+                self.drop()
         finally:
             clients.end(watched)
+
+    def _served(self) -> bool:
+        self.channel.service()
+        return True
 
     def cancel(self) -> None:
         """Close the connection, for the server stops."""

@@ -36,15 +36,10 @@ from wsgi_busyguard.adapters.front.sockets import (
     wake_beyond,
 )
 from wsgi_busyguard.adapters.gunicorn.balance import DOUBT, LOOK, PATIENCE, Balance, is_sibling
-from wsgi_busyguard.adapters.gunicorn.gthread import (
-    KNOWN,
-    SPARE,
-    ConnectionPool,
-    moved,
-    queue_bound,
-)
+from wsgi_busyguard.adapters.gunicorn.known_names import KNOWN, moved
 from wsgi_busyguard.adapters.gunicorn.options import OPTIONS, read_options
 from wsgi_busyguard.adapters.gunicorn.partial_heads import unfinished_hello
+from wsgi_busyguard.adapters.gunicorn.pool import SPARE, ConnectionPool, queue_bound
 from wsgi_busyguard.options import GuardOptions
 
 DEADLINE = 20.0
