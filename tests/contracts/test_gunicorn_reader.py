@@ -12,7 +12,7 @@ from gunicorn.workers.gthread import ThreadWorker
 from contracts.reader import CAPACITY, AdapterContract
 from contracts.test_readers import Hanging
 from wsgi_busyguard.adapters.gunicorn import GunicornAdapter
-from wsgi_busyguard.adapters.gunicorn.gthread import ConnectionPool
+from wsgi_busyguard.adapters.gunicorn.pool import ConnectionPool
 
 
 class ConnectionPoolStage(Hanging):

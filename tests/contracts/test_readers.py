@@ -124,6 +124,9 @@ class AtOnce:
     def callWhenRunning(self, call):  # noqa: N802
         """The beat does not start, so nothing is late."""
 
+    def addSystemEventTrigger(self, *_):  # noqa: N802
+        """It never ends."""
+
 
 class LateGateStage:
     """A guarded resource's own adapter, with tickets as its requests have them."""

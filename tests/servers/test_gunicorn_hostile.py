@@ -23,7 +23,7 @@ from servers.test_gunicorn_threads import (
     gunicorn,
     inside,
 )
-from wsgi_busyguard.adapters.gunicorn.sockets import MOST
+from wsgi_busyguard.adapters.front.sockets import MOST
 
 __all__ = ["connect", "gunicorn"]  # fixtures
 

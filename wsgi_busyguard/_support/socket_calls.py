@@ -136,14 +136,14 @@ def _host(where: bytes) -> str:
     return socket.inet_ntop(family, where[begins:ends])
 
 
-def ready(sock: socket.socket, event: int) -> bool:
+def ready(sock: _socket.socket, event: int) -> bool:
     """Return whether what ``poll()`` calls ``event`` would not wait on a socket."""
     poller = select.poll()
     poller.register(sock, event)
     return bool(poller.poll(0))
 
 
-def readable(sock: socket.socket) -> bool:
+def readable(sock: _socket.socket) -> bool:
     """Return whether something can be read of a socket, or its end, as of one that is closed."""
     try:
         return ready(sock, select.POLLIN)

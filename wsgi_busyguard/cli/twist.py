@@ -13,8 +13,8 @@ from twisted.internet.error import CannotListenError
 from twisted.python import reflect, usage
 
 from .._support.wsgi_app import wsgi_app
+from ..adapters.front.base import GRACE
 from ..adapters.twisted import guarded_site
-from ..adapters.twisted.site import GRACE
 from ..checkport.ports import AgentPort, CheckPort, introduce
 from .serve.command import examine
 from .serve.startup import leave_at_next_signal

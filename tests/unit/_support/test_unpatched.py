@@ -19,7 +19,8 @@ from wsgi_busyguard._support.listener import listening
 from wsgi_busyguard._support.listening_sockets import listens
 from wsgi_busyguard._support.socket_calls import Plain
 from wsgi_busyguard._support.unpatched import Bell
-from wsgi_busyguard.adapters.gunicorn.sockets import drained, taken_over
+from wsgi_busyguard.adapters.front.lingering import taken_over
+from wsgi_busyguard.adapters.front.sockets import drained
 from wsgi_busyguard.adapters.readers.prefork import Listeners
 from wsgi_busyguard.adapters.unread_body import Leftovers
 

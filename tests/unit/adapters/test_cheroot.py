@@ -10,9 +10,9 @@ from django.core.handlers.asgi import ASGIHandler
 from wsgi_busyguard import Load, Monitor
 from wsgi_busyguard._support.request_head import read_head
 from wsgi_busyguard.adapters.cheroot import CherootAdapter, guarded_server
-from wsgi_busyguard.adapters.cheroot import reply_thread as module
 from wsgi_busyguard.adapters.cheroot.front import Request
 from wsgi_busyguard.adapters.cheroot.reply_thread import ReplyThread
+from wsgi_busyguard.adapters.front import lingering
 
 
 def app(environ, start_response):
@@ -222,7 +222,7 @@ def test_a_connection_is_closed_when_its_peer_has_closed_and_not_before(desk, pa
 
 
 def test_a_peer_who_never_closes_is_closed_after_a_while(desk, pairs, until, monkeypatch):
-    monkeypatch.setattr(module, "LINGER", 0.05)
+    monkeypatch.setattr(lingering, "CLOSE_LINGER", 0.05)
     closed = []
     for number, (ours, _) in enumerate(pairs):
         desk.put(lambda n=number, s=ours: desk.linger(s, lambda: closed.append(n)))
@@ -231,7 +231,7 @@ def test_a_peer_who_never_closes_is_closed_after_a_while(desk, pairs, until, mon
 
 
 def test_the_oldest_goes_when_too_many_linger(desk, pairs, until, monkeypatch):
-    monkeypatch.setattr(module, "MOST_LINGERING", 2)
+    monkeypatch.setattr(desk._lingering._waiting, "_limit", 2)
     closed = []
     for number, (ours, _) in enumerate(pairs):
         desk.put(lambda n=number, s=ours: desk.linger(s, lambda: closed.append(n)))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from webob import Request
 
 from wsgi_busyguard import BusyGuard, Load, Monitor
-from wsgi_busyguard.adapters.front.base import Front
+from wsgi_busyguard.adapters.front.threaded import ThreadedFront
 from wsgi_busyguard.checks import READY, Check
 from wsgi_busyguard.load import UNKNOWN
 from wsgi_busyguard.metrics.orca import HEADER, Pace, Rates, Reporter, report
@@ -246,7 +246,7 @@ def complains(status, headers):
 
 def test_the_fronts_report_what_they_serve_and_what_they_refuse(environ):
     for exposed in (True, False):
-        front = Front(1, max_queue=0, expose_load=exposed)
+        front = ThreadedFront(1, max_queue=0, expose_load=exposed)
         refused = Request.blank("/x").get_response(front.refusal(Reason.QUEUE_FULL))
         served = Request.blank("/x").get_response(front.guarded(app))
         behind = Request.blank("/x").get_response(front.behind(app))

@@ -12,14 +12,15 @@ from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from ..._support.log import logger
+from ..._support.log import Streak
 from ..._support.request_head import Head, read_head, unfinished
 from ..._support.socket_calls import readable
 from ..._support.unpatched import begin
 from ...policy import Reason
-from ..front.base import Front, Visit
+from ..front.base import UNJUDGED
 from ..front.descriptors import Room, excess, hang_up, in_turn, is_open, overdrawn
 from ..front.sockets import MOST, NO_REQUEST, cut_short, peeked, said, sent, wake_beyond
+from ..front.threaded import SocketVisit, ThreadedFront
 from .reply_thread import ReplyThread
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from ...checks import Check
 
 
-class CherootFront(Front):
+class CherootFront(ThreadedFront):
     """The guard in front of a cheroot server's threads."""
 
     def __init__(self, threads: int, **options: Any) -> None:
@@ -39,7 +40,7 @@ class CherootFront(Front):
         # not hold up the checks.
         self._checking = ReplyThread("busyguard-checks")
         self._refusing = ReplyThread("busyguard-refusals")
-        self._failing = False
+        self._unjudged = Streak()
         self.stopped = threading.Event()
         self.asking: dict[Any, None] = {}  # connections whose request is still to be answered
         self.idle: dict[Any, None] = {}  # connections in cheroot's loop, the oldest first
@@ -74,9 +75,7 @@ class CherootFront(Front):
                 self.make_room(excess(conn.socket.fileno()))
             self._judge(conn)
         except Exception:  # guarding must never be the outage
-            if not self._failing:
-                self._failing = True
-                logger.exception("could not judge a request; served without the guard")
+            self._unjudged.failed(UNJUDGED, exc_info=True)
             self.hand(conn)
 
     def flushed(self) -> bool:
@@ -171,7 +170,7 @@ class CherootFront(Front):
         else:
             answer = partial(self._answer, conn, request, check)
             self._checking.put(partial(_or_close, conn, answer))
-        self._failing = False
+        self._unjudged.over()
 
     def _waits_for_more(self, conn: Any, size: int, seen: int) -> bool:
         """Leave a connection whose head is not whole to cheroot's loop; return whether it was left.
@@ -260,13 +259,13 @@ class Request:
             conn.socket.recv(self.head.size)
 
 
-class CherootVisit(Visit):
+class CherootVisit(SocketVisit):
     """One request on its way through the gate."""
 
     def __init__(self, front: CherootFront, conn: Any, request: Request | None) -> None:
         peer = str(conn.remote_addr)
         client = front.client({} if request is None else request.head.headers, peer)
-        super().__init__(front, conn.socket, *client)
+        super().__init__(front, conn.socket, client)
         self._cheroot = front
         self._conn = conn
         self._request = request
@@ -283,16 +282,6 @@ class CherootVisit(Visit):
     def drop(self) -> None:
         """Close the connection; nobody is there to hear an answer."""
         self._conn.close()
-
-    def served_by(self, communicate: Callable[[], bool]) -> bool:
-        """Serve the request, in one of the threads; return whether to keep the connection."""
-        here = self._cheroot.here
-        here.visit = self
-        try:
-            return not self.has_left() and communicate()
-        finally:
-            here.visit = None
-            self.leave()
 
 
 def _ahead(conn: Any) -> bytes:

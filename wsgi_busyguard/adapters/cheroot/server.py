@@ -13,9 +13,10 @@ from cheroot.wsgi import Server
 
 from ..._support.wsgi_app import wsgi_app
 from ...policy import seconds, whole
-from ..front.base import GRACE, split
+from ..front.base import GRACE
 from ..front.descriptors import Accepting
 from ..front.signals import draining_at_signals
+from ..front.threaded import split
 from .front import CherootFront, CherootVisit
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class GuardedConnection(HTTPConnection):
         serve: Callable[[], bool] = super().communicate
         self.server.guard.clients.begin(self._upload)
         try:
-            return serve() if visit is None else visit.served_by(serve)
+            return serve() if visit is None else bool(visit.serve(serve))
         finally:
             self.used = True
             self.server.guard.clients.end(self._upload)

@@ -13,6 +13,10 @@ import socket
 import struct
 import sys
 from contextlib import suppress
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
 
 # Seconds for handshakes that are under way, which takes one round trip: a balancer is nearer. Not
 # more, for whoever comes meanwhile is not answered and tries again only after a second.
@@ -35,6 +39,55 @@ FILTER = (
     (0x06, 0, 0, 0),  # take nothing of the packet
     (0x06, 0, 0, 0xFFFFFFFF),  # take all of it
 )
+
+
+class Stoppable(Protocol):
+    """A server that can be asked what it has left, and told to listen no more."""
+
+    def listeners(self) -> Iterable[socket.socket]:
+        """Return the sockets at which it listens."""
+
+    def stop_listening(self) -> object:
+        """Take in those who wait there, and close them; now or soon."""
+
+    def awaited(self) -> bool:
+        """Return whether a request is still to come by a connection, as far as is known."""
+
+    def flushed(self) -> bool:
+        """Return whether all that was answered has been sent."""
+
+
+def last_call(
+    server: Stoppable,
+    closed: Iterable[socket.socket],
+    opened_by: int,
+    until: float,
+    now: Callable[[], float],
+) -> Iterator[float]:
+    """Have a server serve those who have connected, and nobody else; it is drained when this ends.
+
+    Yields the seconds to wait before it goes on, for a thread to sleep or a reactor to come back.
+
+    :param closed: those of the listeners that nobody else has.
+    :param opened_by: the process that has made them.
+    :param until: when it ends in any case.
+    :param now: the clock.
+    """
+    for listener in closed:
+        admit_no_more(listener, opened_by)
+    yield max(0.0, min(HANDSHAKES, until - now()))
+    listeners = list(server.listeners())
+    closing = min(now() + LINGER, until)
+    while any(map(pending, listeners)) and now() < closing:
+        yield LOOK
+    server.stop_listening()
+    yield 0.0
+    silent = now() + LINGER
+    while now() < until:
+        is_awaited = now() < silent and (server.awaited() or any(map(pending, listeners)))
+        if not is_awaited and server.flushed():
+            break
+        yield LOOK
 
 
 def admit_no_more(listener: socket.socket, opened_by: int) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .base import Front
+    from .threaded import ThreadedFront
 
 USUAL: dict[int, Any] = {
     signal.SIGTERM: signal.SIG_DFL,
@@ -19,7 +19,7 @@ USUAL: dict[int, Any] = {
 
 
 @contextmanager
-def draining_at_signals(front: Front, grace: float) -> Iterator[None]:
+def draining_at_signals(front: ThreadedFront, grace: float) -> Iterator[None]:
     """Drain at SIGTERM and Ctrl-C; the second of them does what it always did.
 
     Only in the main thread, and only where nobody else has said what these signals do.

@@ -12,9 +12,10 @@ from contextlib import suppress
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-from ..._support.socket_calls import ready
+from ..._support.socket_calls import readable, ready
 
 if TYPE_CHECKING:
+    import _socket
     from collections.abc import Iterable
 
     from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
@@ -53,13 +54,15 @@ def peeked(sock: socket.socket) -> bytes | None:
 
     ``None`` while nothing has come; empty if the peer has closed, or reset the connection.
     """
-    if not ready(sock, select.POLLIN):  # a socket with a timeout would wait for it
-        return None
+    # Only of a socket with a timeout recv() would wait. Of others nothing is asked: while the app
+    # computes, each call of a socket's costs 5 ms, for the interpreter's lock.
     try:
-        return sock.recv(MOST, socket.MSG_PEEK)
+        if sock.gettimeout() and not readable(sock):
+            return None
+        return sock.recv(MOST, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except (BlockingIOError, InterruptedError, TimeoutError):
         return None
-    except OSError:
+    except (OSError, ValueError):
         return b""
 
 
@@ -153,13 +156,22 @@ def sent(sock: socket.socket, data: bytes) -> bool:
     return False
 
 
-def drained(sock: socket.socket) -> bool:
-    """Throw away what a peer has sent; return whether he has closed."""
+def send_last(sock: _socket.socket, data: bytes) -> None:
+    """Send a little to a peer that reads or does not, and no more after it."""
+    with suppress(OSError):
+        if data:
+            sock.send(data, socket.MSG_DONTWAIT)  # a new connection's buffer takes it whole
+        sock.shutdown(socket.SHUT_WR)
+
+
+def drained(sock: _socket.socket) -> bool:
+    """Throw away what a peer has sent; return whether it has closed."""
+    waits = bool(sock.gettimeout())
     try:
         for _ in range(16):
-            if not ready(sock, select.POLLIN):
+            if waits and not readable(sock):
                 return False
-            if not sock.recv(65536):
+            if not sock.recv(65536, socket.MSG_DONTWAIT):
                 return True
     except (BlockingIOError, InterruptedError, TimeoutError):
         return False

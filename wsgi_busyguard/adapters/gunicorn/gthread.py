@@ -10,133 +10,43 @@ from __future__ import annotations
 import inspect
 import math
 import sys
-import threading
 import time
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import unquote_to_bytes
 
 from gunicorn import __version__
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from ..._support.listening_sockets import NO_DESCRIPTOR
 from ..._support.log import logger, unraised
-from ..._support.request_head import proxied
-from ...deadlines.deadline import timed
-from ...deadlines.environ import stamp
 from ...gate.gated import holding
 from ...policy import Reason
-from ...responses import Responses
-from ..executor.executor import CountingExecutor, ForNobody, QueueFull, QueueTimeout
+from ..executor.executor import QueueFull, QueueTimeout
 from ..front.descriptors import bearable
 from ..front.last_connections import LINGER, pending
-from ..front.progress import Answers as Unread
-from ..front.progress import Upload, cut
-from ..front.sockets import NO_REQUEST, cut_short, gone, plain, said, whole
+from ..front.lingering import SILENCE, Lingering, Waiting
+from ..front.progress import Upload
+from ..front.sockets import MOST, NO_REQUEST, cut_short, gone, peeked
 from .balance import Balance
-from .http2_frames import refusal
-from .lingering_close import SILENCE, Lingering, Waiting
+from .known_names import moved, parameters_of
 from .partial_heads import PartHeads
-from .request_heads import asked_in_http2, environ_of, said_in_http2, speaks_http2
-from .sockets import MOST, peeked, send
+from .pool import SPARE, ClientGone, ConnectionPool, queue_bound
+from .replies import Replies
+from .request_heads import read_ahead
 from .worker import Guarded, counting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from concurrent.futures import Future
+    from collections.abc import Callable
 
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from _typeshed.wsgi import WSGIApplication
 
     from ...options import GuardOptions
 
 R = TypeVar("R")
 
-# The methods that are overridden, and the parameters with which they are known. All gunicorns from
-# 20.1 to 27.0 have them so; where one does not, the guard does not stand in front.
-KNOWN: dict[str, set[tuple[str, ...]]] = {
-    "enqueue_req": {("conn",)},
-    "get_thread_pool": {()},
-    "handle": {("conn",)},
-    "finish_request": {("fs",), ("conn", "fs")},
-    "murder_keepalived": {(), ("force",)},
-}
-
-# What is said at once is said in this version of HTTP, and is the last that a connection hears.
-LATEST = (1, 1)
-
-# Connections that a worker accepts beyond its threads and its queue. At worker_connections it stops
-# accepting, and then a check waits in the kernel.
-SPARE = 8
-
 # Seconds until one is accepted when no file descriptor was left.
 PAUSE = 0.02
-
-
-def moved(worker_class: type) -> list[str]:
-    """Return what is not as it is known in gunicorn's worker class."""
-    return [name for name, ways in KNOWN.items() if _parameters(worker_class, name) not in ways]
-
-
-def _parameters(worker_class: type, name: str) -> tuple[str, ...] | None:
-    try:
-        return tuple(inspect.signature(getattr(worker_class, name)).parameters)[1:]
-    except (AttributeError, TypeError, ValueError):
-        return None
-
-
-def queue_bound(options: GuardOptions, threads: int, connections: int) -> float:
-    """Return how many requests may wait in a worker that accepts so many connections.
-
-    :raises ValueError: if more than it accepts are asked for.
-    """
-    room = max(0, connections - threads - SPARE)
-    if options.max_queue is None or options.max_queue == math.inf:
-        return min(4 * threads if options.max_queue is None else room, room)
-    if options.max_queue > room:
-        raise ValueError(
-            f"worker_connections={connections} is too few for threads={threads} and"
-            f" BUSYGUARD_MAX_QUEUE={options.max_queue}: start gunicorn with --worker-connections"
-            f" {threads + int(options.max_queue) + SPARE} at least, or lower the queue"
-        )
-    return options.max_queue
-
-
-class ClientGone(ForNobody):
-    """Whoever asked has left; raised for gunicorn to close the connection."""
-
-
-class ConnectionPool(CountingExecutor):
-    """The executor of one worker, which knows whose requests it has."""
-
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
-        self.monitor.quiet = True  # the host's writes the log
-        self._connections: dict[Future[Any], Any] = {}
-
-    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Take in a call of the worker's ``handle``."""
-        future: Future[Any] = super().submit(fn, *args, **kwargs)
-        self._connections[future] = args[0]
-        future.add_done_callback(self._forget)
-        return future
-
-    def drop_the_gone(self) -> int:
-        """Take out those who wait and have left; return how many."""
-        connections = self._connections.copy()
-        left = gone(conn.sock for conn in connections.values())
-        return sum(
-            future.cancel()  # false for those that run: what has begun is finished
-            for future, conn in connections.items()
-            if conn.sock in left
-        )
-
-    def served(self) -> list[Any]:
-        """Return the connections that have a thread."""
-        return [conn for future, conn in self._connections.copy().items() if future.running()]
-
-    def _forget(self, future: Future[Any]) -> None:
-        self._connections.pop(future, None)
 
 
 class GuardedThreads(Guarded, ThreadWorker):
@@ -167,15 +77,11 @@ class GuardedThreads(Guarded, ThreadWorker):
         super().__init__(*arguments, **named)
         options = self.options
         self._in_front = not moved(ThreadWorker)
-        self._checks = options.checks
-        self._responses = Responses(retry_after=options.retry_after)
-        self._proxied = str(self.cfg.proxy_protocol).lower() not in ("off", "false")
+        self._replies = Replies(options, self.cfg, lambda: self.monitor)
         # From 26.0 on connections are closed with patience, in the thread that should accept.
         self._patient = "graceful" in inspect.signature(TConn.close).parameters
         # Up to 23.0 gunicorn waits for a silent connection itself, and without end.
-        self._endless = _parameters(ThreadWorker, "accept") == ("server", "listener")
-        self._seen = threading.local()
-        self._unread = Unread(options.progress_timeout)
+        self._endless = parameters_of(ThreadWorker, "accept") == ("server", "listener")
         self._failing: set[str] = set()
 
     def get_thread_pool(self) -> Any:
@@ -190,10 +96,11 @@ class GuardedThreads(Guarded, ThreadWorker):
             bound = queue_bound(replace(options, max_queue=None), self.cfg.threads, sys.maxsize)
         self._pool = ConnectionPool(
             self.cfg.threads,
+            progress_timeout=options.progress_timeout,
             max_queue=bound,
             max_wait=options.max_wait,
             client_timeout=options.client_timeout,
-            changed=self._changed,
+            changed=lambda: self.publisher.post(),
             ticker=False,
         )
         return self._pool
@@ -208,27 +115,26 @@ class GuardedThreads(Guarded, ThreadWorker):
             # For each thread one may always be there who has connected and is about to speak.
             most = max(self.cfg.threads, self.worker_connections // 2)
             self._silent = Waiting(self.poller, most, self._silent_too_long)
-            secret = self.cfg.is_ssl
-            self._heads = PartHeads(
-                self._silent, self.enqueue_req, is_ssl=secret, is_proxied=self._proxied
-            )
+            kind = {"is_ssl": self.cfg.is_ssl, "is_proxied": self._replies.is_proxied}
+            self._heads = PartHeads(self._silent, self.enqueue_req, **kind)
             self._balance = Balance(self.host.board)
             return self._pool
         self._gate = counting(self.cfg.threads)
-        self._gate.subscribe(self._changed)
+        self._gate.subscribe(lambda: self.publisher.post())
         return self._gate
 
     def work(self) -> tuple[Any, ...]:
         """Also let those go who have left, and refuse those who have waited too long."""
         if not self._in_front:
             return super().work()
-        return (self._drop_the_gone, self._pool.expire, self._cut_the_stalled, *super().work())
+        pool = self._pool
+        return (pool.drop_the_gone, pool.expire, pool.cut_the_stalled, *super().work())
 
     def guarded(self, app: WSGIApplication) -> WSGIApplication:
         """Return the guarded app behind the stamps, for the queue is in front of both."""
         if self._in_front:
-            return self._stamped(super().guarded(app))
-        refused, timeout = self._responses.refused, self.options.timeout
+            return self._pool.stamped(super().guarded(app), self.monitor, self.options.timeout)
+        refused, timeout = self._replies.refused, self.options.timeout
         return super().guarded(holding(app, self._gate, self.monitor, refused, timeout))
 
     def accept(self, *arguments: Any) -> None:
@@ -328,7 +234,7 @@ class GuardedThreads(Guarded, ThreadWorker):
         super().wait_for_and_dispatch_events(*arguments, **named)
 
     def _safely(self, step: Callable[..., R], *arguments: Any) -> R | None:
-        """Take a step of the guard's own; return ``None`` if it raises, for the worker goes on."""
+        """Return what a step of the guard's own does; ``None`` if it raises: the worker goes on."""
         try:
             result = step(*arguments)
         except Exception:
@@ -349,23 +255,17 @@ class GuardedThreads(Guarded, ThreadWorker):
         return self._balance.leaves(taken, self.cfg.threads, partial(pending, listener))
 
     def _keeps_too_many(self) -> bool:
-        """Return whether requests wait here while another worker has less to do.
-
-        Those of connections that are kept alive come to this one alone.
-        """
+        """Return whether requests wait for this worker alone while another one has less to do."""
         load = self._pool.read()
         taken = load.queued + load.active
         return load.queued > 0 and self._balance.is_busier(taken, self.cfg.threads)
 
     def _seen_to(self, conn: Any) -> bool:
-        """Answer a check, wait for the rest of a head, let one go who has left; or do nothing.
-
-        Return whether there is nothing more to do.
-        """
+        """Answer a check, wait for the rest of a head or drop one; return whether that was it."""
         fresh = conn.parser is None
         if self.cfg.is_ssl and not fresh:  # what lies there can only be read by decrypting it
             return False
-        ahead, data = _ahead(conn), peeked(conn.sock)
+        ahead, data = read_ahead(conn), peeked(conn.sock)
         if data == b"" and not ahead:  # it has nothing to ask any more
             self._drop(conn)
             return True
@@ -436,28 +336,6 @@ class GuardedThreads(Guarded, ThreadWorker):
             conn.timeout = 0
         self._silent.shed(over - len(idle))  # these may be about to speak
 
-    def _changed(self) -> None:
-        self.publisher.post()
-
-    def _cut_the_stalled(self) -> None:
-        """Cut those off who keep a thread waiting and do not get on."""
-        conns = self._pool.served()
-        stalled = set(self._unread.stalled([conn.sock for conn in conns]))
-        for conn in conns:
-            upload = getattr(getattr(conn.parser, "unreader", None), "sock", None)
-            if isinstance(upload, Upload):
-                is_stalled = upload.cut_if_stalled()
-            else:  # its first head, and the handshake before it, have one time together
-                is_first = not getattr(conn, "is_http2", False) and hasattr(conn, "since")
-                most = self.options.progress_timeout
-                is_stalled = is_first and time.monotonic() - conn.since > most
-            if is_stalled or conn.sock in stalled:
-                cut(conn.sock)
-                logger.info("cut off a client that did not get on: %s", conn.client)
-
-    def _drop_the_gone(self) -> None:
-        self._pool.drop_the_gone()
-
     def _silent_too_long(self, conn: Any) -> None:
         if self.alive and self._safely(self._has_just_spoken, conn):
             self.enqueue_req(conn)
@@ -466,7 +344,7 @@ class GuardedThreads(Guarded, ThreadWorker):
 
     def _has_just_spoken(self, conn: Any) -> bool:
         data = peeked(conn.sock)
-        return self._heads.has_come(conn, None if data is None else _ahead(conn) + data)
+        return self._heads.has_come(conn, None if data is None else read_ahead(conn) + data)
 
     def _drop(self, conn: Any) -> None:
         self._silent.remove(conn.sock)
@@ -496,69 +374,17 @@ class GuardedThreads(Guarded, ThreadWorker):
         if self.cfg.is_ssl:  # nothing can be said before a handshake, which needs a thread
             type(conn).close(conn)
             return
-        begins = _ahead(conn) or peeked(conn.sock) or b""
-        refuse = self._responses.refused(reason)
-        if speaks_http2(conn, begins):
-            status, headers, _ = whole(refuse, plain("GET"))
-            send(conn.sock, refusal(begins, int(status[:3]), headers))
-        else:
-            skip = proxied(begins) if self._proxied else 0
-            method = "HEAD" if begins.startswith(b"HEAD ", skip or 0) else "GET"
-            send(conn.sock, said(refuse, method, LATEST, True))
-        self._lingering.close(conn.sock)
+        begins = read_ahead(conn) or peeked(conn.sock) or b""
+        self._lingering.close(conn.sock, self._replies.refusal(conn, begins, reason))
 
     def _answered(self, conn: Any, data: bytes, fresh: bool) -> bool:
         """Answer a connection if it asks for a check and nothing else; return whether it did."""
-        if speaks_http2(conn, data):
-            answer = self._answer_in_http2(conn, data)
-        else:
-            answer = self._answer_in_http1(conn, data, fresh)
+        answer = self._replies.to_check(conn, data, fresh)
         if answer is None:
             return False
-        send(conn.sock, answer)
         self.nr_conns -= 1
-        self._lingering.close(conn.sock)
+        self._lingering.close(conn.sock, answer)
         return True
-
-    def _answer_in_http1(self, conn: Any, data: bytes, fresh: bool) -> bytes | None:
-        skip = proxied(data) if fresh and self._proxied else 0
-        if skip is None or not self._may_ask(data[skip:]):
-            return None
-        environ = environ_of(conn, data)
-        answer = None if environ is None else self._check_in(environ)
-        if environ is None or answer is None:
-            return None
-        return said(answer, environ["REQUEST_METHOD"], LATEST, True)
-
-    def _answer_in_http2(self, conn: Any, data: bytes) -> bytes | None:
-        asked = asked_in_http2(data)
-        if asked is None or not self._may_be(*asked):
-            return None
-        return said_in_http2(conn, data, self._check_in)
-
-    def _may_ask(self, data: bytes) -> bool:
-        """Return whether this is worth a closer look, which costs twenty times as much."""
-        words = data[: data.find(b"\r\n")].split(b" ")
-        return len(words) == 3 and self._may_be(
-            words[0].decode("latin-1"), words[1].decode("latin-1")
-        )
-
-    def _may_be(self, method: str, target: str) -> bool:
-        """Return whether a request may be a check."""
-        if "://" in target:
-            return True
-        path = target.partition("?")[0]
-        name = unquote_to_bytes(path.encode("latin-1", "replace")).decode("latin-1")
-        return self._checks.match_request(method, name, "", ()) is not None
-
-    def _check_in(self, environ: WSGIEnvironment) -> WSGIApplication | None:
-        """Return the answer to a request that is a check."""
-        check = self._checks.match(environ)
-        if check is None:
-            return None
-        policy = check.policy
-        verdict = self.monitor.check(policy, self.options.patience) if policy else None
-        return self._responses.for_check(check, verdict, environ.get("HTTP_ACCEPT"))
 
     def _close(self, conn: Any, graceful: bool = False) -> None:
         vars(conn).pop("close", None)  # it holds the connection that holds it
@@ -566,29 +392,6 @@ class GuardedThreads(Guarded, ThreadWorker):
             self._safely(self._lingering.close, conn.sock, b"")
         else:
             conn.close()
-
-    def _stamped(self, app: WSGIApplication) -> WSGIApplication:
-        pool, seen, timeout = self._pool, self._seen, self.options.timeout
-
-        def stamped(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-            slot = pool.current()
-            since, waited = time.monotonic(), 0.0
-            # A connection of HTTP/2 has one slot for many requests; only the first has waited.
-            if slot is not None and getattr(seen, "since", None) != slot.since:
-                seen.since = since = slot.since or since
-                waited = slot.waited
-            until = since - waited + timeout
-            stamp(environ, self.monitor, waited, until)
-            return timed(app(environ, start_response), until)
-
-        return stamped
-
-
-def _ahead(conn: Any) -> bytes:
-    """Return what gunicorn has read ahead of a connection; its socket holds what comes after."""
-    if conn.parser is None:
-        return b""
-    return conn.parser.unreader.buf.getvalue()  # type: ignore[no-any-return]
 
 
 def _nothing(*_: object, **__: object) -> None:

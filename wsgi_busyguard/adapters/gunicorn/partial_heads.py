@@ -8,14 +8,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..._support.request_head import proxied, unfinished
+from ..front.lingering import SILENCE
 from ..front.sockets import wake_beyond
-from .lingering_close import SILENCE
-from .sockets import unfinished_hello
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .lingering_close import Waiting
+    from ..front.lingering import Waiting
+
+# RFC 8446, section 5.1: a record is its type, a version, a length in two bytes, and so much.
+_HANDSHAKE = 22
+_RECORD_HEADER = 5
 
 
 class PartHeads:
@@ -81,3 +84,13 @@ class PartHeads:
             return not self.unfinished(conn, begins)
         except ValueError:
             return True
+
+
+def unfinished_hello(data: bytes) -> bool:
+    """Return whether ``data`` is a part of the first record of TLS.
+
+    :raises ValueError: if it is no TLS.
+    """
+    if data[0] != _HANDSHAKE:
+        raise ValueError(f"expected a handshake, not {data[:20]!r}")
+    return len(data) < _RECORD_HEADER + int.from_bytes(data[3:_RECORD_HEADER], "big")

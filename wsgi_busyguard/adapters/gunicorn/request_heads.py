@@ -62,6 +62,13 @@ def environ_of(conn: Any, data: bytes) -> WSGIEnvironment | None:
     return environ  # type: ignore[no-any-return]
 
 
+def read_ahead(conn: Any) -> bytes:
+    """Return what gunicorn has read ahead of a connection; its socket holds what comes after."""
+    if conn.parser is None:
+        return b""
+    return conn.parser.unreader.buf.getvalue()  # type: ignore[no-any-return]
+
+
 def speaks_http2(conn: Any, data: bytes) -> bool:
     """Return whether a new connection begins as HTTP/2 in the clear, and may."""
     if negotiation is None or conn.parser is not None or len(data) < TELLING:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
+from ..front.sockets import whole
 from .connections import connection_of, speaks_http2
 
 if TYPE_CHECKING:
@@ -21,36 +22,16 @@ def send(request: Request, app: WSGIApplication, last: bool = False) -> None:
 
     :param last: whether to say that the connection is closed after it; that is up to the caller.
     """
-    status, headers, body = _called(app, _environ(request))
+    status, headers, body = whole(app, _environ(request))
     code, _, phrase = status.partition(" ")
     request.quiet = True  # type: ignore[attr-defined] # no line in the access log
     request.setResponseCode(int(code), phrase.encode("latin-1"))
     for name, value in headers:
-        request.responseHeaders.addRawHeader(name, value)
+        request.responseHeaders.addRawHeader(name.encode("latin-1"), value.encode("latin-1"))
     if last and not speaks_http2(connection_of(request.channel)):
         request.setHeader(b"connection", b"close")  # over HTTP/2 no header may say that
     request.write(body)
     request.finish()
-
-
-def _called(
-    app: WSGIApplication, environ: WSGIEnvironment
-) -> tuple[str, list[tuple[bytes, bytes]], bytes]:
-    """Return all that an app says, so that what may fail has failed before a byte is sent."""
-    got: list[Any] = []
-
-    def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
-        got[:] = [status, [(n.encode("latin-1"), v.encode("latin-1")) for n, v in headers]]
-        return lambda data: None
-
-    said = app(environ, start_response)
-    try:
-        body = b"".join(said)
-    finally:
-        if hasattr(said, "close"):
-            said.close()
-    status, headers = got
-    return status, headers, body
 
 
 def _environ(request: Request) -> WSGIEnvironment:

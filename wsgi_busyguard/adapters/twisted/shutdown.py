@@ -7,66 +7,74 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort
 
-from ..front.last_connections import HANDSHAKES, LINGER, LOOK, admit_no_more, pending
+from ..front.last_connections import last_call, pending
+from .connections import Connections, close
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import socket
 
 # Who waits to be accepted is taken in at so many calls at most; each takes in one or more.
 MOST = 10_000
 
 
-class LastCall:
-    """Stops listening for a site, and waits a little for those who were let in.
+class StoppingSite:
+    """A site that is asked what it has left, and told to listen no more. In the reactor thread."""
 
-    :param may_ask: whether a request is still to come by a transport, as far as is known.
-    :param opened_by: the process in which the site began to listen.
-    """
-
-    def __init__(
-        self, reactor: Any, site: object, may_ask: Callable[[Any], bool], opened_by: int
-    ) -> None:
+    def __init__(self, reactor: Any, site: object, connections: Connections) -> None:
         self._reactor = reactor
         self._site = site
-        self._may_ask = may_ask
-        self._opened_by = opened_by
-        self._over: Deferred[None] = Deferred()
-
-    def make(self, until: float) -> Deferred[None]:
-        """Make the last call. In the reactor thread.
-
-        :param until: the reactor's seconds after which nobody is waited for.
-
-        Returns a Deferred that fires when all who were let in have their answers, but for those who
-        say nothing for half a second.
-        """
-        ports = [
+        self._connections = connections
+        self._ports = [
             reader
             for reader in self._readers()
             if IListeningPort.providedBy(reader) and self._is_ours(reader.factory)
         ]
-        for port in ports:
-            # Of one that was adopted somebody else has the socket, too; it has no number.
-            if getattr(port, "port", None) is not None:
-                admit_no_more(port.socket, self._opened_by)
-        now = self._reactor.seconds()
-        pause = max(0.0, min(HANDSHAKES, until - now))
-        self._reactor.callLater(pause, self._leave, ports, min(until, now + LINGER))
-        return self._over
 
-    def _leave(self, ports: list[Any], until: float) -> None:
-        for port in ports:
-            if port.connected and not port.disconnecting:
-                # It is closed in the next turn; who has come by then is taken in just before.
-                self._reactor.callLater(0, _take_in, port)
-                port.stopListening()
-        self._reactor.callLater(0, self._look, until)
+    def stop(self, opened_by: int, until: float) -> Deferred[None]:
+        """Make the last call; return what fires when each that was let in has its answer.
 
-    def _look(self, until: float) -> None:
-        if self._reactor.seconds() >= until or not any(map(self._is_awaited, self._readers())):
-            self._over.callback(None)
-        else:
-            self._reactor.callLater(LOOK, self._look, until)
+        :param opened_by: the process in which the site began to listen.
+        :param until: the reactor's seconds after which nobody is waited for.
+        """
+        done: Deferred[None] = Deferred()
+        # Of one that was adopted somebody else has the socket, too; it has no number.
+        closed = [port.socket for port in self._ports if getattr(port, "port", None) is not None]
+        call = last_call(self, closed, opened_by, until, self._reactor.seconds)
+
+        def go_on() -> None:
+            pause = next(call, None)
+            if pause is None:
+                done.callback(None)
+            else:
+                self._reactor.callLater(pause, go_on)
+
+        go_on()
+        return done
+
+    def listeners(self) -> list[socket.socket]:
+        """Return the sockets of the ports that are open."""
+        return [port.socket for port in self._ports if _listens(port)]
+
+    def stop_listening(self) -> None:
+        """Close them in the next turn, and take in just before whoever waits there by then."""
+        for port in filter(_listens, self._ports):
+            self._reactor.callLater(0, _take_in, port)
+            port.stopListening()
+
+    def awaited(self) -> bool:
+        """Return whether a request is still to come by a connection, as far as is known."""
+        return any(map(self._is_awaited, self._readers()))
+
+    def flushed(self) -> bool:
+        """Close each connection whose answers are written; return whether all of them are.
+
+        Twisted takes a whole body into memory, so a thread is done with it long before a slow
+        client is; the reactor would end with the rest unsent.
+        """
+        used = self._connections.used()
+        for connection in used:
+            close(connection)  # over HTTP/2 it may have to be asked again
+        return not used
 
     def _readers(self) -> list[Any]:
         return list(getattr(self._reactor, "getReaders", list)())
@@ -77,13 +85,17 @@ class LastCall:
             return False
         # Over TLS, what a request sees as its transport is the protocol of the connection.
         is_wrapped = protocol.factory is not self._site
-        return self._may_ask(protocol if is_wrapped else transport)
+        return self._connections.may_ask(protocol if is_wrapped else transport)
 
     def _is_ours(self, factory: Any) -> bool:
         """Return whether what a factory makes is the site's, also if it is wrapped, as in TLS."""
         while factory is not None and factory is not self._site:
             factory = getattr(factory, "wrappedFactory", None)
         return factory is not None
+
+
+def _listens(port: Any) -> bool:
+    return bool(port.connected and not port.disconnecting)
 
 
 def _take_in(port: Any) -> None:

@@ -8,20 +8,18 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import Deferred
 from twisted.python.threadpool import ThreadPool
 from twisted.web.server import Request, Site
 
 from ...policy import seconds, whole
-from .connections import Connections, close, connection_of, is_open
+from ..front.base import GRACE
+from .connections import Connections, connection_of
 from .resource import GuardedWSGIResource
-from .shutdown import LastCall
+from .shutdown import StoppingSite
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
-
-# Seconds that stuck requests get when the process is told to stop: what Kubernetes gives a pod.
-GRACE = 30.0
+    from twisted.internet.defer import Deferred
 
 
 class GuardedSite(Site):
@@ -52,36 +50,18 @@ class GuardedSite(Site):
     def drain(self, grace: float) -> Deferred[None]:
         """Drain the guard, stop listening, and close the connections when all is sent.
 
-        Who has connected by then gets an answer still, if he asks within half a second. Returns a
-        Deferred that fires when all that is done, or after ``grace`` seconds.
+        A client that has connected by then gets an answer still, if it asks within half a second.
+        Returns a Deferred that fires when all that is done, or after ``grace`` seconds.
         """
         clock: Any = self.reactor
         until = clock.seconds() + grace
-        last_call = LastCall(clock, self, self.connections.may_ask, self._opened_by)
 
-        def call(_: object) -> Deferred[None]:
+        def stop(_: object) -> Deferred[None]:
             self.connections.ports.go_on()
-            return last_call.make(until)
+            stopping = StoppingSite(clock, self, self.connections)
+            return stopping.stop(self._opened_by, until)
 
-        drained = self.guard.drain(grace).addCallback(call)
-        return drained.addCallback(lambda _: self._sent(clock, until))
-
-    def _sent(self, clock: Any, until: float) -> Deferred[None]:
-        # Twisted takes a whole body into memory, so a thread is done with it long before a slow
-        # client is; the reactor would end with the rest unsent.
-        closing = self.connections.used()
-        done: Deferred[None] = Deferred()
-
-        def look() -> None:
-            for connection in closing:
-                close(connection)  # once all is written, which over HTTP/2 may be later
-            if clock.seconds() >= until or not any(map(is_open, closing)):
-                done.callback(None)
-            else:
-                clock.callLater(0.05, look)
-
-        look()
-        return done
+        return self.guard.drain(grace).addCallback(stop)
 
     def log(self, request: Any) -> None:
         """Write the access log's line, but none for checks and refusals."""

@@ -17,12 +17,13 @@ from waitress.task import ThreadedTaskDispatcher
 from waitress.trigger import trigger
 from waitress.wasyncore import close_all, dispatcher
 
-from ..._support.log import logger
+from ..._support.log import Streak
 from ..._support.socket_calls import readable
 from ...policy import Reason
-from ..front.base import Front, Visit
+from ..front.base import UNJUDGED
 from ..front.descriptors import Accepting, Room, excess, in_turn, overdrawn
 from ..front.last_connections import pending
+from ..front.threaded import SocketVisit, ThreadedFront
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -46,7 +47,7 @@ class Quiet(ThreadedTaskDispatcher):  # type: ignore[misc]
     queue_logger = logging.Logger("busyguard: nobody listens", logging.CRITICAL + 1)
 
 
-class WaitressFront(Front):
+class WaitressFront(ThreadedFront):
     """The guard in front of a waitress server's threads.
 
     :ivar dispatcher: the :class:`GuardedDispatcher`, if it could be put there.
@@ -60,6 +61,18 @@ class WaitressFront(Front):
         self._over = False
         self._limit = sys.maxsize
         self._room: Room[Any] = Room(_close, lambda _: False)
+
+    def guarded(self, app: WSGIApplication) -> WSGIApplication:
+        """Return the app for waitress to call: it says what was decided before, or runs ``app``."""
+        here, serve = self.here, super().guarded(app)
+
+        def say_or_serve(
+            environ: WSGIEnvironment, start_response: StartResponse
+        ) -> Iterable[bytes]:
+            decided: WSGIApplication | None = getattr(here, "says", None)
+            return (serve if decided is None else decided)(environ, start_response)
+
+        return say_or_serve
 
     def in_loop(self, work: Callable[[], object]) -> None:
         """Have waitress's main loop do something soon."""
@@ -169,7 +182,7 @@ class GuardedDispatcher(Quiet):
     def __init__(self, front: WaitressFront) -> None:
         super().__init__()
         self._front = front
-        self._failing = False
+        self._unjudged = Streak()
         # One thread each: a refusal app that is slow, or a flood of those who are refused, must
         # not hold up the checks.
         self._checks, self.refusals = Quiet(), Quiet()
@@ -184,11 +197,9 @@ class GuardedDispatcher(Quiet):
         """Answer a channel's next request if it is a check, refuse it, or let it in."""
         try:
             self._let_in(channel)
-            self._failing = False
+            self._unjudged.over()
         except Exception:  # guarding must never be the outage
-            if not self._failing:
-                self._failing = True
-                logger.exception("could not judge a request; served without the guard")
+            self._unjudged.failed(UNJUDGED, exc_info=True)
             super().add_task(channel)
 
     def hand(self, visit: WaitressVisit) -> None:
@@ -232,13 +243,13 @@ class GuardedDispatcher(Quiet):
         return answer
 
 
-class WaitressVisit(Visit):
+class WaitressVisit(SocketVisit):
     """One request on its way through the gate; to waitress, a task."""
 
     def __init__(
         self, front: WaitressFront, dispatcher: GuardedDispatcher, channel: Any, client: Client
     ) -> None:
-        super().__init__(front, channel.socket, *client)
+        super().__init__(front, channel.socket, client)
         self._waitress = front
         self._dispatcher = dispatcher
         self.channel = channel
@@ -259,20 +270,19 @@ class WaitressVisit(Visit):
 
     def service(self) -> None:
         """Serve the request, in one of the threads."""
-        here, clients = self._waitress.here, self._waitress.clients
+        clients = self._waitress.clients
         # Of an answer that is not read waitress keeps 16 MB, and then this thread waits.
         watched = clients.watched(self.socket)
         clients.begin(watched)
-        here.visit = self
         try:
-            if self.has_left():
+            if not self.serve(self._served):
                 self.drop()
-            else:
-                self.channel.service()
         finally:
-            here.visit = None
             clients.end(watched)
-            self.leave()
+
+    def _served(self) -> bool:
+        self.channel.service()
+        return True
 
     def cancel(self) -> None:
         """Close the connection, for the server stops."""

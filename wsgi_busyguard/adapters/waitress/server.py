@@ -15,9 +15,10 @@ from waitress.task import ThreadedTaskDispatcher
 from ..._support.log import logger
 from ..._support.wsgi_app import wsgi_app
 from ...policy import limits, seconds, whole
-from ..front.base import GRACE, split
+from ..front.base import GRACE
 from ..front.descriptors import limit
 from ..front.signals import draining_at_signals
+from ..front.threaded import split
 from ..readers.waitress import WaitressAdapter
 from .dispatcher import PATIENCE, GuardedDispatcher, WaitressFront
 

@@ -21,7 +21,7 @@ from ...adapters.front.descriptors import (
     is_open,
     overdrawn,
 )
-from ...adapters.front.last_connections import HANDSHAKES, LINGER, LOOK, admit_no_more, pending
+from ...adapters.front.last_connections import LINGER, LOOK, last_call, pending
 from ...adapters.front.progress import Clients
 from ...checkport.ports import bound
 from ...middleware import BusyGuard
@@ -65,7 +65,7 @@ def serve_werkzeug(app: WSGIApplication, arguments: argparse.Namespace) -> int:
         announce(arguments, host, port, where)
         beats.start()
         server.serve_forever(0.1)
-        ending.serve_the_last()
+        ending.over.wait()
     return 0
 
 
@@ -171,9 +171,10 @@ def _watching(
 
 
 class Ending:
-    """The end of a server: who is inside or waits is served, and then who has connected.
+    """The end of a server: those inside or in the queue are served, then those that have connected.
 
     :ivar told: set when it is to begin.
+    :ivar over: set when all is over.
     """
 
     def __init__(self, server: Any, listener: socket.socket, guard: Any, grace: float) -> None:
@@ -182,33 +183,45 @@ class Ending:
         self._monitor = guard.monitor
         self._grace = grace
         self._opened_by = os.getpid()
-        self._until = 0.0
         self.told = threading.Event()
+        self.over = threading.Event()
 
     def stop_when_told(self) -> None:
-        """Refuse new requests, wait until those inside are answered, and let nobody new in."""
+        """Refuse new requests, wait until those inside are answered, and make the last call."""
         self.told.wait()
-        self._until = time.monotonic() + self._grace
+        try:
+            self._stop(time.monotonic() + self._grace)
+        finally:
+            self.over.set()
+
+    def _stop(self, until: float) -> None:
         gate: Any = getattr(self._monitor.adapter, "adapter", self._monitor.adapter)
         self._monitor.drain()
         gate.drain()
-        while not gate.empty and time.monotonic() < self._until:
+        while not gate.empty and time.monotonic() < until:
             time.sleep(0.05)
-        admit_no_more(self._listener, self._opened_by)
-        time.sleep(HANDSHAKES)
-        self._server.shutdown()
+        closed = self.listeners()
+        for pause in last_call(self, closed, self._opened_by, until, time.monotonic):
+            time.sleep(pause)
 
-    def serve_the_last(self) -> None:
-        """Take in those whom the server's loop has left, and wait until all have their answers."""
+    def listeners(self) -> list[socket.socket]:
+        """Return the socket at which it listens."""
+        return [self._listener]
+
+    def stop_listening(self) -> None:
+        """End the server's loop, take in those whom it has left, and close the socket."""
+        self._server.shutdown()
         self._listener.setblocking(False)
         closing = time.monotonic() + LINGER
         while pending(self._listener) and time.monotonic() < closing:
             with suppress(OSError):  # gone already
                 self._server.process_request(*self._listener.accept())
         self._listener.close()
-        silent = time.monotonic() + LINGER
-        while (now := time.monotonic()) < self._until and self._server.connected:
-            # A slot may be left before the last byte is written.
-            if now >= silent and not self._server.answering:
-                break
-            time.sleep(LOOK)
+
+    def awaited(self) -> bool:
+        """Return whether anybody is connected."""
+        return bool(self._server.connected)
+
+    def flushed(self) -> bool:
+        """Return whether nobody is being answered: a slot may be left before the last byte."""
+        return not self._server.answering

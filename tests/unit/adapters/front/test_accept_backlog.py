@@ -10,7 +10,7 @@ import pytest
 from wsgi_busyguard import Gate, Load, Monitor, State
 from wsgi_busyguard.adapters.front import accept_backlog as standing
 from wsgi_busyguard.adapters.front.accept_backlog import Outside, StandingQueue
-from wsgi_busyguard.adapters.front.base import Front
+from wsgi_busyguard.adapters.front.threaded import ThreadedFront
 
 
 class Clock:
@@ -99,7 +99,7 @@ def test_an_adapter_can_do_with_it_what_it_can_without(queue):
 def test_a_front_that_accepts_nobody_is_busy_and_after_its_patience_not_ready(
     clock, connect, listener
 ):
-    class Idle(Front):
+    class Idle(ThreadedFront):
         def listeners(self):
             return [listener]
 

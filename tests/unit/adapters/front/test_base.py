@@ -12,9 +12,9 @@ import pytest
 from wsgi_busyguard import State
 from wsgi_busyguard._support.threads import Teller
 from wsgi_busyguard.adapters.front import last_connections as lastcall
-from wsgi_busyguard.adapters.front.base import Front, Visit, split
 from wsgi_busyguard.adapters.front.signals import draining_at_signals
 from wsgi_busyguard.adapters.front.sockets import drained, gone, peeked, said, sent, whole
+from wsgi_busyguard.adapters.front.threaded import SocketVisit, ThreadedFront, split
 from wsgi_busyguard.policy import Reason
 
 
@@ -25,11 +25,11 @@ def pair():
         yield ours, theirs
 
 
-class Known(Visit):
+class Known(SocketVisit):
     """A visit that notes what is done with it."""
 
-    def __init__(self, front, sock, *client):
-        super().__init__(front, sock, *client)
+    def __init__(self, front, sock, client=None):
+        super().__init__(front, sock, front.client({}) if client is None else client)
         self.saw = []
 
     def run(self):
@@ -42,7 +42,7 @@ class Known(Visit):
         self.saw.append("drop")
 
 
-class Ending(Front):
+class Ending(ThreadedFront):
     ends = 0
     sent_all = True
     silent = stopped_listening = False
@@ -125,28 +125,38 @@ def test_one_who_waits_and_leaves_is_dropped_at_the_next_beat(front, visit, pair
     assert front.gate.read()[:2] == (0, 1)
 
 
-def test_whoever_has_waited_is_looked_at_again_when_his_turn_comes(front, visit, pair):
+def test_whoever_has_waited_is_looked_at_again_when_its_turn_comes(front, visit, pair):
     first, second = visit(), visit()
     first.enter()
     second.enter()
     pair[1].close()
-    first.leave()
+    assert first.serve(lambda: "served") == "served"  # it has not waited, so nobody looks
     assert second.saw == ["run"]
-    assert second.has_left()
-    assert not first.has_left()  # it has not waited, so nobody looks
+    assert second.serve(lambda: "served") is None
+    assert second.saw == ["run"]  # to end the connection is up to who called
+    assert front.gate.empty
+    assert front.gate.counts()[:2] == (2, 1)  # both got in, and one was served
+
+
+def test_the_slot_is_given_back_whatever_raises(front, visit):
+    one = visit()
+    one.enter()
+    with pytest.raises(ZeroDivisionError):
+        one.serve(lambda: 1 / 0)
+    one.leave()
+    assert front.gate.empty
+    assert front.here.visit is None
 
 
 def test_what_a_request_has_waited_in_the_proxy_counts_if_that_is_trusted(pair):
     old, young = ({"HTTP_X_REQUEST_START": f"t={time.time() - ago:.3f}"} for ago in (20.0, 4.0))
     trusting = Ending(2, max_wait=10.0, trust_queue_header=True)
-    visits = [
-        Known(trusting, pair[0], trusting.client(headers).ago) for headers in (old, young, {})
-    ]
+    visits = [Known(trusting, pair[0], trusting.client(headers)) for headers in (old, young, {})]
     for visit in visits:
         visit.enter()
     assert [visit.saw for visit in visits] == [["run"], ["run"], []]
     assert [visit.waited for visit in visits] == [0.0, pytest.approx(4.0, abs=1.0), 0.0]
-    visits.append(Known(trusting, pair[0], trusting.client(old).ago))
+    visits.append(Known(trusting, pair[0], trusting.client(old)))
     visits[-1].enter()
     assert visits[-1].saw == [Reason.QUEUE_AGE]  # nobody is idle, so it may have waited
     assert Ending(2).client(old).ago == 0.0
@@ -156,9 +166,7 @@ def test_whoever_says_that_it_gives_up_sooner_waits_for_no_longer(pair):
     front = Ending(1, max_queue=2, max_wait=1000.0, client_timeout_header="X-Client-Timeout-Ms")
     hasty = front.client({"HTTP_X_CLIENT_TIMEOUT_MS": "1"})
     assert (hasty.patience, front.client({}).patience) == (0.001, 5.0)
-    first, second, third = (
-        Known(front, pair[0], *client) for client in (hasty, hasty, front.client({}))
-    )
+    first, second, third = (Known(front, pair[0], client) for client in (hasty, hasty, None))
     for visit in (first, second, third):
         visit.enter()
     time.sleep(0.01)
@@ -263,7 +271,7 @@ def front_drained(front):
 
 def test_what_cannot_be_pushed_to_is_an_error_at_once():
     with pytest.raises(ValueError, match="expected unix:PATH#BACKEND/SERVER"):
-        Front(1, push="unix:/a")
+        ThreadedFront(1, push="unix:/a")
     assert split({"push": ["a"], "listen": "b"}) == ({"push": ["a"]}, {"listen": "b"})
 
 
@@ -293,7 +301,7 @@ def test_behind_the_threads_a_check_is_answered_and_the_rest_is_stamped(ask):
         start_response("200 OK", [("Content-Type", "text/plain")])
         return [str(environ["busyguard.waited"]).encode()]
 
-    front = Front(1)
+    front = ThreadedFront(1)
     guarded = front.behind(app)
     assert ask(guarded, "OPTIONS", "/").text == "free"
     assert ask(guarded, path="/readyz", QUERY_STRING="ready=never").status == 400
@@ -454,7 +462,7 @@ def test_a_length_that_an_app_gives_is_left_alone():
 def test_what_cannot_be_sent_raises_before_a_byte_is_sent(caplog):
     with pytest.raises(UnicodeEncodeError):
         whole(answer(headers=[("X-Odd", "\u20ac")]), {"REQUEST_METHOD": "GET"})
-    front = Front(1, refusal=answer("503 Later", headers=[("X-Odd", "\u20ac")]))
+    front = ThreadedFront(1, refusal=answer("503 Later", headers=[("X-Odd", "\u20ac")]))
     caplog.set_level(logging.CRITICAL)
     status, _, body = whole(front.refusal(Reason.QUEUE_FULL), {"REQUEST_METHOD": "GET"})
     assert (status, body) == ("503 Service Unavailable", b"busy")

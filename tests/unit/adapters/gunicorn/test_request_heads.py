@@ -14,10 +14,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from wsgi_busyguard import Load, Monitor
-from wsgi_busyguard.adapters.gunicorn import GuardedThreads
+from wsgi_busyguard.adapters.gunicorn.replies import Replies
 from wsgi_busyguard.checks import Checks
 from wsgi_busyguard.options import GuardOptions
-from wsgi_busyguard.responses import Responses
 
 HERE, THERE = ("127.0.0.1", 8000), ("127.0.0.1", 4000)
 PROXY = b"PROXY TCP4 192.0.2.1 192.0.2.2 1111 80\r\n"
@@ -45,15 +44,9 @@ CONFIGS = [
 ]
 
 
-class Worker(GuardedThreads):
-    """As much of one as looks at what has come."""
-
-    def __init__(self, cfg):
-        self.cfg, self.options = cfg, GuardOptions()
-        self.monitor = Monitor(SimpleNamespace(read=lambda: Load(0, 0, 4), subscribe=id))
-        self._checks = Checks(True, self.options.ready_paths, self.options.live_paths)
-        self._responses = Responses()
-        self._proxied = str(cfg.proxy_protocol).lower() not in ("off", "false")
+def replies(cfg):
+    monitor = Monitor(SimpleNamespace(read=lambda: Load(0, 0, 4), subscribe=id))
+    return Replies(GuardOptions(), cfg, lambda: monitor)
 
 
 def connection(cfg, sock=None):
@@ -61,7 +54,7 @@ def connection(cfg, sock=None):
 
 
 def answer(cfg, data):
-    return Worker(cfg)._answer_in_http1(connection(cfg), data, True)
+    return replies(cfg).to_check(connection(cfg), data, True)
 
 
 def as_read(cfg, data):
@@ -177,8 +170,8 @@ def test_the_proxy_protocol_only_begins_a_connection():
     cfg = config(proxy_protocol=True)
     conn = connection(cfg)
     conn.parser = SimpleNamespace(req_count=1)
-    assert Worker(cfg)._answer_in_http1(conn, PROXY + head(), False) is None
-    assert Worker(cfg)._answer_in_http1(conn, head(), False) is not None
+    assert replies(cfg).to_check(conn, PROXY + head(), False) is None
+    assert replies(cfg).to_check(conn, head(), False) is not None
 
 
 def test_another_protocol_is_not_http():

@@ -17,32 +17,29 @@ from hypothesis import strategies as st
 
 from wsgi_busyguard import Load
 from wsgi_busyguard.adapters.executor import QueueFull
-from wsgi_busyguard.adapters.front.sockets import cut_short, gone, wake_beyond
-from wsgi_busyguard.adapters.gunicorn import lingering_close as lingering
-from wsgi_busyguard.adapters.gunicorn.balance import DOUBT, LOOK, PATIENCE, Balance, is_sibling
-from wsgi_busyguard.adapters.gunicorn.gthread import (
-    KNOWN,
-    SPARE,
-    ConnectionPool,
-    moved,
-    queue_bound,
-)
-from wsgi_busyguard.adapters.gunicorn.lingering_close import (
+from wsgi_busyguard.adapters.front import lingering
+from wsgi_busyguard.adapters.front.lingering import (
     ABOUT_TO_ASK,
-    LINGER,
+    CLOSE_LINGER,
     MOST_LINGERING,
     Lingering,
     Waiting,
-)
-from wsgi_busyguard.adapters.gunicorn.options import OPTIONS, read_options
-from wsgi_busyguard.adapters.gunicorn.sockets import (
-    MOST,
-    drained,
-    peeked,
-    send,
     taken_over,
-    unfinished_hello,
 )
+from wsgi_busyguard.adapters.front.sockets import (
+    MOST,
+    cut_short,
+    drained,
+    gone,
+    peeked,
+    send_last,
+    wake_beyond,
+)
+from wsgi_busyguard.adapters.gunicorn.balance import DOUBT, LOOK, PATIENCE, Balance, is_sibling
+from wsgi_busyguard.adapters.gunicorn.known_names import KNOWN, moved
+from wsgi_busyguard.adapters.gunicorn.options import OPTIONS, read_options
+from wsgi_busyguard.adapters.gunicorn.partial_heads import unfinished_hello
+from wsgi_busyguard.adapters.gunicorn.pool import SPARE, ConnectionPool, queue_bound
 from wsgi_busyguard.options import GuardOptions
 
 DEADLINE = 20.0
@@ -71,7 +68,7 @@ def reset(sock):
     sock.close()
 
 
-# peeked(), gone(), send(), drained()
+# peeked(), gone(), send_last(), drained()
 
 
 def test_a_peek_shows_what_came_and_leaves_it(pair, until):
@@ -108,8 +105,8 @@ def test_gone_are_those_who_left_though_their_requests_are_unread(pair, until):
 
 def test_what_is_sent_arrives_and_nothing_after_it(pair):
     ours, peer = pair()
-    send(ours, b"all that is said")
-    send(ours, b"and no more")
+    send_last(ours, b"all that is said")
+    send_last(ours, b"and no more")
     assert peer.recv(100) == b"all that is said"
     assert peer.recv(100) == b""
 
@@ -119,7 +116,7 @@ def test_nothing_waits_even_if_the_socket_would(pair):
     ours.setblocking(True)
     assert peeked(ours) is None
     assert not drained(ours)
-    send(ours, b"b" * 50_000_000)  # more than a buffer takes
+    send_last(ours, b"b" * 50_000_000)  # more than a buffer takes
     assert peer.recv(100)
 
 
@@ -127,9 +124,9 @@ def test_sending_to_one_who_left_is_no_error(pair, until):
     ours, peer = pair()
     reset(peer)
     until(lambda: peeked(ours) == b"")
-    send(ours, b"nobody hears")
+    send_last(ours, b"nobody hears")
     ours.close()
-    send(ours, b"nobody hears")
+    send_last(ours, b"nobody hears")
 
 
 def test_draining_throws_away_and_tells_the_end(pair, until):
@@ -146,7 +143,7 @@ def test_draining_throws_away_and_tells_the_end(pair, until):
 
 def test_draining_ends_though_somebody_pours():
     """Whoever is in the loop that accepts must come back to it."""
-    endless = SimpleNamespace(recv=lambda size, flags: b"b" * size)
+    endless = SimpleNamespace(recv=lambda size, flags: b"b" * size, gettimeout=lambda: None)
     assert not drained(endless)
 
 
@@ -331,6 +328,9 @@ class Sock:
             raise BlockingIOError
         return self.came.pop(0)
 
+    def gettimeout(self):
+        return 0.0
+
     def send(self, data, flags):
         self.said.append(data)
 
@@ -463,7 +463,7 @@ def test_one_who_has_not_closed_is_waited_for(lingering_sockets, poller):
 def test_one_who_never_closes_is_waited_for_so_long(lingering_sockets, poller, clock):
     lingerers, sock = Lingering(poller), Sock()
     lingerers.close(sock)
-    clock.now += LINGER - 0.1
+    clock.now += CLOSE_LINGER - 0.1
     lingerers.expire()
     assert not sock.closed
     clock.now += 0.1

@@ -16,7 +16,7 @@ from zope.interface import implementer
 
 from wsgi_busyguard.adapters.front.last_connections import HANDSHAKES, LINGER, LOOK
 from wsgi_busyguard.adapters.twisted import guarded_site
-from wsgi_busyguard.adapters.twisted.shutdown import LastCall
+from wsgi_busyguard.adapters.twisted.shutdown import StoppingSite
 
 SITE = SimpleNamespace()
 
@@ -70,8 +70,9 @@ def connection(factory):
 
 def made(reactor, awaited=(), until=1000.0):
     over = []
-    call = LastCall(reactor, SITE, lambda transport: transport in awaited, os.getpid())
-    call.make(until).addCallback(over.append)
+    connections = SimpleNamespace(may_ask=lambda transport: transport in awaited, used=list)
+    stopping = StoppingSite(reactor, SITE, connections)
+    stopping.stop(os.getpid(), until).addCallback(over.append)
     return over
 
 
@@ -125,7 +126,7 @@ def test_who_waits_to_be_accepted_is_taken_in_before_the_socket_is_closed(reacto
     reactor.readers = [port]
     clients = [socket.create_connection(port.socket.getsockname()) for _ in range(3)]
     made(reactor)
-    reactor.pump([HANDSHAKES, 0])
+    reactor.pump([HANDSHAKES, *[LOOK] * int(LINGER / LOOK + 1), 0])  # nobody else reads
     assert port.accepted == 3
     for client in clients:
         client.close()

@@ -1,23 +1,27 @@
 """Connections that have been told all, until their peers have read it; and such as have yet to ask.
 
-Both wait in the worker's own poller, in the thread that accepts. Knows sockets and a poller.
+Both wait in a poller, in one thread, which is not held up. Knows sockets and a poller; no server.
 """
 
 from __future__ import annotations
 
+import _socket
 import selectors
 import time
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .sockets import drained, send, taken_over
+from ..._support.unpatched import NO_TIMEOUT
+from .sockets import drained, send_last
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
-# What gunicorn itself grants (its close_graceful), there in the thread that should accept.
-LINGER = 2.0
+# Seconds for a peer who is still sending when it is answered. What gunicorn itself grants (its
+# close_graceful), there in the thread that should accept.
+CLOSE_LINGER = 2.0
 
 # Beyond this many the oldest is closed with whatever it has not read.
 MOST_LINGERING = 128
@@ -125,10 +129,12 @@ class Lingering:
 
     A socket closed with something unread in it resets the connection, and what was sent last may
     never be read.
+
+    :param poller: waits for them; it calls the data of a key with the key's socket.
     """
 
     def __init__(self, poller: Any) -> None:
-        self._waiting = Waiting(poller, MOST_LINGERING, _close)
+        self._waiting = Waiting(poller, MOST_LINGERING, _end)
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -144,23 +150,42 @@ class Lingering:
         if own is None:
             return
         if last is not None:
-            send(own, last)
-        if not drained(own):
+            send_last(own, last)
+        self.see_off(own, own.close)
+
+    def see_off(self, sock: Any, close: Callable[[], object]) -> None:
+        """Call ``close`` when a peer that was told all has closed, or when its time is over."""
+        leaving = sock, close
+        if not drained(sock):
             with suppress(OSError, ValueError, KeyError):  # the poller is closed: the worker stops
-                self._waiting.add(own, LINGER, own, self._more)
+                self._waiting.add(sock, CLOSE_LINGER, leaving, self._more)
                 return
-        _close(own)
+        _end(leaving)
 
     def expire(self, everyone: bool = False) -> None:
         """Close those who have had their time, or everyone."""
         self._waiting.expire(everyone)
 
-    def _more(self, sock: Any) -> None:
-        if drained(sock):
-            self._waiting.remove(sock)
-            _close(sock)
+    def _more(self, leaving: tuple[Any, Callable[[], object]]) -> None:
+        if drained(leaving[0]):
+            self._waiting.remove(leaving[0])
+            _end(leaving)
 
 
-def _close(sock: Any) -> None:
+def taken_over(sock: socket.socket) -> _socket.socket | None:
+    """Return a socket of our own for a connection that the app may still close.
+
+    An app that speaks WebSocket closes its socket in a thread of its own, whenever it likes; then
+    the next connection gets the number, and whoever still watches it would be in its way. From here
+    on the app's socket is closed, as it is after gunicorn has closed it. In one step, so no number
+    is taken that is somebody else's already. ``None`` if the app has closed it.
+    """
+    family, kind, protocol = sock.family, sock.type | NO_TIMEOUT, sock.proto
+    number = sock.detach()
+    return None if number < 0 else _socket.socket(family, kind, protocol, number)
+
+
+def _end(leaving: tuple[Any, Callable[[], object]]) -> None:
+    _, close = leaving
     with suppress(OSError):
-        sock.close()
+        close()

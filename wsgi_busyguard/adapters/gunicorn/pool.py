@@ -1,0 +1,116 @@
+"""The pool of a threaded worker: its jobs are connections, and it knows whose they are."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from ..._support.log import logger
+from ...deadlines.deadline import timed
+from ...deadlines.environ import stamp
+from ..executor.executor import CountingExecutor, ForNobody
+from ..front.progress import STALL, Upload, cut
+from ..front.progress import Answers as Unread
+from ..front.sockets import gone
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from concurrent.futures import Future
+
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+    from ...monitor import Monitor
+    from ...options import GuardOptions
+
+# Connections that a worker accepts beyond its threads and its queue. At worker_connections it stops
+# accepting, and then a check waits in the kernel.
+SPARE = 8
+
+
+def queue_bound(options: GuardOptions, threads: int, connections: int) -> float:
+    """Return how many requests may wait in a worker that accepts so many connections.
+
+    :raises ValueError: if more than it accepts are asked for.
+    """
+    room = max(0, connections - threads - SPARE)
+    if options.max_queue is None or options.max_queue == math.inf:
+        return min(4 * threads if options.max_queue is None else room, room)
+    if options.max_queue > room:
+        raise ValueError(
+            f"worker_connections={connections} is too few for threads={threads} and"
+            f" BUSYGUARD_MAX_QUEUE={options.max_queue}: start gunicorn with --worker-connections"
+            f" {threads + int(options.max_queue) + SPARE} at least, or lower the queue"
+        )
+    return options.max_queue
+
+
+class ClientGone(ForNobody):
+    """Whoever asked has left; raised for gunicorn to close the connection."""
+
+
+class ConnectionPool(CountingExecutor):
+    """The executor of one worker, which knows whose requests it has."""
+
+    def __init__(self, *arguments: Any, progress_timeout: float = STALL, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.monitor.quiet = True  # the host's writes the log
+        self._most = progress_timeout
+        self._unread = Unread(progress_timeout)
+        self._seen = threading.local()
+        self._connections: dict[Future[Any], Any] = {}
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Take in a call of the worker's ``handle``."""
+        future: Future[Any] = super().submit(fn, *args, **kwargs)
+        self._connections[future] = args[0]
+        future.add_done_callback(self._forget)
+        return future
+
+    def drop_the_gone(self) -> int:
+        """Take out those who wait and have left; return how many."""
+        connections = self._connections.copy()
+        left = gone(conn.sock for conn in connections.values())
+        return sum(
+            future.cancel()  # false for those that run: what has begun is finished
+            for future, conn in connections.items()
+            if conn.sock in left
+        )
+
+    def cut_the_stalled(self) -> None:
+        """Cut those off who keep a thread waiting and do not get on."""
+        conns = [conn for future, conn in self._connections.copy().items() if future.running()]
+        stalled = set(self._unread.stalled([conn.sock for conn in conns]))
+        for conn in conns:
+            if self._has_stalled(conn) or conn.sock in stalled:
+                cut(conn.sock)
+                logger.info("cut off a client that did not get on: %s", conn.client)
+
+    def _has_stalled(self, conn: Any) -> bool:
+        upload = getattr(getattr(conn.parser, "unreader", None), "sock", None)
+        if isinstance(upload, Upload):
+            return upload.cut_if_stalled()
+        # Its first head, and the handshake before it, have one time together.
+        is_first = not getattr(conn, "is_http2", False) and hasattr(conn, "since")
+        return is_first and time.monotonic() - conn.since > self._most
+
+    def stamped(self, app: WSGIApplication, monitor: Monitor, timeout: float) -> WSGIApplication:
+        """Return the app with the guard's stamps in its environ."""
+        seen = self._seen
+
+        def stamped(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+            slot = self.current()
+            since, waited = time.monotonic(), 0.0
+            # A connection of HTTP/2 has one slot for many requests; only the first has waited.
+            if slot is not None and getattr(seen, "since", None) != slot.since:
+                seen.since = since = slot.since or since
+                waited = slot.waited
+            until = since - waited + timeout
+            stamp(environ, monitor, waited, until)
+            return timed(app(environ, start_response), until)
+
+        return stamped
+
+    def _forget(self, future: Future[Any]) -> None:
+        self._connections.pop(future, None)
