@@ -88,32 +88,20 @@ class Checks:
 
     def match(self, environ: Mapping[str, Any]) -> Check | None:
         """Return the check that a request is, or ``None`` if it is the app's."""
-        return self.match_request(
-            environ["REQUEST_METHOD"],
-            environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""),
-            environ.get("QUERY_STRING", ""),
-            environ,
-        )
-
-    def match_request(
-        self, method: str, path: str, query: str, headers: Container[str]
-    ) -> Check | None:
-        """Return the same for a request without an environ.
-
-        :param path: the path that the balancer asked for, as WSGI has it: SCRIPT_NAME + PATH_INFO,
-            percent-decoded, with the slashes that the server passes.
-        :param headers: the names of the headers that came, in CGI spelling (``HTTP_ORIGIN``).
-        """
+        # The path that the balancer asked for, percent-decoded, with the slashes that came.
+        path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+        method = environ["REQUEST_METHOD"]
         question = self._questions.get(path)
         if question is None:
             if method != "OPTIONS" or not self._root or path not in ("/", "*", ""):
                 return None
-            if _somebody_behind(headers):
+            if _somebody_behind(environ):
                 return None
             question = READY
         plain = self._plain[question].get(method)
         if plain is None:
             return Check(question, method)
+        query = environ.get("QUERY_STRING")
         if not query or question is LIVE:
             return plain
         policy, warn = _wishes(query)
@@ -122,6 +110,16 @@ class Checks:
         if policy not in READY_POLICIES:
             return Check(question, method)
         return Check(question, method, policy if warn in _WARNS else None, warn)
+
+    def match_request(
+        self, method: str, path: str, query: str = "", headers: Iterable[str] = ()
+    ) -> Check | None:
+        """Return the same for a request without an environ.
+
+        :param headers: the names of the headers that came, in CGI spelling (``HTTP_ORIGIN``).
+        """
+        request = {"REQUEST_METHOD": method, "PATH_INFO": path, "QUERY_STRING": query}
+        return self.match({**dict.fromkeys(headers, ""), **request})
 
 
 def _somebody_behind(headers: Container[str]) -> bool:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ._support.launcher import relaunch
-from ._support.log import logger
 from ._support.wsgi_app import wsgi_app
 from .adapters.detect import in_a_test
 from .adapters.first_request import FirstRequest, briefly, room_to_start_with
-from .adapters.readers.in_flight import Inside
+from .adapters.next_call import NextCall
+from .adapters.readers.in_flight import InFlight
 from .adapters.unread_body import Leftovers
 from .board.membership import Forking
 from .deadlines.client_timeout import reader
@@ -25,37 +24,16 @@ from .policy import ALWAYS, DAMPED, PATIENCE, limits
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sized
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-    from .adapters.readers.sampling import Sampled
     from .board.board import Board
     from .deadlines.client_timeout import Client
     from .load import Adapter
     from .monitor import Listener
     from .policy import Verdict
-
-
-class Step:
-    """What a guard does at its next call.
-
-    :ivar work: is called with the environ; returns true if the call after that is to do it as well.
-    :ivar failed: what to log if it raises.
-    :ivar sampled: is told when that call begins and ends.
-    """
-
-    __slots__ = ("failed", "sampled", "work")
-
-    def __init__(
-        self,
-        work: Callable[[WSGIEnvironment], object],
-        failed: str,
-        sampled: Sampled | None = None,
-    ) -> None:
-        self.work = work
-        self.failed = failed
-        self.sampled = sampled
+    from .responses import Responses
 
 
 class BusyGuard:
@@ -106,76 +84,20 @@ class BusyGuard:
         dry_run: bool = False,
     ) -> None:
         given = locals()  # every keyword above is one of the list's, which a test sees
-        from .responses import Responses
-
         wsgi_app("app", app)
         options = GuardOptions(**{one.name: given[one.name] for one in taken_by(MIDDLEWARE)})
-        if monitor is not None and not isinstance(monitor, Monitor):
-            raise TypeError(f"monitor must be a Monitor, not {monitor!r}: Monitor(adapter) is one")
-        if monitor is not None and board is not None:
-            raise ValueError(
-                "give monitor or board, not both: Monitor(Publisher(board, adapter)) is a monitor"
-                " whose adapter posts"
-            )
-        self._patience = patience
-        self._checks = options.checks
-        self._responses = Responses(**options.some("refusal", "retry_after", "expose_load"))
-        timeout = options.timeout
-        self._inside = inside = Inside()
+        _go_together(options)
+        self._options = options
+        self._in_flight = InFlight(trust_queue_header)
         self._leftovers = Leftovers()
-        self.checks_in_flight: set[object] = set()
-        self._first: list[Step] = []
-        self.dry_run = DryRun() if dry_run else None
-
-        def told_by(is_idle: Callable[[], bool]) -> Callable[[Mapping[str, Any]], Client] | None:
-            queue_header = QueueHeader(is_idle, timeout) if trust_queue_header else None
-            return reader(timeout, client_timeout_header, queue_header)
-
-        told = told_by(lambda: inside.count() <= 1)  # nobody but the one that asks
-        adapter: Gate | Inside = self._inside
-        if slots is not None:
-            if monitor is not None:
-                raise ValueError(
-                    "give slots or monitor, not both: with slots the guard is the queue"
-                )
-            bounds = limits(slots, max_queue, max_wait, client_timeout)
-            room_to_start_with(bounds)
-            if self.dry_run is not None:
-                self.dry_run = DryRun(bounds)
-                app = counted(app, self.dry_run)
-            else:
-                adapter = Gate(slots, max_queue, max_wait, client_timeout=client_timeout)
-        elif max_queue is not None or max_wait is not None:
-            raise ValueError("max_queue and max_wait need slots: without them nothing queues here")
+        self.next_call = NextCall()
+        self.dry_run: DryRun | None = DryRun() if dry_run else None
+        adapter = self._queue(options)
         self.monitor: Monitor = monitor or self._on_board(board, adapter)
-        plain = app
-        if slots is not None or client_timeout is not None or told is not None:
-            plain = stamping(app, self.monitor, timeout, told)
-        if isinstance(adapter, Gate):
-            refused, read_off = self._responses.refused, self._leftovers
-            told_gate = told_by(adapter.is_idle)
-            app = holding(app, adapter, self.monitor, refused, timeout, told_gate, read_off)
-        else:
-            app = plain
-        if expose_load:
-            from .metrics.orca import Reporter
-
-            reported = Reporter(self.monitor).around
-            app, plain = reported(app), reported(plain)
-        self._suspects = self._checks.suspects
-        self._app, self._gated, self._plain = app, app, plain
-        if monitor is None:
-            again = self._unmet
-            self._meeting = FirstRequest(self.monitor, adapter, self._inside, self, again)
-            again()
-        if board is not None:
-            self._unheard_of()
-        if push:
-            self._begin_to_push(push)
-        if on_busy is not None:
-            self.monitor.on_busy(on_busy)
-        if on_free is not None:
-            self.monitor.on_free(on_free)
+        self._know_checks(options)
+        self._put_in_front(app, adapter)
+        self._wait_for_a_call(adapter)
+        self._listen(on_busy, on_free)
 
     def __repr__(self) -> str:
         return f"<BusyGuard {self.monitor!r}>"
@@ -188,47 +110,75 @@ class BusyGuard:
             answer = self._answer(environ)
             if answer is not None:
                 return answer(environ, start_response)
-        # A call under way holds the token for as long as it takes, see Inside.
-        token, body = self._inside.token, app(environ, start_response)
-        del token
-        return body
+        return app(environ, start_response)
 
     def _first_call(self, environ: WSGIEnvironment) -> WSGIApplication:
-        """Do what waits for a call of the server's; return the app for this one.
-
-        Several first calls may come at once, and each does what it finds.
-        """
+        """Do what waits for a call of the server's; return the app for this one."""
         if in_a_test():  # the next call may come from a server
             return lambda *call: briefly(self._app(*call))
-        timed = []
-        for step in tuple(self._first):
-            again: object = False
-            try:
-                if step.sampled is not None:
-                    timed.append(step.sampled)
-                again = step.work(environ)
-            except Exception:  # guarding must never be the outage
-                logger.exception(step.failed)
-            finally:
-                # Whatever is raised, an app's time limit say, no call after this one may fail so.
-                if not again:
-                    with suppress(ValueError):  # another one's call has done it, too
-                        self._first.remove(step)
-        return self._timed(environ, timed[0]) if timed else self._app
-
-    def _timed(self, environ: WSGIEnvironment, sampled: Sampled) -> WSGIApplication:
-        """Return the app that tells ``sampled`` when it begins and ends."""
+        sampled = self.next_call.begin(environ)
+        if sampled is None:
+            return self._app
         if self._checks.match(environ) is not None:
             sampled.moved()  # a check has a thread, and says nothing of how long others take
+        return sampled.timing(self._app)
 
-        def timed(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-            call = sampled.begin()
-            try:
-                return self._app(environ, start_response)
-            finally:
-                sampled.end(call)
+    def _know_checks(self, options: GuardOptions) -> None:
+        self._checks, self._patience = options.checks, options.patience
+        self._suspects = options.checks.suspects
+        self._responses = _responses(options)
+        self._check: Callable[[str, float], Verdict] = self.monitor.check
+        if self.dry_run is not None:
+            self._check = self._dry_check
 
-        return timed
+    def _queue(self, options: GuardOptions) -> Gate | InFlight:
+        """Return the gate if there is to be one; in a dry run one is only estimated."""
+        if options.slots is None:
+            return self._in_flight
+        waits = options.some("max_queue", "max_wait", "client_timeout")
+        bounds = limits(options.slots, **waits)
+        room_to_start_with(bounds)
+        if self.dry_run is None:
+            return Gate(options.slots, **waits)
+        self.dry_run = DryRun(bounds)
+        return self._in_flight
+
+    def _put_in_front(self, app: WSGIApplication, adapter: Adapter) -> None:
+        """Put a gate in front of the app, and what stamps requests where the gate has no room."""
+        monitor, options, timeout = self.monitor, self._options, self._options.timeout
+        told = self._reader(lambda: self._in_flight.count() <= 1)  # nobody but the one that asks
+        if options.slots is not None and self.dry_run is not None:
+            app = counted(app, self.dry_run)
+        self._plain = self._gated = app
+        stamps = options.slots is not None or options.client_timeout is not None
+        if stamps or told is not None:
+            self._plain = self._gated = stamping(app, monitor, timeout, told)
+        if isinstance(adapter, Gate):
+            told, refused = self._reader(adapter.is_idle), self._responses.refused
+            self._gated = holding(app, adapter, monitor, refused, timeout, told, self._leftovers)
+        if options.expose_load:
+            self._report()
+
+    def _reader(self, is_idle: Callable[[], bool]) -> Callable[[Mapping[str, Any]], Client] | None:
+        """Return what reads from a request's headers how long its client waits, and has waited."""
+        options, timeout = self._options, self._options.timeout
+        queue_header = QueueHeader(is_idle, timeout) if options.trust_queue_header else None
+        return reader(timeout, options.client_timeout_header, queue_header)
+
+    def _report(self) -> None:
+        """Have all answers carry the load."""
+        from .metrics.orca import Reporter
+
+        reported = Reporter(self.monitor).around
+        self._plain, self._gated = reported(self._plain), reported(self._gated)
+
+    def _choose_app(self) -> None:
+        """Pass requests by a gate that has no room; count them where that is wanted."""
+        lacks_room = self._server is not None and self._server.lacks_room
+        app, in_flight = self._plain if lacks_room else self._gated, self._in_flight
+        self._app = in_flight.counting(app) if in_flight.is_wanted else app
+        if in_flight.is_wanted:  # by now: another thread may have come in between
+            self._app = in_flight.counting(app)
 
     def _on_board(self, board: Board | str | os.PathLike[str] | None, adapter: Adapter) -> Monitor:
         """Return the monitor of ``adapter``, or of the board that it is posted on."""
@@ -241,28 +191,33 @@ class BusyGuard:
             adapter.subscribe(monitor.refresh)
         return monitor
 
-    def _unmet(self) -> None:
-        """Have the next call find out which server this is."""
-        self._first.append(Step(self._meet, "could not find out which server this is"))
+    def _wait_for_a_call(self, adapter: Gate | InFlight) -> None:
+        """Have the next call find out which server this is, and begin what serving processes do."""
+        options = self._options
+        self._first = self.next_call.steps
+        self._server: FirstRequest | None = None
+        if options.monitor is None:
+            counts, left = (self._in_flight, self.count_checks), self._leftovers
+            self._server = FirstRequest(self.monitor, adapter, *counts, self.next_call, left)
+        self._in_flight.begin = self._choose_app
+        self._choose_app()
+        if options.board is not None:
+            self._unheard_of()
+        if options.push:
+            from .haproxy import Push
 
-    def _meet(self, environ: WSGIEnvironment) -> None:
-        try:
-            self._meeting.meet(environ)
-        finally:
-            self._app = self._plain if self._meeting.lacks_room else self._gated
+            self._pushes = Push(self.monitor, options.push)
+            self.next_call.does(self._push, "could not begin to push")
 
-    def _begin_to_push(self, push: Iterable[str] | str) -> None:
-        """Have the next call begin to push: it comes to a process that serves."""
-        from .haproxy import Push
-
-        if self.dry_run is not None:
-            raise ValueError("give push or dry_run, not both: a dry run tells balancers nothing")
-        self._push = Push(self.monitor, push)
-        self._first.append(Step(self._push_from_now_on, "could not begin to push"))
-
-    def _push_from_now_on(self, _: WSGIEnvironment) -> None:
+    def _push(self, _: WSGIEnvironment) -> None:
         self.monitor.serves = True
-        self._push.start()
+        self._pushes.start()
+
+    def _listen(self, on_busy: Listener | None, on_free: Listener | None) -> None:
+        if on_busy is not None:
+            self.monitor.on_busy(on_busy)
+        if on_free is not None:
+            self.monitor.on_free(on_free)
 
     def _unheard_of(self) -> None:
         """Have the next call tell the board that this process serves."""
@@ -271,21 +226,7 @@ class BusyGuard:
             publisher: Any = self.monitor.adapter
             return publisher.call()
 
-        self._first.append(Step(call, "could not tell the board that this process serves"))
-
-    def time_next(self, sampled: Sampled) -> object:
-        """Have the next call tell ``sampled`` when it begins and ends; return what is to be it."""
-        step = Step(lambda _: None, "", sampled)
-        self._first.append(step)
-        return step
-
-    def is_next(self, timed: object) -> bool:
-        """Return whether the next call is the one that is to be timed."""
-        return timed in self._first
-
-    def spare(self, threads: float) -> None:
-        """Have so many threads of the server at most read off what is left of refused bodies."""
-        self._leftovers.allow(threads)
+        self.next_call.does(call, "could not tell the board that this process serves")
 
     def _answer(self, environ: WSGIEnvironment) -> WSGIApplication | None:
         """Return the answer if the request is a check."""
@@ -293,15 +234,48 @@ class BusyGuard:
         check = self._checks.match(environ)
         if check is None:
             return None
-        verdict = self._verdict(check.policy) if check.policy else None
+        policy = check.policy
+        verdict = self._check(policy, self._patience) if policy else None
         return self._responses.for_check(check, verdict, environ.get("HTTP_ACCEPT"))
 
-    def _verdict(self, policy: str) -> Verdict:
-        here = object()
-        if self.dry_run is not None:
-            policy = ALWAYS
-        try:
-            self.checks_in_flight.add(here)
-            return self.monitor.check(policy, self._patience)
-        finally:
-            self.checks_in_flight.discard(here)  # also if a signal handler raised before the add
+    def _dry_check(self, _policy: str, patience: float) -> Verdict:
+        return self.monitor.check(ALWAYS, patience)
+
+    def count_checks(self) -> Sized:
+        """Count the checks from now on that are being answered; return one thing for each."""
+        check, in_flight = self._check, set[object]()
+
+        def counted(policy: str, patience: float) -> Verdict:
+            here = object()
+            try:
+                in_flight.add(here)
+                return check(policy, patience)
+            finally:
+                in_flight.discard(here)  # also if a signal handler raised before it was in there
+
+        self._check = counted
+        return in_flight
+
+
+def _responses(options: GuardOptions) -> Responses:
+    from .responses import Responses  # WebOb is imported when there is a guard, and not before
+
+    return Responses(**options.some("refusal", "retry_after", "expose_load"))
+
+
+def _go_together(options: GuardOptions) -> None:
+    """Raise for arguments that cannot be meant together."""
+    monitor, slots = options.monitor, options.slots
+    if monitor is not None and not isinstance(monitor, Monitor):
+        raise TypeError(f"monitor must be a Monitor, not {monitor!r}: Monitor(adapter) is one")
+    if monitor is not None and options.board is not None:
+        raise ValueError(
+            "give monitor or board, not both: Monitor(Publisher(board, adapter)) is a monitor"
+            " whose adapter posts"
+        )
+    if monitor is not None and slots is not None:
+        raise ValueError("give slots or monitor, not both: with slots the guard is the queue")
+    if slots is None and (options.max_queue is not None or options.max_wait is not None):
+        raise ValueError("max_queue and max_wait need slots: without them nothing queues here")
+    if options.push and options.dry_run:
+        raise ValueError("give push or dry_run, not both: a dry run tells balancers nothing")

@@ -189,7 +189,7 @@ def test_what_cannot_be_read_is_said_in_one_line_and_checks_say_free(anywhere, n
         assert check(server.port).text == "free"
     [line] = eventually(lambda: server.logged)
     assert words in line
-    assert server.load["reads"].startswith("<Inside")
+    assert server.load["reads"].startswith("<InFlight")
 
 
 UNTIL_THEN = "; until then the guard refuses nothing and answers checks"
@@ -246,7 +246,7 @@ def test_in_a_guarded_worker_there_is_nothing_to_say(anywhere, options):
     assert server.logged == []
     assert ask(server.port, path="/sleep/0").status == 200
     assert server.load["capacity"] == 4
-    assert "Inside" not in server.load["reads"]
+    assert "InFlight" not in server.load["reads"]
 
 
 @pytest.mark.parametrize(
@@ -374,7 +374,7 @@ def test_on_bjoern_checks_are_answered_between_requests_and_one_line_says_what_i
     head = ask(server.port, "HEAD", "/readyz")
     assert (head.status, head.headers["content-length"]) == (200, "4")
     assert ask(server.port, "POST", "/readyz").status == 405
-    assert server.load["reads"].startswith("<Inside")
+    assert server.load["reads"].startswith("<InFlight")
     assert eventually(lambda: server.logged) == [
         "wsgi_busyguard: this server (bjoern) runs one request at a time, and the others wait in"
         " the kernel; every check says free; fork more processes, which all accept from the same"

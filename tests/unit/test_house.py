@@ -39,7 +39,6 @@ LONG_FUNCTIONS = {
     "cli/serve/gunicorn.py serve_gunicorn",
     "cli/serve/werkzeug.py _server",
     "gate/gated.py holding",
-    "middleware.py __init__",
 }
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import inspect
 import io
 import json
 import logging
@@ -953,3 +954,24 @@ def test_a_busy_app_on_many_threads_is_entered_by_as_many_as_there_are_slots(sta
     assert most[0] <= 2
     assert inside[0] == 0
     assert guard.monitor.adapter.empty
+
+
+# Subclasses
+
+
+def test_a_subclass_may_override_call_and_call_what_it_overrides(ask, monitor):
+    seen = []
+
+    class Noting(BusyGuard):
+        def __call__(self, environ, start_response):
+            seen.append(environ["PATH_INFO"])
+            return super().__call__(environ, start_response)
+
+    guard = Noting(app, monitor=monitor)
+    assert (ask(guard, "GET", "/x").text, ask(guard, "GET", "/readyz").text) == ("app", "free")
+    assert seen == ["/x", "/readyz"]
+
+
+def test_a_guards_signature_is_that_of_a_wsgi_app(monitor):
+    guard = BusyGuard(app, monitor=monitor)
+    assert list(inspect.signature(guard).parameters) == ["environ", "start_response"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from .._support.forks import Stage, after_fork
 from .._support.locks import under
@@ -14,8 +14,8 @@ from ..deadlines.environ import MONITOR
 from ..gate.gated import Held
 from ..monitor import Monitor
 from .detect import BE_THE_QUEUE, Server, behind_a_guard, find, find_early, held_up
-from .readers.in_flight import Inside
-from .readers.sampling import Calls, Sampled
+from .readers.in_flight import InFlight
+from .readers.sampling import Sampled
 from .thread_budget import needed, too_few
 
 if TYPE_CHECKING:
@@ -26,18 +26,8 @@ if TYPE_CHECKING:
     from ..gate import Gate
     from ..load import Adapter, Load
     from ..policy import Limits
-
-
-class Guard(Calls, Protocol):
-    """What a guard can do for what reads its server.
-
-    :ivar checks_in_flight: as many things as checks are being answered.
-    """
-
-    checks_in_flight: set[object]
-
-    def spare(self, threads: float) -> None:
-        """Take note of how many threads are left where the gate is full, but for one for checks."""
+    from .next_call import NextCall
+    from .unread_body import Leftovers
 
 
 class FirstRequest:
@@ -45,9 +35,12 @@ class FirstRequest:
 
     :param monitor: is given what reads the server.
     :param adapter: what is read until then: a gate, or what has neither queue nor capacity.
-    :param inside: counts the calls of the guard's app.
-    :param guard: has checks be counted while they are answered, and calls be timed.
-    :param again: called in a child process, which may be another server, and meets it anew.
+    :param in_flight: counts the calls of the guard's app.
+    :param count_checks: has checks be counted, and returns as many things as are being answered.
+    :param next_call: has this be done at the next call, and in a child process, which may be
+        another server, anew; has calls be timed.
+    :param leftovers: is told how many threads are left where the gate is full, but for one for
+        checks.
     :ivar lacks_room: whether a gate here would serve less than the server without it, so that
         requests are not to go through it.
     """
@@ -55,32 +48,40 @@ class FirstRequest:
     def __init__(
         self,
         monitor: Monitor,
-        adapter: Gate | Inside,
-        inside: Inside,
-        guard: Guard,
-        again: Callable[[], object],
+        adapter: Gate | InFlight,
+        in_flight: InFlight,
+        count_checks: Callable[[], Sized],
+        next_call: NextCall,
+        leftovers: Leftovers,
     ) -> None:
         self._monitor = monitor
         self._adapter = adapter
-        self._inside = inside
-        self._guard = guard
-        self._again = again
+        self._in_flight = in_flight
+        self._count_checks = count_checks
+        self._next_call = next_call
+        self._leftovers = leftovers
         self._renew()
         self._met = False
         self.lacks_room = False
         monitor.serves = False  # whoever imports the app makes its guard
+        self._begin()
         after_fork(Stage.OWN, self._renew)
         after_fork(Stage.SERVER, self._after_fork)
+
+    def _begin(self) -> None:
+        self._next_call.does(self.meet, "could not find out which server this is")
 
     def meet(self, environ: WSGIEnvironment) -> None:
         """Do it, unless it is done. Of several first calls at once one does and others wait.
 
         Raises what goes wrong, once: then nothing more is known of the server.
         """
-        if self._met:
-            return
-        self._monitor.serves = True
-        under(self._lock, self._meet_first, environ)
+        try:
+            if not self._met:
+                self._monitor.serves = True
+                under(self._lock, self._meet_first, environ)
+        finally:
+            self._in_flight.begin()
 
     def _meet_first(self, environ: WSGIEnvironment) -> None:
         """Do it unless another call has. Requires self._lock."""
@@ -92,12 +93,13 @@ class FirstRequest:
 
     def _look(self, environ: WSGIEnvironment) -> None:
         name = environ.get("SERVER_SOFTWARE", "unnamed")
-        self._inside.nested = behind_a_guard()
+        self._in_flight.nested = behind_a_guard()
+        self._in_flight.is_read = self._adapter is self._in_flight
         if MONITOR in environ:  # another guard stands in front, and knows
             theirs = environ[MONITOR]
-            if isinstance(theirs, Monitor) and isinstance(self._adapter, Inside):
-                self._turn_to(WithoutChecks(Same(theirs), self._guard.checks_in_flight))
-        elif isinstance(self._adapter, Inside):
+            if isinstance(theirs, Monitor) and isinstance(self._adapter, InFlight):
+                self._turn_to(WithoutChecks(Same(theirs), self._count_checks()))
+        elif isinstance(self._adapter, InFlight):
             self._find_load(find(environ), name)
         else:
             self._find_room(self._adapter.limits, find(environ), name)
@@ -124,13 +126,13 @@ class FirstRequest:
             if wrong is None:
                 # Of as many as there may be, as many are left, also behind a queue without a bound.
                 left = threads - limits.slots - limits.max_queue - 1
-                self._guard.spare(threads if threads == math.inf else left)
+                self._leftovers.allow(threads if threads == math.inf else left)
                 return
         self.lacks_room = True
         reads = server is not None and server.adapter is not None
         until_then = "until then the guard refuses nothing and answers checks"
         logger.error("%s; %s%s", wrong, until_then, "" if reads else ", which all say free")
-        self._turn_to(self._reader(server) if reads and server is not None else self._inside)
+        self._turn_to(self._reader(server) if reads and server is not None else self._in_flight)
 
     def _find_load(self, server: Server | None, name: str) -> None:
         if server is None:
@@ -153,9 +155,9 @@ class FirstRequest:
         assert server.adapter is not None
         adapter = self._part_of(server.adapter())
         if server.counts_checks:
-            adapter = WithoutChecks(adapter, self._guard.checks_in_flight)
+            adapter = WithoutChecks(adapter, self._count_checks())
         if not hasattr(adapter, "subscribe"):  # what tells of changes by itself knows more
-            adapter = Sampled(adapter, self._guard)
+            adapter = Sampled(adapter, self._next_call)
         return adapter
 
     def _part_of(self, adapter: Adapter) -> Adapter:
@@ -168,6 +170,7 @@ class FirstRequest:
         return adapter if board is None or share is None else share(board)
 
     def _turn_to(self, adapter: Adapter) -> None:
+        self._in_flight.is_read = adapter is self._in_flight
         publisher: Any = self._monitor.adapter
         if hasattr(publisher, "board"):  # it stays, and posts what the other one reads
             publisher.adapter = adapter
@@ -180,10 +183,10 @@ class FirstRequest:
     def _after_fork(self) -> None:
         if self._met:
             self._met = self._monitor.serves = False
-            if self.lacks_room or isinstance(self._adapter, Inside):
+            if self.lacks_room or isinstance(self._adapter, InFlight):
                 self._turn_to(self._adapter)
             self.lacks_room = False
-            self._again()
+            self._begin()
 
 
 class Same:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..checks import SOMEBODY_BEHIND, Checks
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable
+    from collections.abc import Iterable
 
 # The request line as access logs quote it: "GET /readyz HTTP/1.1", with colours between for some.
 _REQUEST = re.compile(r'"(?:\x1b\[[\d;]*m)?([A-Z]+) (\S+) HTTP/\d')
@@ -49,7 +49,7 @@ class NoChecks(logging.Filter):
         except Exception:  # a record that cannot be formatted, say: whoever writes it says so
             return True
 
-    def is_check(self, method: str, uri: str, headers: Container[str] = ()) -> bool:
+    def is_check(self, method: str, uri: str, headers: Iterable[str] = ()) -> bool:
         """Return whether a request is a check; ``headers`` as in a WSGI environ."""
         path, _, query = uri.partition("?")
         return self._checks.match_request(method, path, query, headers) is not None

@@ -22,7 +22,7 @@ from wsgi_busyguard.adapters.detect import UNPATCHED, Server, find, find_early, 
 from wsgi_busyguard.adapters.executor import CountingExecutor
 from wsgi_busyguard.adapters.first_request import Same, WithoutChecks
 from wsgi_busyguard.adapters.readers.gevent_pywsgi import PywsgiAdapter
-from wsgi_busyguard.adapters.readers.in_flight import Inside
+from wsgi_busyguard.adapters.readers.in_flight import InFlight
 from wsgi_busyguard.adapters.readers.paste import PasteAdapter
 from wsgi_busyguard.adapters.readers.threadpool import ThreadPoolAdapter
 from wsgi_busyguard.adapters.thread_budget import too_few
@@ -248,7 +248,7 @@ def test_the_guard_reads_what_it_finds_and_looks_no_more(ask, found, adapter, ca
     adapter.load = Load(7, 4, 4)
     looks = found(Server("Peanut", 4, lambda: adapter))
     guard = BusyGuard(app)
-    assert isinstance(guard.monitor.adapter, Inside)
+    assert isinstance(guard.monitor.adapter, InFlight)
     for _ in range(3):
         assert ask(guard, "GET", "/x").text == "app"
     assert len(looks) == 1
@@ -393,7 +393,7 @@ def test_a_child_process_looks_anew(environ, found, adapter, on_board, tmp_path)
     pid = os.fork()
     if pid == 0:
         try:
-            assert isinstance(reads(), Inside)
+            assert isinstance(reads(), InFlight)
             assert guard._first
             visit()
             assert len(looks) == 2
@@ -518,7 +518,7 @@ def test_where_the_servers_queue_cannot_be_read_either_that_is_in_the_same_line(
     assert ask(guard, "GET", "/readyz").text == "free"
     [record] = caplog.records
     assert record.getMessage().endswith(UNTIL_THEN + ", which all say free")
-    assert isinstance(guard.monitor.adapter, Inside)
+    assert isinstance(guard.monitor.adapter, InFlight)
 
 
 def test_what_a_gate_leaves_in_the_environ_is_there_without_it_too(environ, found):
@@ -586,6 +586,6 @@ def test_where_one_who_waits_would_block_all_there_is_no_gate(ask, found, caplog
     guard = BusyGuard(app, slots=1)
     slot = guard.monitor.adapter.enter()
     assert ask(guard, "GET", "/x").text == "app"
-    assert isinstance(guard.monitor.adapter, Inside)
+    assert isinstance(guard.monitor.adapter, InFlight)
     assert "gevent.monkey.patch_all()" in caplog.text
     del slot

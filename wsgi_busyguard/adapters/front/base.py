@@ -24,7 +24,7 @@ from ...responses import Responses
 from .sockets import whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -117,7 +117,7 @@ class Front:
             self._member.beat()
         self.monitor.refresh()
 
-    def match(self, method: str, path: str, query: str, headers: Container[str]) -> Check | None:
+    def match(self, method: str, path: str, query: str, headers: Iterable[str]) -> Check | None:
         """Return the check that a request is; see :meth:`Checks.match_request`."""
         if path not in self._checks.suspects:
             return None

@@ -45,13 +45,13 @@ class Guarded:
         elif board is None:
             reads = Sampled(adapter())
             self.guard = BusyGuard(app, monitor=Monitor(reads), **options)
-            reads.calls = self.guard
+            reads.calls = self.guard.next_call
         else:
             board = opened(board)
             reads = Sampled(adapter().share(board))
             self._member = Member(board, reads)
             self.guard = BusyGuard(app, monitor=Monitor(self._member), **options)
-            reads.calls = self.guard
+            reads.calls = self.guard.next_call
         self._is_gate = slots is not None
 
     def begin(self) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...load import Load
 from ..acceptqueue import in_the_kernel
-from .in_flight import inside
+from .in_flight import calls_in_flight, count_calls
 from .prefork import posts_the_queue
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ class GunicornAdapter:
             self._look = self._threads
         elif hasattr(worker, "run_for_one"):
             self._look = self._sync
+            count_calls()
         else:
             raise TypeError(
                 f"expected a gthread or a sync worker, not {worker!r}: start gunicorn with"
@@ -60,7 +61,7 @@ class GunicornAdapter:
         return Load(queued + self._in_the_kernel(), min(max(0, serving), threads), threads)
 
     def _sync(self) -> Load:
-        return Load(self._in_the_kernel(), min(inside(), 1), 1)
+        return Load(self._in_the_kernel(), min(calls_in_flight(), 1), 1)
 
     def _in_the_kernel(self) -> int:
         worker, board = self._worker, self._board

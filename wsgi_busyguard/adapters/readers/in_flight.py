@@ -1,4 +1,7 @@
-"""Counters the calls of an app that are under way, on any server and for nothing.
+"""Counts the calls of an app that are in flight, on any server and for next to nothing.
+
+Only some readers need that count, and a call pays for it only where one of them does: it says so by
+:func:`count_calls`, and every guard of the process then puts a counting layer around its app.
 
 No stack but our own is ever looked at. On Python 3.11 ``sys._current_frames()`` can stop a whole
 process for ever, if the garbage collector runs a finalizer just then (CPython's issue 106883, never
@@ -10,47 +13,64 @@ from __future__ import annotations
 
 import sys
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..._support.forks import Stage, after_fork
 from ...load import Load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 # Only CPython counts references; elsewhere nobody is seen.
 _references = getattr(sys, "getrefcount", lambda thing: 0)
 
 
-class Inside:
-    """Knows how many calls are inside a guard's app: an adapter that knows no queue, no capacity.
+class InFlight:
+    """Knows how many calls a guard's app is in: an adapter that knows no queue and no capacity.
 
-    A counter would cost each request a third of the whole pass-through, and one that is kept can
-    drift. Here each call holds one reference to a token while it is under way, and whoever looks
-    counts the references::
+    A counter that is kept can drift, and a lock would cost each request a third of the whole
+    pass-through. Here each call holds one reference to a token while it is in flight, and whoever
+    looks counts the references. Bodies that are iterated after the call are not seen.
 
-        token, body = inside.token, app(environ, start_response)
-        del token
-
-    The token lies on the interpreter's own stack meanwhile: there is no variable that a debugger
-    could hold on to, an exception lets go of it on its way out, and a greenlet takes it along.
-    Bodies that are iterated after the call are not seen.
-
-    :ivar token: what a call under way holds one reference to.
+    :param is_asked: whether the guard asks for the count at each call.
+    :ivar begin: called when the calls are to be counted; puts the app behind :meth:`counting`.
+    :ivar token: what a call in flight holds one reference to.
+    :ivar is_read: whether the guard's monitor reads this.
     :ivar nested: whether another guard of this process counts the same calls.
     """
 
-    __slots__ = ("__weakref__", "nested", "token")
+    __slots__ = ("__weakref__", "_is_asked", "begin", "is_read", "nested", "token")
 
-    def __init__(self) -> None:
+    def __init__(self, is_asked: bool = False) -> None:
         self.token: Any = object()
-        self.nested = False
+        self.begin: Callable[[], object] = bool
+        self._is_asked = is_asked
+        self.is_read = self.nested = False
         _everywhere[id(self)] = self
-        after_fork(Stage.OWN, self._after_fork)
+        after_fork(Stage.OWN, self._forget)
 
-    def _after_fork(self) -> None:
-        """Forget who was inside: they are in the parent, and their references would stay here."""
-        self.token = object()
+    @property
+    def is_wanted(self) -> bool:
+        """Whether the calls are to be counted."""
+        return self.is_read or self._is_asked or (_wanted and not self.nested)
+
+    def counting(self, app: WSGIApplication) -> WSGIApplication:
+        """Return ``app`` with its calls counted."""
+
+        def counted(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+            # The token lies on the interpreter's own stack meanwhile: there is no variable that a
+            # debugger could hold on to, an exception lets go of it on its way out, and a greenlet
+            # takes it along.
+            token, body = self.token, app(environ, start_response)
+            del token
+            return body
+
+        return counted
 
     def count(self) -> int:
-        """Return how many calls are inside. Callable from any thread; 0.1 us."""
+        """Return how many calls are in flight. Callable from any thread; 0.1 us."""
         return max(0, int(_references(self.token)) - AT_REST)
 
     def read(self) -> Load:
@@ -58,16 +78,33 @@ class Inside:
         return Load(0, self.count(), None)
 
     def __repr__(self) -> str:
-        return "<Inside: the calls of the app; no queue, no capacity>"
+        return "<InFlight: the calls of the app; no queue, no capacity>"
+
+    def _forget(self) -> None:
+        """Forget who was in flight: they are in the parent; their references would stay here."""
+        self.token = object()
 
 
-_everywhere: weakref.WeakValueDictionary[int, Inside] = weakref.WeakValueDictionary()
+_everywhere: weakref.WeakValueDictionary[int, InFlight] = weakref.WeakValueDictionary()
+_wanted = False
 
 AT_REST = 0  # so that the next line counts all of them
-AT_REST = Inside().count()
+AT_REST = InFlight().count()
 
 
-def inside() -> int:
-    """Return how many calls are inside guards of this process, each once. From any thread."""
-    all_of_them = [reference() for reference in _everywhere.valuerefs()]
-    return sum(one.count() for one in all_of_them if one is not None and not one.nested)
+def count_calls() -> None:
+    """Have every guard of this process count its calls from now on."""
+    global _wanted
+    _wanted = True
+    for one in _all():
+        one.begin()
+
+
+def calls_in_flight() -> int:
+    """Return how many calls are in guards of this process, each once. From any thread."""
+    return sum(one.count() for one in _all() if not one.nested)
+
+
+def _all() -> list[InFlight]:
+    found = [reference() for reference in _everywhere.valuerefs()]
+    return [one for one in found if one is not None]

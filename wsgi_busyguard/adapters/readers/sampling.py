@@ -13,14 +13,16 @@ from ...counters import counts_of
 from ...load import Load, service_time, smoothed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
     from ...counters import Counters
     from ...load import Adapter
 
 
 class Calls(Protocol):
-    """What can have a call be timed: a guard."""
+    """What can have a call be timed."""
 
     def time_next(self, sampled: Sampled) -> object:
         """Have the next call tell ``sampled`` when it begins and ends; return what is to be it."""
@@ -83,6 +85,18 @@ class Sampled:
         self._look_out(self.calls, now)
         service = self._service(load.active, now)
         return load._replace(waited=max(load.waited, now - self._still_since), service=service)
+
+    def timing(self, app: WSGIApplication) -> WSGIApplication:
+        """Return ``app`` for the call that is to be timed."""
+
+        def timed(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+            call = self.begin()
+            try:
+                return app(environ, start_response)
+            finally:
+                self.end(call)
+
+        return timed
 
     def begin(self) -> Call:
         """Note that a call begins; return what :meth:`end` is to be told."""

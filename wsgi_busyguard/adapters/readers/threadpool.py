@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from ...load import Load
-from .in_flight import inside
+from .in_flight import calls_in_flight, count_calls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,7 @@ class ThreadPoolAdapter:
     """Reads any stock :class:`concurrent.futures.ThreadPoolExecutor`.
 
     :param executor: runs the app, guarded.
-    :param active: returns how many jobs run now; by default, how many calls are inside guards. A
+    :param active: returns how many jobs run now; by default, how many calls are in guards. A
         job that is in none, such as one that iterates a body, counts only while it waits.
 
     What it reads changes between two of its looks. Of the private names ``_work_queue`` and
@@ -27,11 +27,15 @@ class ThreadPoolAdapter:
     see :ref:`how they are estimated <estimated>`.
     """
 
-    def __init__(self, executor: ThreadPoolExecutor, *, active: Callable[[], int] = inside) -> None:
+    def __init__(
+        self, executor: ThreadPoolExecutor, *, active: Callable[[], int] = calls_in_flight
+    ) -> None:
         if not isinstance(executor, ThreadPoolExecutor):
             raise TypeError(f"executor must be a ThreadPoolExecutor, not {executor!r}")
         self._executor = executor
         self._active = active
+        if active is calls_in_flight:
+            count_calls()
 
     def read(self) -> Load:
         """Return the pool's figures. Callable from any thread; 1 us."""

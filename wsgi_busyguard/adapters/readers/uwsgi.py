@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...load import Load
 from ...policy import whole
-from .in_flight import inside
+from .in_flight import calls_in_flight, count_calls
 from .prefork import Listeners, Share, others
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ class UwsgiAdapter:
         if capacity is None:
             capacity = self._uwsgi.numproc * threads()
         self._capacity = int(whole("capacity", capacity, least=1))
+        if threads() > 1:
+            count_calls()
         self._listeners = Listeners(self._uwsgi.sockets)
 
     def read(self) -> Load | None:
@@ -48,7 +50,7 @@ class UwsgiAdapter:
             return others(working(self._uwsgi.workers()))
         # Whoever finds a thread free does not wait.
         full = queued and self._uwsgi.numproc > 1
-        return others(self._capacity) if full else inside()
+        return others(self._capacity) if full else calls_in_flight()
 
     def progress(self) -> int:
         """Return how many requests have been answered, by all processes."""
@@ -72,6 +74,8 @@ class WorkerAdapter:
     def __init__(self) -> None:
         self._uwsgi = server()
         self._listeners = Listeners(self._uwsgi.sockets)
+        if threads() > 1:
+            count_calls()
 
     def read(self) -> Load | None:
         """Return the figures of this instant; ``None`` if no listener's queue can be read."""
@@ -84,7 +88,7 @@ class WorkerAdapter:
 
     def _active(self) -> int:
         if threads() > 1:
-            return inside()
+            return calls_in_flight()
         here = self._uwsgi.worker_id()
         return others(working(worker for worker in self._uwsgi.workers() if worker["id"] == here))
 

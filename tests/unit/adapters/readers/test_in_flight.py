@@ -8,6 +8,7 @@ import os
 import pathlib
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import gevent
 import gevent.event
@@ -15,7 +16,9 @@ import pytest
 
 import wsgi_busyguard
 from wsgi_busyguard import BusyGuard, Load, Monitor
-from wsgi_busyguard.adapters.readers.in_flight import Inside, inside
+from wsgi_busyguard.adapters.detect import Server
+from wsgi_busyguard.adapters.readers.in_flight import InFlight, calls_in_flight, count_calls
+from wsgi_busyguard.adapters.readers.threadpool import ThreadPoolAdapter
 
 
 @pytest.fixture
@@ -34,12 +37,12 @@ def visit(environ, start):
 @pytest.fixture
 def here():
     """How many are inside guards of this process, without whom other tests have left there."""
-    before = inside()
-    return lambda: inside() - before
+    before = calls_in_flight()
+    return lambda: calls_in_flight() - before
 
 
 def counts(guard):
-    return guard._inside.count()
+    return guard._in_flight.count()
 
 
 def test_it_counts_calls_while_they_are_under_way(visit, go_on, until, here):
@@ -54,10 +57,73 @@ def test_it_counts_calls_while_they_are_under_way(visit, go_on, until, here):
     until(lambda: counts(guard) == here() == 0)
 
 
-def test_a_guard_that_reads_a_server_counts_too(visit, go_on, until, adapter, here):
-    guard = BusyGuard(lambda *_: [go_on.wait(20)], monitor=Monitor(adapter))
+@pytest.fixture
+def unwanted(monkeypatch):
+    """No reader of this process needs the count."""
+    monkeypatch.setattr("wsgi_busyguard.adapters.readers.in_flight._wanted", False)
+
+
+@pytest.mark.usefixtures("unwanted")
+@pytest.mark.parametrize("options", [{}, {"slots": 4}], ids=["pass-through", "gate"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_guard_that_reads_a_server_counts_as_soon_as_any_reader_needs_it(
+    visit, go_on, until, adapter, here, options, when
+):
+    options = options or {"monitor": Monitor(adapter)}
+    if when == "before":
+        count_calls()
+    came = []
+    guard = BusyGuard(lambda *_: [came.append(1), go_on.wait(20)], **options)
+    if when == "after":
+        visit(guard)
+        until(lambda: came)
+        count_calls()
+        assert here() == 0  # it came before, and had no such layer around it
     visit(guard)
     until(lambda: here() == 1)
+
+
+@pytest.mark.usefixtures("unwanted")
+@pytest.mark.parametrize("kind", ["gate", "adapter", "a server's reader"])
+def test_no_call_pays_for_a_count_that_nobody_reads(kind, environ, adapter, monkeypatch):
+    layers = []
+
+    def app(environ, start_response):
+        frame = sys._getframe(1)
+        while frame.f_code.co_name != "test_no_call_pays_for_a_count_that_nobody_reads":
+            layers.append(frame.f_code.co_name)
+            frame = frame.f_back
+        return []
+
+    monkeypatch.setattr(
+        "wsgi_busyguard.adapters.first_request.find",
+        lambda environ: Server("Peanut", 99, lambda: adapter, counts_checks=False),
+    )
+    options = {"gate": {"slots": 2}, "adapter": {"monitor": Monitor(adapter)}}
+    guard = BusyGuard(app, **options.get(kind, {}))
+    for _ in range(2):
+        guard(environ("GET", "/x"), print)
+    assert "__call__" in layers
+    assert "counted" not in layers
+
+
+@pytest.mark.usefixtures("unwanted")
+@pytest.mark.parametrize("made", [ThreadPoolAdapter, None], ids=["by itself", "told another way"])
+def test_an_executors_reader_needs_it_unless_it_is_told_another_way(made, adapter):
+    guard = BusyGuard(print, monitor=Monitor(adapter))
+    before = guard._app
+    with ThreadPoolExecutor(1) as executor:
+        if made is None:
+            ThreadPoolAdapter(executor, active=int)
+        else:
+            made(executor)
+    assert (guard._app is before) == (made is None)
+
+
+def test_one_that_needs_it_for_itself_counts_also_behind_a_guard():
+    one = InFlight(True)
+    one.nested = True
+    assert one.is_wanted
 
 
 def test_checks_are_not_inside(ask, here):
@@ -144,13 +210,13 @@ def test_after_a_fork_nobody_is_inside(visit, go_on, until):
     until(lambda: counts(guard) == 3)
     pid = os.fork()
     if pid == 0:
-        os._exit(counts(guard) + 10 * inside())
+        os._exit(counts(guard) + 10 * calls_in_flight())
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert counts(guard) == 3
 
 
 def test_who_is_gone_is_forgotten(here):
-    one = Inside()
+    one = InFlight()
     token = one.token
     assert (one.count(), here()) == (1, 1)
     del one
@@ -161,11 +227,11 @@ def test_who_is_gone_is_forgotten(here):
 
 def test_where_references_are_not_counted_nobody_is_seen(monkeypatch):
     monkeypatch.setattr("wsgi_busyguard.adapters.readers.in_flight._references", lambda thing: 0)
-    assert Inside().count() == 0
+    assert InFlight().count() == 0
 
 
 def test_it_says_what_it_is():
-    assert repr(Inside()) == "<Inside: the calls of the app; no queue, no capacity>"
+    assert repr(InFlight()) == "<InFlight: the calls of the app; no queue, no capacity>"
 
 
 # Stacks of other threads
