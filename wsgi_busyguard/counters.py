@@ -5,7 +5,6 @@ Values only. Whoever counts has his own way to do it; here is what he hands over
 
 from __future__ import annotations
 
-from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 from .policy import READY_POLICIES, Reason
@@ -68,10 +67,8 @@ class Counters(NamedTuple):
 
     def flat(self) -> list[int]:
         """Return all of them as a list, for :func:`of`."""
-        return [
-            *(self.admitted, self.served, *self.refused, self.dropped),
-            *(*self.service, self.service_ns, *self.waits, self.waits_ns),
-        ]
+        numbers = [self.admitted, self.served, *self.refused, self.dropped]
+        return [*numbers, *self.service, self.service_ns, *self.waits, self.waits_ns]
 
 
 LENGTH = len(Counters().flat())
@@ -100,11 +97,6 @@ def of(flat: Sequence[int]) -> Counters:
 def together(all_of_them: Iterable[Counters]) -> Counters:
     """Return the sum."""
     return of([sum(column) for column in zip(*(c.flat() for c in all_of_them), strict=True)])
-
-
-def cumulative(times: Sequence[int]) -> list[int]:
-    """Return how many took at most as long as each bound, the last being without one."""
-    return list(accumulate(times))
 
 
 # The places in the list in which the answers to checks are counted, one list for each policy.

@@ -11,33 +11,33 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-SECTIONS = {
-    *("global", "defaults", "frontend", "backend", "listen", "peers", "resolvers", "mailers"),
-    *("userlist", "program", "http-errors", "ring", "log-forward", "cache", "fcgi-app"),
-    *("crt-store", "traces", "log-profile", "acme"),
-}
+SECTION_NAMES = """
+global defaults frontend backend listen peers resolvers mailers userlist program http-errors ring
+log-forward cache fcgi-app crt-store traces log-profile acme
+"""
 
 # What a server's line may have, each with one word after it. All others stand alone.
-VALUED = {
-    *("maxconn", "minconn", "maxqueue", "weight", "inter", "fastinter", "downinter", "fall"),
-    *("rise", "port", "addr", "observe", "error-limit", "on-error", "on-marked-down"),
-    *("on-marked-up", "agent-port", "agent-inter", "agent-send", "agent-addr", "slowstart"),
-    *("cookie", "id", "guid", "init-addr", "resolvers", "resolve-net", "resolve-opts"),
-    *("resolve-prefer", "namespace", "source", "usesrc", "interface", "proto", "check-proto"),
-    *("alpn", "check-alpn", "sni", "check-sni", "verify", "verifyhost", "track", "redir"),
-    *("ca-file", "crl-file", "crt", "ciphers", "ciphersuites", "curves", "sigalgs", "socks4"),
-    *("ssl-min-ver", "ssl-max-ver", "tcp-ut", "ws", "shard", "hash-key", "log-proto"),
-    *("pool-low-conn", "pool-max-conn", "pool-purge-delay", "pool-conn-name", "max-reuse"),
-}
+VALUED_NAMES = """
+maxconn minconn maxqueue weight inter fastinter downinter fall rise port addr observe error-limit
+on-error on-marked-down on-marked-up agent-port agent-inter agent-send agent-addr slowstart cookie
+id guid init-addr resolvers resolve-net resolve-opts resolve-prefer namespace source usesrc
+interface proto check-proto alpn check-alpn sni check-sni verify verifyhost track redir ca-file
+crl-file crt ciphers ciphersuites curves sigalgs socks4 ssl-min-ver ssl-max-ver tcp-ut ws shard
+hash-key log-proto pool-low-conn pool-max-conn pool-purge-delay pool-conn-name max-reuse
+"""
 
 # Where in a server's line its address is; of a template, after its prefix and how many there are.
 ADDRESSES = {"server": 2, "server-template": 3}
 
 # The kinds of checks, of which a section has the one that it names last.
-CHECKS = {
-    *("httpchk", "tcp-check", "external-check", "mysql-check", "pgsql-check", "redis-check"),
-    *("smtpchk", "ldap-check", "spop-check", "ssl-hello-chk"),
-}
+CHECK_NAMES = """
+httpchk tcp-check external-check mysql-check pgsql-check redis-check smtpchk ldap-check spop-check
+ssl-hello-chk
+"""
+
+SECTIONS = set(SECTION_NAMES.split())
+VALUED = set(VALUED_NAMES.split())
+CHECKS = set(CHECK_NAMES.split())
 
 
 class Finding(NamedTuple):

@@ -1,7 +1,7 @@
 """Finds in a configuration of HAProxy what is known to go wrong behind it.
 
 A text in, findings out. Only what is in front of guarded servers is judged: backends in mode http.
-What is known of their checks is in :mod:`.probes`.
+What is known of their checks is in :mod:`.lint_checks`.
 """
 
 from __future__ import annotations
@@ -172,9 +172,8 @@ def _says_for_whom(section: Section) -> bool:
     return any(name.lower() in PASSED_ON for line in sets for name in line.words[2:3])
 
 
-LOOKS: tuple[Callable[[Backend], Iterator[Finding]], ...] = (
-    *(_retries, _queue, _balance, _agent, check_mistakes, _killing, _clients),
-)
+LOOKS: list[Callable[[Backend], Iterator[Finding]]]
+LOOKS = [_retries, _queue, _balance, _agent, check_mistakes, _killing, _clients]
 
 
 def _seconds(text: str) -> float:

@@ -28,12 +28,15 @@ if TYPE_CHECKING:
 
     Shown = Mapping[str, Any]
     Samples = Iterable[tuple[tuple[str, ...], float]]
+    Read = Callable[[Shown], Iterable[tuple[tuple[str, ...], Any]]]
 
 VERSION = 1
 
 GAUGE, COUNTER, HISTOGRAM = KINDS = ("gauge", "counter", "histogram")
 
 REQUESTS, TIME, NONE = "requests", "seconds", ""
+
+CHECK_LABELS = ("policy", "answer", "status")
 
 
 class Times(NamedTuple):
@@ -66,7 +69,7 @@ class Figure(NamedTuple):
     unit: str
     says: str
     labels: tuple[str, ...]
-    read: Callable[[Shown], Iterable[tuple[tuple[str, ...], Any]]]
+    read: Read
 
 
 def look(
@@ -202,8 +205,20 @@ def _plain(key: str) -> Callable[[Shown], Samples]:
     return read
 
 
-def _truth(key: str, *values: object) -> Callable[[Shown], Samples]:
-    return lambda shown: [((), int(shown[key] in values))]
+def _busy(shown: Shown) -> Samples:
+    """Whether the state is busy, also while a server that drains says so instead."""
+    transitions = shown.get("transitions")
+    if transitions is None:
+        return [((), int(shown["state"] == "busy"))]
+    return [((), int(transitions["busy"] > transitions["free"]))]
+
+
+def _ready(shown: Shown) -> Samples:
+    return [((), int(shown["ready"]))]
+
+
+def _draining(shown: Shown) -> Samples:
+    return [((), int(shown["state"] == DRAINING))]
 
 
 def _counted(key: str) -> Callable[[Shown], Samples]:
@@ -259,94 +274,59 @@ def _each(key: str) -> Callable[[Shown], Samples]:
     return read
 
 
+def _gauge(
+    name: str, says: str, unit: str = NONE, read: Read | None = None, labels: tuple[str, ...] = ()
+) -> Figure:
+    return Figure(name, GAUGE, unit, says, labels, read or _plain(name))
+
+
+def _counter(
+    name: str, says: str, read: Read | None = None, labels: tuple[str, ...] = (), unit: str = NONE
+) -> Figure:
+    return Figure(name, COUNTER, unit, says, labels, read or _counted(name))
+
+
+def _histogram(name: str, says: str) -> Figure:
+    return Figure(name, HISTOGRAM, TIME, says, (), _times(name))
+
+
+def _of_each(name: str, says: str, unit: str) -> Figure:
+    """Return the figure of each process that is called ``process_`` and a key of its row."""
+    return _gauge(f"process_{name}", says, unit, _each(name), ("slot",))
+
+
 FIGURES = (
-    Figure("queued", GAUGE, REQUESTS, "Requests that wait for a slot.", (), _plain("queued")),
-    Figure("active", GAUGE, REQUESTS, "Requests in the application.", (), _plain("active")),
-    Figure(
-        *("capacity", GAUGE, REQUESTS, "Requests that may be in the application at once."),
-        *((), _plain("capacity")),
+    _gauge("queued", "Requests that wait for a slot.", REQUESTS),
+    _gauge("active", "Requests in the application.", REQUESTS),
+    _gauge("capacity", "Requests that may be in the application at once.", REQUESTS),
+    _gauge("waited", "For how long no queued request has got a thread.", TIME),
+    _gauge("delay", "How long a request that arrives now would wait.", TIME),
+    _gauge("lag", "How late new connections are taken in.", TIME),
+    _gauge("is_busy", "1 while the state is busy, else 0.", read=_busy),
+    _gauge("is_ready", "1 while ready checks are answered 200, else 0.", read=_ready),
+    _gauge("is_draining", "1 while the server is shutting down, else 0.", read=_draining),
+    _counter("busy", "Time in the state busy.", _plain("busy_seconds"), unit=TIME),
+    _counter("transitions", "Changes of the state, by the state entered.", _transitions, ("to",)),
+    _counter("admitted", "Requests that got a slot."),
+    _counter("served", "Requests that the app is done with."),
+    _counter(
+        "refused",
+        "Requests refused; queue-age: expired, having waited long.",
+        _refused,
+        ("reason",),
     ),
-    Figure(
-        *("waited", GAUGE, TIME, "For how long no queued request has got a thread."),
-        *((), _plain("waited")),
+    _counter("dropped", "Requests whose client left before the app was called."),
+    _counter(
+        "checks", "Ready checks answered, by the policy and the answer.", _checks, CHECK_LABELS
     ),
-    Figure(
-        *("delay", GAUGE, TIME, "How long a request that arrives now would wait."),
-        *((), _plain("delay")),
+    _histogram("service_time", "How long requests held their slots."),
+    _histogram("queue_time", "How long admitted requests waited for their slots."),
+    _gauge("balancers", "Balancers that ask the agent port.", read=_balancers),
+    _gauge(
+        "processes", "Processes on the board, by how they are.", read=_processes, labels=("state",)
     ),
-    Figure(
-        *("lag", GAUGE, TIME, "How late new connections are taken in."),
-        *((), _plain("lag")),
-    ),
-    Figure(
-        *("is_busy", GAUGE, NONE, "1 while the state is busy, else 0."),
-        *((), lambda shown: [((), int(_is_busy(shown)))]),
-    ),
-    Figure(
-        *("is_ready", GAUGE, NONE, "1 while ready checks are answered 200, else 0."),
-        *((), _truth("ready", True)),
-    ),
-    Figure(
-        *("is_draining", GAUGE, NONE, "1 while the server is shutting down, else 0."),
-        *((), _truth("state", DRAINING)),
-    ),
-    Figure("busy", COUNTER, TIME, "Time in the state busy.", (), _plain("busy_seconds")),
-    Figure(
-        *("transitions", COUNTER, NONE, "Changes of the state, by the state entered."),
-        *(("to",), _transitions),
-    ),
-    Figure("admitted", COUNTER, NONE, "Requests that got a slot.", (), _counted("admitted")),
-    Figure("served", COUNTER, NONE, "Requests that the app is done with.", (), _counted("served")),
-    Figure(
-        *("refused", COUNTER, NONE, "Requests refused; queue-age: expired, having waited long."),
-        *(("reason",), _refused),
-    ),
-    Figure(
-        *("dropped", COUNTER, NONE, "Requests whose client left before the app was called."),
-        *((), _counted("dropped")),
-    ),
-    Figure(
-        *("checks", COUNTER, NONE, "Ready checks answered, by the policy and the answer."),
-        *(("policy", "answer", "status"), _checks),
-    ),
-    Figure(
-        *("service_time", HISTOGRAM, TIME, "How long requests held their slots."),
-        *((), _times("service_time")),
-    ),
-    Figure(
-        *("queue_time", HISTOGRAM, TIME, "How long admitted requests waited for their slots."),
-        *((), _times("queue_time")),
-    ),
-    Figure(
-        *("balancers", GAUGE, NONE, "Balancers that ask the agent port."),
-        *((), _balancers),
-    ),
-    Figure(
-        *("processes", GAUGE, NONE, "Processes on the board, by how they are."),
-        *(("state",), _processes),
-    ),
-    Figure(
-        *("process_queued", GAUGE, REQUESTS, "Requests that wait for a slot in one process."),
-        *(("slot",), _each("queued")),
-    ),
-    Figure(
-        *("process_active", GAUGE, REQUESTS, "Requests in the application in one process."),
-        *(("slot",), _each("active")),
-    ),
-    Figure(
-        *("process_capacity", GAUGE, REQUESTS, "Requests that may be in it at once."),
-        *(("slot",), _each("capacity")),
-    ),
-    Figure(
-        *("process_beat", GAUGE, TIME, "How long ago a process showed that it makes progress."),
-        *(("slot",), _each("beat")),
-    ),
+    _of_each("queued", "Requests that wait for a slot in one process.", REQUESTS),
+    _of_each("active", "Requests in the application in one process.", REQUESTS),
+    _of_each("capacity", "Requests that may be in it at once.", REQUESTS),
+    _of_each("beat", "How long ago a process showed that it makes progress.", TIME),
 )
-
-
-def _is_busy(shown: Shown) -> bool:
-    """Return whether the state is busy, also while a server that drains says so instead."""
-    transitions = shown.get("transitions")
-    if transitions is None:
-        return bool(shown["state"] == "busy")
-    return bool(transitions["busy"] > transitions["free"])
