@@ -186,8 +186,8 @@ def test_a_guard_that_wants_threads_serves_without(scarce, ask, adapter, tmp_pat
     scarce.clear()
     assert ask(guard, path="/x").text == "served"
     until(lambda: guard.monitor.adapter._beats.running)
-    until(lambda: guard._push._watching.running)
-    guard._push.stop()
+    until(lambda: guard._pushes._watching.running)
+    guard._pushes.stop()
     guard.monitor.adapter.stop()
 
 
