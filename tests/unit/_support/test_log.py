@@ -187,7 +187,7 @@ def test_a_push_that_cannot_begin_costs_no_request(app, ask, monkeypatch, caplog
     def cannot():
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(guard._push, "start", cannot)
+    monkeypatch.setattr(guard._pushes, "start", cannot)
     assert [ask(guard).text for _ in range(2)] == ["app"] * 2
     assert [r.getMessage() for r in caplog.records if r.levelname == "ERROR"] == [
         "could not begin to push"
