@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import io
+import sys
 import time
 import weakref
 from wsgiref.util import FileWrapper
@@ -426,8 +427,11 @@ def test_a_wrapper_that_does_not_want_its_close_to_be_set_is_held_all_the_same(h
     assert file.closed == 1
 
 
+# From 3.13 on object.__setattr__() sets an attribute on an object of a class that is made in C, too.
 @pytest.mark.parametrize(
-    ("proxy", "held"), [(Traced, True), (TracedInC, False)], ids=["in Python", "in C"]
+    ("proxy", "held"),
+    [(Traced, True), (TracedInC, sys.version_info >= (3, 13))],
+    ids=["in Python", "in C"],
 )
 def test_a_file_in_a_tracers_proxy_is_closed_and_so_is_the_proxy(hold, gate, tmp_path, proxy, held):
     """It is an instance of the wrapper for all who ask, and passes on what is set on it."""
