@@ -427,7 +427,7 @@ def test_a_wrapper_that_does_not_want_its_close_to_be_set_is_held_all_the_same(h
     assert file.closed == 1
 
 
-# From 3.13 on object.__setattr__() sets an attribute on an object of a class that is made in C, too.
+# From 3.13 on object.__setattr__() sets attributes on what is made in C, too.
 @pytest.mark.parametrize(
     ("proxy", "held"),
     [(Traced, True), (TracedInC, sys.version_info >= (3, 13))],
