@@ -83,11 +83,13 @@ def test_a_503_of_the_app_to_a_post_is_not_sent_again(nginx, pair):
     assert len(pair[0].ran("POST") + pair[1].ran("POST")) == 1
 
 
+@pytest.mark.parametrize("kind", ["twisted"], indirect=True)
 def test_clients_do_not_see_the_probes(nginx):
     front = nginx()
     assert [ask(front.port, path=path).status for path in ("/readyz", "/livez")] == [404, 404]
 
 
+@pytest.mark.parametrize("kind", ["twisted"], indirect=True)
 def test_a_client_is_no_check(nginx, pair):
     assert ask(nginx().port, "OPTIONS", "/").text in ("a", "b")
     assert len(pair[0].ran("OPTIONS") + pair[1].ran("OPTIONS")) == 1
