@@ -19,8 +19,8 @@ import wsgi_busyguard
 from wsgi_busyguard import Board, Gate, Load, Monitor
 from wsgi_busyguard._support.locks import Turn, tried, under
 from wsgi_busyguard.adapters.executor import CountingExecutor
+from wsgi_busyguard.board import memory as memory_module
 from wsgi_busyguard.board import publisher as poster_module
-from wsgi_busyguard.board import table as table_module
 from wsgi_busyguard.board.publisher import Publisher
 from wsgi_busyguard.gate import Ticket
 from wsgi_busyguard.gate import gate as gate_module
@@ -281,10 +281,10 @@ LOCKED = {
     "counts": of_a_gate(Gate.counts),
     "an offer": of_a_gate(lambda gate: gate.offer(Ticket(bool))),
     "a post": of_a_poster(Publisher.post),
-    "a claim": of_a_poster(join_again, table_module._lock),
+    "a claim": of_a_poster(join_again, memory_module._lock),
     "joining": of_a_poster(join_again, poster_module._joining),
-    "a row that is given away": of_a_poster(lambda p: p.board.free(1), table_module._lock),
-    "a board": of_a_poster(lambda _: Board(slots=2), table_module._lock),
+    "a row that is given away": of_a_poster(lambda p: p.board.free(1), memory_module._lock),
+    "a board": of_a_poster(lambda _: Board(slots=2), memory_module._lock),
     "a request in a dry run": of_a_dry_run(lambda report: report.arrive("request")),
     "the end of one": of_a_dry_run(lambda report: report.leave("request")),
 }

@@ -32,7 +32,7 @@ class Stage(IntEnum):
     THREADS = 2
 
 
-_resets: dict[Stage, dict[int, Callable[[], Reset | None]]] = {stage: {} for stage in Stage}
+_resets: list[dict[int, Callable[[], Reset | None]]] = [{} for _ in Stage]
 _numbers = count()
 
 

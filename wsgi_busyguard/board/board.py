@@ -43,7 +43,9 @@ from .layout import (
     changed,
     summed,
 )
-from .table import BORN, FLAGS, MOST_ROWS, OWNER, Table, is_gone
+from .memory import MOST_ROWS
+from .processes import is_gone
+from .table import BORN, FLAGS, OWNER, Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from ..counters import CHECKS, NAMED
 from ..counters import LENGTH as COUNTED
 from ..load import LAG_FREE, Load
-from .table import OTHERS, OWNER
+from .memory import OTHERS
+from .table import OWNER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

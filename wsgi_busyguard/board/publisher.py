@@ -36,8 +36,9 @@ from .layout import (
     THERE,
     packed,
 )
+from .processes import born
 from .row import Place
-from .table import BORN, FLAGS, OWNER, Full, born
+from .table import BORN, FLAGS, OWNER, Full
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

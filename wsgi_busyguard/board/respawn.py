@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from .._support.listening_sockets import listens
-from .table import born
+from .processes import born
 
 # Seconds in which a server makes its first processes, however slowly they import the app then.
 START = 5.0

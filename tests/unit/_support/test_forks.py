@@ -22,7 +22,7 @@ pytestmark = [
 @pytest.fixture(autouse=True)
 def _forgotten(monkeypatch):
     """What a test registers is gone after it."""
-    monkeypatch.setattr(forks, "_resets", {stage: {} for stage in Stage})
+    monkeypatch.setattr(forks, "_resets", [{} for _ in Stage])
 
 
 def in_a_child(work):

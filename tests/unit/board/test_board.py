@@ -17,8 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from wsgi_busyguard import Board, Load, Monitor, State
 from wsgi_busyguard.board import BoardFull
 from wsgi_busyguard.board.layout import BEAT, MOST, packed
+from wsgi_busyguard.board.processes import is_gone
 from wsgi_busyguard.board.publisher import Publisher
-from wsgi_busyguard.board.table import is_gone
 from wsgi_busyguard.board.watcher import Watcher
 from wsgi_busyguard.load import UNKNOWN
 
@@ -707,7 +707,7 @@ def test_a_beat_from_before_the_host_was_booted_is_no_sign_of_life(board, publis
 
 
 def test_without_proc_a_process_is_gone_when_no_signal_reaches_it(monkeypatch, child):
-    monkeypatch.setattr("wsgi_busyguard.board.table._PROC", False)
+    monkeypatch.setattr("wsgi_busyguard.board.processes._PROC", False)
     assert not is_gone(os.getpid(), 0)
     assert not is_gone(1, 0)  # somebody else's, perhaps
     pid = child(lambda: None)

@@ -10,8 +10,9 @@ import pytest
 
 from wsgi_busyguard import Board, Load, Monitor
 from wsgi_busyguard.board.layout import BEAT, COUNTS, READY, STARTING, STOPPING
+from wsgi_busyguard.board.processes import born
 from wsgi_busyguard.board.publisher import Publisher
-from wsgi_busyguard.board.table import BORN, FLAGS, born
+from wsgi_busyguard.board.table import BORN, FLAGS
 from wsgi_busyguard.board.watcher import Watcher
 from wsgi_busyguard.counters import CHECKS
 from wsgi_busyguard.gate import Gate

@@ -15,8 +15,9 @@ from wsgi_busyguard import Board, Gate, Load, Monitor, State
 from wsgi_busyguard.board import BoardFull
 from wsgi_busyguard.board.layout import BEAT, COUNTS
 from wsgi_busyguard.board.membership import Member
+from wsgi_busyguard.board.memory import Held
 from wsgi_busyguard.board.publisher import Publisher
-from wsgi_busyguard.board.table import Held, Table
+from wsgi_busyguard.board.table import Table
 from wsgi_busyguard.board.watcher import Watcher
 from wsgi_busyguard.counters import Counters
 

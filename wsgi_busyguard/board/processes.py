@@ -1,0 +1,61 @@
+"""Whether a process is still there. Knows process ids and ``/proc``."""
+
+from __future__ import annotations
+
+import os
+
+
+def born(pid: int, stamp: int) -> int:
+    """Return the moment at which a process started, in ticks since the system did.
+
+    Together with the id this names a process for ever. ``stamp`` where the system does not tell.
+    """
+    found = _seen(pid)
+    return stamp if found is None else found[1]
+
+
+def is_gone(pid: int, since: int) -> bool:
+    """Return whether the process that had this id, and started then, is gone.
+
+    One that is dead and that its parent has not reaped yet is gone.
+    """
+    try:
+        found = _seen(pid)
+    except OSError:  # no descriptor is left, say: then nobody is declared dead
+        return False
+    if found is None:  # no /proc here, or one that hides it from this user (option hidepid)
+        return not _exists(pid)
+    state, started = found
+    return state in b"ZX" or started != since
+
+
+def _seen(pid: int) -> tuple[bytes, int] | None:
+    """Return the state and the start of a process as /proc shows them (proc(5))."""
+    if not _PROC:
+        return None
+    try:
+        descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        said = os.read(descriptor, 4096)
+    except ProcessLookupError:
+        return None
+    finally:
+        os.close(descriptor)
+    # The second field is the program's name in parentheses, and may contain any.
+    fields = said.rpartition(b")")[2].split()
+    return fields[0], int(fields[19])
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
+
+
+_PROC = os.path.exists("/proc/self/stat")
