@@ -1,4 +1,4 @@
-"""``busyguard serve --server gunicorn``: gunicorn's own application, told all by us."""
+"""``busyguard serve --server gunicorn``: gunicorn's own application, set by our arguments."""
 
 from __future__ import annotations
 
@@ -15,12 +15,18 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import WSGIApplication
 
-# What gunicorn's guarded workers are told of the arguments, by BUSYGUARD_*.
-TOLD = (
-    *("check", "agent", "board", "max_queue", "max_wait", "client_timeout", "progress_timeout"),
-    *("ready", "patience"),
+# The arguments that gunicorn's guarded workers read from BUSYGUARD_*.
+OPTIONS = (
+    "check",
+    "agent",
+    "board",
+    "max_queue",
+    "max_wait",
+    "client_timeout",
+    "progress_timeout",
+    "ready",
+    "patience",
 )
-
 
 # What each worker accepts beyond what it serves and what waits, most of it kept alive.
 CONNECTIONS = 1000
@@ -40,26 +46,14 @@ def serve_gunicorn(app: WSGIApplication, arguments: argparse.Namespace) -> int:
 
     if arguments.expose_load:  # the workers answer the checks; this finds them, and reports
         app = BusyGuard(app, expose_load=True, check_root=False, ready_paths=(), live_paths=())
-    host, port = address(arguments.listen)  # gunicorn reads some of them otherwise
-    queue = 4 * arguments.threads if arguments.max_queue is None else arguments.max_queue
+    settings = {"worker_class": GuardedThreads, **_settings(arguments)}
 
     class Served(BaseApplication):
         """The app, and gunicorn's settings from the arguments."""
 
         def load_config(self) -> None:
-            """Set what was said; all else is as gunicorn has it."""
-            told = {
-                "bind": f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
-                "worker_class": GuardedThreads,
-                "threads": arguments.threads,
-                "worker_connections": CONNECTIONS + arguments.threads + queue,
-                "graceful_timeout": max(1, round(arguments.grace)),
-                "proc_name": arguments.app,
-                "loglevel": "warning",
-                "when_ready": lambda server: _say(arguments, server),
-                "control_socket_disable": True,  # from 25.1 on; nobody asked for it
-            }
-            for name, value in told.items():
+            """Set what the arguments say; all else is as gunicorn has it."""
+            for name, value in settings.items():
                 if name in self.cfg.settings:
                     self.cfg.set(name, value)
 
@@ -67,7 +61,7 @@ def serve_gunicorn(app: WSGIApplication, arguments: argparse.Namespace) -> int:
             """Return the app."""
             return app
 
-    for name in TOLD:
+    for name in OPTIONS:
         value = getattr(arguments, name, None)
         if value is not None:
             os.environ[f"BUSYGUARD_{name.upper()}"] = str(value)
@@ -79,7 +73,22 @@ def serve_gunicorn(app: WSGIApplication, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _say(arguments: argparse.Namespace, server: Any) -> None:
+def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    host, port = address(arguments.listen)  # gunicorn reads some of them otherwise
+    queue = 4 * arguments.threads if arguments.max_queue is None else arguments.max_queue
+    return {
+        "bind": f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+        "threads": arguments.threads,
+        "worker_connections": CONNECTIONS + arguments.threads + queue,
+        "graceful_timeout": max(1, round(arguments.grace)),
+        "proc_name": arguments.app,
+        "loglevel": "warning",
+        "when_ready": lambda server: _announce(arguments, server),
+        "control_socket_disable": True,  # from 25.1 on; nobody asked for it
+    }
+
+
+def _announce(arguments: argparse.Namespace, server: Any) -> None:
     from ...adapters.gunicorn.master import the_host
 
     host, _ = the_host(server.cfg, server.log)

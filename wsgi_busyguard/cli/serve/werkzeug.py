@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import os
-import socket
 import threading
 import time
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
-from ..._support.listening_sockets import NO_DESCRIPTOR
 from ..._support.periodic import BEAT_SECONDS, Periodic
 from ...adapters.front.accept_backlog import Outside, StandingQueue
-from ...adapters.front.descriptors import (
-    Room,
-    excess,
-    hang_up,
-    in_turn,
-    is_open,
-    overdrawn,
-)
-from ...adapters.front.last_connections import LINGER, LOOK, last_call, pending
+from ...adapters.front.last_connections import LINGER, last_call, pending
 from ...adapters.front.progress import Clients
 from ...checkport.ports import bound
 from ...middleware import BusyGuard
@@ -30,6 +19,7 @@ from .startup import announce, at_signals, guard_options, leave_at_next_signal, 
 
 if TYPE_CHECKING:
     import argparse
+    import socket
     from collections.abc import Callable
 
     from _typeshed.wsgi import WSGIApplication
@@ -37,12 +27,14 @@ if TYPE_CHECKING:
 
 def serve_werkzeug(app: WSGIApplication, arguments: argparse.Namespace) -> int:
     """Serve with Werkzeug's threaded server until SIGTERM or Ctrl-C."""
+    from .werkzeug_server import Server
+
     with said_in_one_line():
         guard = BusyGuard(app, slots=arguments.threads, **guard_options(arguments))
     with ExitStack() as stack:
         with opening(arguments.listen):
             listener = stack.enter_context(bound(arguments.listen))
-        server = _server(listener, guard, Clients(arguments.progress_timeout))
+        server = Server(listener, guard, Clients(arguments.progress_timeout))
         stack.callback(server.server_close)
         beats = Periodic(
             _watching(listener, guard.monitor, server.look), BEAT_SECONDS, "busyguard-beat"
@@ -67,90 +59,6 @@ def serve_werkzeug(app: WSGIApplication, arguments: argparse.Namespace) -> int:
         server.serve_forever(0.1)
         ending.over.wait()
     return 0
-
-
-def _server(listener: socket.socket, guard: BusyGuard, clients: Clients) -> Any:
-    """Return a server that knows who is connected, and who of them is being answered."""
-    from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
-
-    class Handler(WSGIRequestHandler):
-        timeout = 60
-
-        def setup(self) -> None:
-            """Read the client from where its progress is seen."""
-            super().setup()
-            self.watched = clients.watched(self.connection)
-            # It counts as a user of the socket: one that an app closes stays open until the end.
-            self._file = self.rfile
-            read_from: Any = self.watched
-            self.rfile = io.BufferedReader(socket.SocketIO(read_from, "r"))
-            clients.begin(self.watched)
-
-        def finish(self) -> None:
-            """End."""
-            clients.end(self.watched)
-            super().finish()
-
-        def run_wsgi(self) -> None:
-            """Answer a request, to the last byte."""
-            answering.add(self)
-            try:
-                super().run_wsgi()
-            finally:
-                connected.pop(self.connection, None)
-                connected[self.connection] = True  # the last, from now on
-                answering.discard(self)
-
-        def log(self, type: str, message: str, *args: Any) -> None:
-            """Write nothing: a line a request is what an overloaded server needs least."""
-
-    class Server(ThreadedWSGIServer):
-        def get_request(self) -> tuple[Any, Any]:
-            """Accept a connection."""
-            try:
-                return super().get_request()
-            except OSError as error:  # it is asked for again at once
-                if error.errno in NO_DESCRIPTOR:
-                    room.make(1, candidates)
-                    time.sleep(LOOK)
-                raise
-
-        def process_request(self, request: Any, client_address: Any) -> None:
-            """Start a thread for a connection."""
-            room.make(excess(request.fileno()), candidates)
-            connected[request] = False
-            super().process_request(request, client_address)
-
-        def shutdown_request(self, request: Any) -> None:
-            """Close a connection."""
-            super().shutdown_request(request)
-            connected.pop(request, None)
-
-    answering: set[Handler] = set()
-    # The oldest first, and whether they ever asked for anything.
-    connected: dict[Any, bool] = {}
-
-    def candidates() -> list[Any]:
-        busy = {handler.connection for handler in answering.copy()}
-        known = [(sock, spoke) for sock, spoke in connected.copy().items() if sock not in busy]
-        idle, silent = ([s for s, spoke in known if spoke is which] for which in (True, False))
-        return in_turn(silent, idle, [])
-
-    def end(sock: Any) -> None:
-        connected.pop(sock, None)
-        hang_up(sock)  # its thread closes it
-
-    room: Room[Any] = Room(end, is_open)
-    host, port = listener.getsockname()[:2]
-    server: Any = Server(host, port, guard, Handler, fd=listener.fileno())
-    server.answering, server.connected = answering, connected
-
-    def look() -> None:
-        clients.cut_the_stalled()
-        room.make(overdrawn(), candidates)
-
-    server.look = look
-    return server
 
 
 def _watching(
