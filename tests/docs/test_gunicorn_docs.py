@@ -13,7 +13,7 @@ from gunicorn.workers.gthread import ThreadWorker
 from support.client import ask, check, eventually, figures
 from support.processes import ROOT, environment
 
-from wsgi_busyguard.adapters.gunicorn.gthread import KNOWN
+from wsgi_busyguard.adapters.gunicorn.known_names import KNOWN
 
 PAGE = (ROOT / "docs" / "gunicorn.rst").read_text()
 BLOCK = re.compile(

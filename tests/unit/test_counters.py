@@ -10,7 +10,6 @@ import threading
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from wsgi_busyguard.slots import Place
 
 from wsgi_busyguard.counters import (
     BOUNDS,
@@ -26,6 +25,7 @@ from wsgi_busyguard.counters import (
     together,
 )
 from wsgi_busyguard.gate import Gate, Refused, Slot, Ticket
+from wsgi_busyguard.gate.slots import Place
 from wsgi_busyguard.policy import Reason
 
 TIMES = st.tuples(*[st.integers(0, 9)] * BUCKETS)
