@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..load import State
 from ..policy import CLIENT_TIMEOUT
-from .deadline import DEADLINE, timed
+from .deadline import DEADLINE, call_until, timed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -63,6 +63,7 @@ def stamping(
         if DEADLINE not in environ:  # else a guard in front has stamped it, and knows the queue
             ago, patience = (0.0, client_timeout) if told is None else told(environ)
             stamp(environ, monitor, ago, time.monotonic() - ago + patience)
-        return timed(app(environ, start_response), environ[DEADLINE])
+        until: float = environ[DEADLINE]
+        return timed(call_until(until, app, environ, start_response), until)
 
     return stamped

@@ -9,13 +9,13 @@ import contextlib
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
-from ..deadlines.deadline import DEADLINE, Timed, is_servers_file
+from ..deadlines.deadline import DEADLINE, Streamed, call_until, is_servers_file
 from ..deadlines.environ import MONITOR, WAITED
 from ..gate import Gate, Refused, Slot
 from ..policy import Reason, own_max_wait
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -67,7 +67,7 @@ def holding(
             environ[WAITED] = waited = place.waited
             environ[MONITOR] = monitor
             environ[DEADLINE] = until = since - waited + patience  # type: ignore[operator]
-            body = app(environ, start_response)
+            body = call_until(until, app, environ, start_response)
             kind = type(body)
             if kind is list or kind is tuple:
                 # The app has done all its work and has nothing to close. Servers measure such
@@ -139,13 +139,13 @@ def _released_by_waitress(body: Any, held: Held) -> None:
     body.prepare = prepared
 
 
-class Held(Timed):
+class Held(Streamed):
     """A generator that holds a slot until it is closed, or dropped by a server that does not close.
 
     :ivar until: monotonic seconds at which its client gives up.
     """
 
-    __slots__ = ("_body", "_gate", "_since", "_slot")
+    __slots__ = ("_gate", "_since", "_slot")
 
     def __init__(
         self, body: Any, slot: Slot, gate: Gate, until: float, since: float | None
@@ -157,12 +157,6 @@ class Held(Timed):
         # do it once more; and by this it is known whether it is another's by then.
         self._since = since
         self._slot: Slot | None = slot
-
-    def __iter__(self) -> Iterator[bytes]:
-        # Written out, so that the slot is held as long as somebody iterates, even one who keeps
-        # the iterator only. Not "yield from", which would close the body when left halfway.
-        for chunk in self._body:  # noqa: UP028
-            yield chunk
 
     def close(self) -> None:
         """Close the body and leave the slot; only the first call does anything."""

@@ -7,12 +7,14 @@ import gc
 import pathlib
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from twisted.python.threadpool import ThreadPool
 
 from wsgi_busyguard import BusyGuard, current_deadline, remaining
+from wsgi_busyguard.adapters.executor import CountingExecutor
 from wsgi_busyguard.deadlines.deadline import (
-    CALLERS,
     DEADLINE,
     TooLate,
     call_timeout,
@@ -160,6 +162,54 @@ def test_the_innermost_guard_counts(call):
     assert seen == [True]
 
 
+def test_the_outer_guards_is_back_when_the_inner_one_is_done(call):
+    seen = []
+    inner = BusyGuard(lambda e, s: [b""], slots=1, client_timeout=1.0)
+
+    def middle(environ, start_response):
+        for _ in range(2):
+            seen.append(current_deadline())
+            inner(dict(environ), start_response)
+        return [b""]
+
+    call(BusyGuard(middle, slots=1, client_timeout=9.0))
+    assert seen[0] == seen[1]
+
+
+def test_a_request_behind_another_that_raised_has_its_own(kind, call):
+    seen = []
+
+    def app(environ, start_response):
+        seen.append(current_deadline() == environ[DEADLINE])
+        if len(seen) % 2:
+            raise KeyError("app")
+        return [b""]
+
+    guard = BusyGuard(app, **kind)
+    for _ in range(2):
+        with pytest.raises(KeyError):
+            call(guard)
+        assert current_deadline() is None
+        call(guard)
+    assert seen == [True] * 4
+
+
+def test_a_body_that_raises_or_is_left_halfway_leaves_nothing_behind(kind, environ):
+    def app(environ, start_response):
+        yield b"1"
+        raise KeyError("body")
+
+    guard = BusyGuard(app, **kind)
+    halfway, broken = guard(environ(), None), guard(environ(), None)
+    next(iter(halfway))
+    assert current_deadline() is None
+    with pytest.raises(KeyError):
+        list(broken)
+    assert current_deadline() is None
+    halfway.close()
+    broken.close()
+
+
 def test_threads_have_deadlines_of_their_own(kind, start, environ):
     seen, both = {}, threading.Barrier(2)
 
@@ -205,25 +255,28 @@ def test_greenlets_have_deadlines_of_their_own(python):
 
 
 @pytest.mark.slow
-def test_every_function_that_stamps_an_environ_is_looked_for():
-    """The stack is searched by these names; a new one would be passed over in silence."""
-    stampers = set()
+def test_every_function_that_stamps_an_environ_calls_the_app_by_the_one_that_is_looked_for():
+    """By another way it would be passed over in silence."""
+    stampers = []
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef) and node.name != "stamp" and _stamps(node):
-                stampers.add(node.name)
-    assert {"hold", "stamped"} <= stampers
-    assert stampers <= CALLERS
+                stampers.append(node.name)
+                assert "call_until" in _called(node), (path, node.name)
+    assert {"hold", "stamped", "serve"} <= set(stampers)
 
 
 def _stamps(function):
-    for node in _own(function):
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "stamp":
-            return True
-        store = isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store)
-        if store and getattr(node.slice, "id", "") == "DEADLINE":
-            return True
-    return False
+    return "stamp" in _called(function) or any(
+        isinstance(node, ast.Subscript)
+        and isinstance(node.ctx, ast.Store)
+        and getattr(node.slice, "id", "") == "DEADLINE"
+        for node in _own(function)
+    )
+
+
+def _called(function):
+    return {getattr(n.func, "id", "") for n in _own(function) if isinstance(n, ast.Call)}
 
 
 def _own(node):
@@ -327,6 +380,46 @@ def test_a_thread_of_the_apps_own_knows_nothing(call, start):
 
     call(BusyGuard(app, slots=1))
     assert seen == [None]
+
+
+@pytest.mark.parametrize("kind", [ThreadPoolExecutor, CountingExecutor])
+def test_nor_does_an_executors_job_though_a_request_has_started_its_thread(call, kind):
+    """It may outlive the request, and the next job there is somebody else's."""
+    seen = []
+    with kind(1) as executor:
+
+        def app(environ, start_response):
+            seen.append(executor.submit(current_deadline).result(20))
+            return [b""]
+
+        call(BusyGuard(app, slots=1))
+        seen.append(executor.submit(current_deadline).result(20))
+    assert seen == [None, None]
+
+
+def test_a_job_that_calls_a_guarded_app_has_its_deadline(call):
+    """So Twisted's threads do, and those of ASGI bridges."""
+    seen = []
+
+    def app(environ, start_response):
+        seen.append(current_deadline() == environ[DEADLINE])
+        return [b""]
+
+    pool = ThreadPool(1, 1)
+    pool.start()
+    try:
+        done = threading.Event()
+        guard = BusyGuard(app, slots=1)
+        pool.callInThreadWithCallback(lambda *result: done.set(), call, guard)
+        assert done.wait(20)
+        done.clear()
+        pool.callInThreadWithCallback(
+            lambda well, result: (seen.append(result), done.set()), current_deadline
+        )
+        assert done.wait(20)
+    finally:
+        pool.stop()
+    assert seen == [True, None]
 
 
 def test_unless_the_deadline_is_carried_there(call, start):

@@ -13,7 +13,7 @@ from ..._support.log import Streak
 from ...board.membership import Member
 from ...deadlines.client_timeout import Client, reader
 from ...deadlines.clock_skew import QueueHeader
-from ...deadlines.deadline import timed
+from ...deadlines.deadline import call_until, timed
 from ...deadlines.environ import stamp
 from ...gate import Gate, Slot, Ticket
 from ...haproxy import Push
@@ -171,7 +171,7 @@ class Front:
                 return self.refusal(Reason.QUEUE_AGE)(environ, start_response)
             until = visit.began + visit.patience
             stamp(environ, self.monitor, visit.waited, until)
-            return timed(app(environ, start_response), until)
+            return timed(call_until(until, app, environ, start_response), until)
 
         return serve
 

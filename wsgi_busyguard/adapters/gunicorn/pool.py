@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ..._support.log import logger
-from ...deadlines.deadline import timed
+from ...deadlines.deadline import call_until, timed
 from ...deadlines.environ import stamp
 from ..executor.executor import CountingExecutor, ForNobody
 from ..front.progress import STALL, Upload, cut
@@ -108,7 +108,7 @@ class ConnectionPool(CountingExecutor):
                 waited = slot.waited
             until = since - waited + timeout
             stamp(environ, monitor, waited, until)
-            return timed(app(environ, start_response), until)
+            return timed(call_until(until, app, environ, start_response), until)
 
         return stamped
 
