@@ -51,7 +51,8 @@ class Interruption:
         self.anywhere = anywhere
 
     def __enter__(self):
-        sys.setprofile(self._profile)
+        self.profile = self._profile  # kept: CPython goes on with it after setprofile(None)
+        sys.setprofile(self.profile)
 
     def __exit__(self, *_):
         sys.setprofile(None)
