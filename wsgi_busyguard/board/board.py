@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import time
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from .._support.log import logger
-from ..counters import LENGTH, NAMED, Change, Changes, Counters, of
+from ..counters import LENGTH, NAMED, Changes, Counters, of
 from ..load import BUSY, FREE, UNKNOWN, Load, State
 from ..load import judge as judged
 from ..policy import whole
+from .history import note_change, recent_changes
 from .layout import (
     ASKED,
     BEAT,
@@ -22,8 +23,6 @@ from .layout import (
     BEFORE,
     BUSY_FOR,
     BUSY_FROM,
-    CHANGE,
-    CHANGES,
     CHECKED,
     COLUMNS,
     COUNTS,
@@ -31,7 +30,6 @@ from .layout import (
     LAST_READY,
     LOOK,
     READY,
-    RECENT,
     SECOND,
     STATE,
     STATES,
@@ -39,16 +37,15 @@ from .layout import (
     THERE,
     TOOK,
     UNREADY,
-    change,
-    changed,
     summed,
 )
 from .memory import MOST_ROWS
 from .processes import is_gone
+from .row import Row
 from .table import BORN, FLAGS, OWNER, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 # Whoever has beaten within two beats is alive: to look for each process would take 15 us.
 YOUNG = int(2 * BEAT_EVERY * SECOND)
@@ -74,28 +71,6 @@ class BoardFull(RuntimeError):
 
 # A process that is made joins within this, also where its imports are slow.
 SOON = 2 * SECOND
-
-
-class Row(NamedTuple):
-    """What one process has posted.
-
-    :param state: ``"starting"``, ``"ready"`` or ``"stopping"``; only the ready ones are summed up.
-    :param beat: seconds since it last showed that it makes progress.
-    :param served: requests answered, as far as it counts them; likewise refused and dropped ones.
-        They are posted at each beat.
-    :param admitted: requests that got a slot.
-    :param slot: the number of its place on the board, which others have had before it.
-    """
-
-    pid: int
-    state: str
-    load: Load
-    beat: float
-    served: int
-    refused: int
-    dropped: int
-    admitted: int = 0
-    slot: int = 0
 
 
 class Board:
@@ -270,7 +245,7 @@ class Board:
             busy = max(busy, now - words[BUSY_FROM])
         # Who notes that it is over may have been stopped for a while since it read the clock.
         most[-1] = busy = max(busy, most[-1])
-        recent = tuple(self._recent(words, number))
+        recent = tuple(recent_changes(words, number))
         return Changes((number + 1) // 2, number // 2, busy / SECOND, recent)
 
     def free(self, pid: int) -> None:
@@ -295,7 +270,7 @@ class Board:
     def _change_once(self, table: Table, number: int, load: Load) -> None:
         """Note the change, unless somebody else has. For :meth:`.table.Table.tried`."""
         if table.words[STATE] == number:  # else the next look judges from there
-            self._change(table.words, number + 1, load)
+            note_change(table.words, number + 1, self.now(), load)
 
     @property
     def was_ready(self) -> bool:
@@ -356,35 +331,6 @@ class Board:
             return is_gone(owner >> FLAGS, since)
         now = self.now()
         return not (now - YOUNG < beat <= now or self._is_there(row, owner, since, now))
-
-    def _change(self, words: memoryview, number: int, load: Load) -> None:
-        """Note a change of state. Requires the table's lock.
-
-        The number is the one word that several processes read and write anew. One that is stopped
-        between the two would write an old one when it goes on, and the changes since be undone.
-        """
-        now = self.now()
-        at = CHANGES + number % RECENT * CHANGE
-        for offset, word in enumerate(change(number, now, time.time_ns(), load)):
-            words[at + offset] = word
-        if number & 1:
-            words[BUSY_FROM] = max(0, now - words[BUSY_FOR])
-        else:
-            words[BUSY_FOR] = max(words[BUSY_FOR], now - words[BUSY_FROM])
-        words[STATE] = number
-
-    def _recent(self, words: memoryview, last: int) -> Iterator[Change]:
-        """Yield the last changes, the oldest first."""
-        before: int | None = None  # when the one before was
-        for number in range(max(1, last - RECENT + 1), last + 1):
-            at = CHANGES + number % RECENT * CHANGE
-            known, when, wall, load = changed(words[at : at + CHANGE].tolist())
-            if known != number:  # just being written over
-                before = None
-                continue
-            lasted = None if before is None else max(0, when - before) / SECOND
-            yield Change(BUSY if number & 1 else FREE, wall / SECOND, lasted, load)
-            before = when
 
     def _look(self, states: int, most: int = LOOK) -> tuple[int, list[int], list[list[int]]]:
         """Return the time, the rows of the living in one of these states, and the columns.

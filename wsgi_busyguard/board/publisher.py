@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections import defaultdict, deque
-from contextlib import suppress
+from collections import defaultdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from .._support.launcher import relaunch
 from .._support.locks import Turn, under
 from .._support.log import Streak
 from .._support.periodic import Periodic
-from ..counters import LENGTH, NAMED, Counters, asked, counts_of, no_checks
+from ..counters import NAMED, Counters
 from ..load import UNKNOWN, Adapter, Load
 from .board import Board, BoardFull
 from .layout import (
@@ -39,14 +38,12 @@ from .layout import (
 from .processes import born
 from .row import Place
 from .table import BORN, FLAGS, OWNER, Full
+from .tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from .table import Table
-
-# What an adapter that does not count itself may have counted, by the place in a list of counts.
-COUNTED = {"served": 1, "refused": 2, "dropped": NAMED - 1}
 
 # Nanoseconds after which a process that found no slot tries again.
 AGAIN = SECOND
@@ -103,12 +100,9 @@ class Publisher:
         self._pid = os.getpid()
         self._wanted = 0  # the state that it is to have on the board; 0: it is not to be there
         self._due = 0  # when to look for a slot, if there is none
-        self._counted: deque[tuple[int, int]] = deque()
+        self._tally = Tally(self._asked)
         self._counting = Turn()
         self._uncounted = False  # since what was counted was last stored
-        self._own = [0] * LENGTH
-        self._last = Counters().flat()  # as the adapter last told
-        self._from: tuple[Place, list[int]] | None = None  # what to add to what is counted here
         self._beats = Periodic(self._beat, BEAT_EVERY, "busyguard-beat", at_once=True)
         self._work: tuple[Callable[[], object], ...] = ()  # done at each beat of the thread
         self._failing: defaultdict[object, Streak] = defaultdict(Streak)  # by what is called here
@@ -310,46 +304,16 @@ class Publisher:
         self._uncounted = False
         place = self._mine()
         if place is not None:
-            self._store_counts(place, self._tally())
-
-    def _store_counts(self, place: Place, tally: list[int]) -> None:
-        """Add to what the row's last owner left what was counted since it is ours.
-
-        Requires self._counting.
-        """
-        known, before = self._from or (None, [])
-        if known is not place:
-            before = [place.get(COUNTS + n) - count for n, count in enumerate(tally)]
-            self._from = place, before
-        for n, count in enumerate(tally):
-            place.put(COUNTS + n, before[n] + count)
-
-    def _tally(self) -> list[int]:
-        """Return what has been counted in this process. Requires self._counting."""
-        # If the adapter raises, the next look at the load says what is wrong.
-        with suppress(Exception):
-            self._last = (counts_of(self.adapter) or Counters()).flat()
-        counts = self._last
-        while self._counted:
-            which, more = self._counted.popleft()
-            self._own[which] += more
-        here = [count + own for count, own in zip(counts, self._own, strict=True)]
-        checks = [asked(heard) for heard in (*self._asked, no_checks())]
-        return [*here, *map(sum, zip(*checks, strict=True))]
+            self._tally.store(place, self.adapter)
 
     def count(self, what: str, n: int = 1) -> None:
         """Count requests that were ``"served"``, ``"refused"`` or ``"dropped"``.
 
         For an adapter that does not count by itself.
 
-
         :raises ValueError: for another word.
         """
-        try:
-            which = COUNTED[what]
-        except KeyError:
-            raise ValueError(f"expected one of {', '.join(COUNTED)}, not {what!r}") from None
-        self._counted.append((which, n))
+        self._tally.count(what, n)
         self.post_counts()
 
     def start(self, *work: Callable[[], object]) -> None:

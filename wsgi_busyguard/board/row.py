@@ -1,11 +1,36 @@
-"""The row that one process has on a board, for as long as it has it."""
+"""The row that one process has on a board: as others see it, and as itself does."""
 
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from .table import FLAGS, OWNER, Table
+
+if TYPE_CHECKING:
+    from ..load import Load
+
+
+class Row(NamedTuple):
+    """What one process has posted.
+
+    :param state: ``"starting"``, ``"ready"`` or ``"stopping"``; only the ready ones are summed up.
+    :param beat: seconds since it last showed that it makes progress.
+    :param served: requests answered, as far as it counts them; likewise refused and dropped ones.
+        They are posted at each beat.
+    :param admitted: requests that got a slot.
+    :param slot: the number of its place on the board, which others have had before it.
+    """
+
+    pid: int
+    state: str
+    load: Load
+    beat: float
+    served: int
+    refused: int
+    dropped: int
+    admitted: int = 0
+    slot: int = 0
 
 
 class Place(NamedTuple):

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..counters import Changes, Counters
-    from .board import Board, Row
+    from .board import Board
+    from .row import Row
 
 
 class Watcher:

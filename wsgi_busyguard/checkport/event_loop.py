@@ -1,8 +1,24 @@
 """One thread for every peer of the check port and of the agent port.
 
-Fit for a process that forks workers all the time, and for one whose modules gevent has patched:
-while it runs, the thread accepts, receives, has a port write the answer, and sends. It takes no
-lock of its own, writes no log and imports nothing; its sockets and its thread are real ones.
+What is promised
+    A check is answered while every other thread is stuck, and no peer holds up another: whoever
+    is silent, slow or endless has a deadline, and the oldest makes room when there are too many.
+
+Why that holds
+    The process may fork workers all the time, and gevent may have patched its modules. So while
+    it runs, the thread only accepts, receives, has a port write the answer, and sends. It takes
+    no lock of its own, writes no log and imports nothing, for a child that is forked meanwhile
+    would have the lock held for ever; its sockets and its thread are real ones.
+
+The states of a peer
+    Heard until its request is whole; answered, and sent what is left; fed, if its answer goes on
+    (back to sent at each piece); lingering, until it has closed or its time is up, since a socket
+    closed with something unread in it is reset. In each it has a deadline, and then it is
+    forgotten.
+
+Who may call from where
+    start() and stop() from any thread, stop() also from a listener that the loop calls. All else
+    runs in the loop's thread. In a child there is nothing of it but sockets to close.
 """
 
 from __future__ import annotations

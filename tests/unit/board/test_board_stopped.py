@@ -173,7 +173,7 @@ def test_the_number_of_changes_never_goes_down(board, path, stopped, where):
         if where == "before the lock":
             mine.judge(StopsWhenRead(*CROWD))
         else:
-            mine._change = lambda *args: stop_here() or Board._change(mine, *args)
+            mine._change_once = lambda *args: stop_here() or Board._change_once(mine, *args)
             mine.judge(CROWD)
 
     pid = stopped(note)

@@ -1,0 +1,66 @@
+"""What has been counted in a process, added to what stands in its row. One thread at a time."""
+
+from __future__ import annotations
+
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from ..counters import LENGTH, NAMED, Counters, asked, counts_of, no_checks
+from .layout import COUNTS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ..load import Adapter
+    from .row import Place
+
+# What an adapter that does not count itself may have counted, by the place in a list of counts.
+COUNTED = {"served": 1, "refused": 2, "dropped": NAMED - 1}
+
+
+class Tally:
+    """Sums up what an adapter counts, what is counted by hand, and the checks.
+
+    :param heard: the counts of checks; may grow.
+    """
+
+    def __init__(self, heard: Sequence[Mapping[str, Sequence[int]]]) -> None:
+        self._heard = heard
+        self._counted: deque[tuple[int, int]] = deque()
+        self._by_hand = [0] * LENGTH
+        self._last = Counters().flat()  # as the adapter last told
+        self._before: tuple[Place, list[int]] | None = None  # what stood in a row at first
+
+    def count(self, what: str, n: int) -> None:
+        """Count by hand; from any thread.
+
+        :raises ValueError: for what is not counted.
+        """
+        try:
+            which = COUNTED[what]
+        except KeyError:
+            raise ValueError(f"expected one of {', '.join(COUNTED)}, not {what!r}") from None
+        self._counted.append((which, n))
+
+    def store(self, place: Place, adapter: Adapter) -> None:
+        """Add to what the row's last owner left what was counted since it is ours."""
+        tally = self._summed(adapter)
+        known, before = self._before or (None, [])
+        if known is not place:
+            before = [place.get(COUNTS + n) - count for n, count in enumerate(tally)]
+            self._before = place, before
+        for n, count in enumerate(tally):
+            place.put(COUNTS + n, before[n] + count)
+
+    def _summed(self, adapter: Adapter) -> list[int]:
+        # If the adapter raises, the next look at the load says what is wrong.
+        with suppress(Exception):
+            self._last = (counts_of(adapter) or Counters()).flat()
+        counts = self._last
+        while self._counted:
+            which, more = self._counted.popleft()
+            self._by_hand[which] += more
+        here = [count + more for count, more in zip(counts, self._by_hand, strict=True)]
+        checks = [asked(heard) for heard in (*self._heard, no_checks())]
+        return [*here, *map(sum, zip(*checks, strict=True))]
