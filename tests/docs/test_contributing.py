@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import re
 import shlex
+import socket
 import threading
 from textwrap import dedent
 
@@ -14,7 +15,15 @@ from contracts.reader import CAPACITY, DEADLINE, AdapterContract
 from docs.test_docs import ROOT
 
 PAGE = (ROOT / "CONTRIBUTING.rst").read_text()
-READER = re.compile(r"^\.\. code-block:: python\n   :name: a reader\n\n((?:(?:   .*)?\n)+)", re.M)
+SHOWN = r"^\.\. code-block:: python\n   :name: %s\n\n((?:(?:   .*)?\n)+)"
+
+
+def shown(name):
+    """Return what the code of this name on the page defines."""
+    names: dict[str, object] = {}
+    [code] = re.findall(SHOWN % name, PAGE, re.M)
+    exec(dedent(code), names)
+    return names
 
 
 class Server:
@@ -34,14 +43,17 @@ class Server:
             job()
             self.busy.discard(threading.current_thread())
 
+    def close(self):
+        for _ in self.pool:
+            self.queue.put(None)
+        for thread in self.pool:
+            thread.join(DEADLINE)
+
 
 class ReaderStage:
     def __init__(self):
-        names: dict[str, object] = {}
-        [code] = READER.findall(PAGE)
-        exec(dedent(code), names)
         self.server = Server()
-        self.adapter = names["PoolAdapter"](self.server)
+        self.adapter = shown("a reader")["PoolAdapter"](self.server)
         self._leave = queue.SimpleQueue()
         self._sent = 0
 
@@ -55,10 +67,7 @@ class ReaderStage:
     def close(self):
         for _ in range(self._sent):
             self.finish()
-        for _ in self.server.pool:
-            self.server.queue.put(None)
-        for thread in self.server.pool:
-            thread.join(DEADLINE)
+        self.server.close()
 
 
 @pytest.fixture
@@ -72,15 +81,58 @@ class TestTheReaderOnThePage(AdapterContract):
     """It keeps the contract that it is said to keep."""
 
 
+class PageJob:
+    """A request of the server's, for a page that is held until ``go_on`` is set."""
+
+    method, query = "GET", ""
+
+    def __init__(self, go_on, path="/page"):
+        self.path, self.environ = path, {}
+        self.socket, self.peer = socket.socketpair()
+        self.said, self._go_on = [], go_on
+
+    def answer(self):
+        self._go_on.wait(DEADLINE)
+        self.said.append("the page")
+
+    def say(self, app):
+        environ = {"REQUEST_METHOD": "GET", "PATH_INFO": self.path}
+        self.said += app(environ, lambda status, headers: self.said.append(status[:3]))
+
+
+def test_the_front_on_the_page_answers_checks_bounds_the_queue_and_drops_who_has_left(until):
+    server, go_on = Server(), threading.Event()
+    front = shown("a front")["PoolFront"](server, max_queue=2, max_wait=DEADLINE)
+    jobs = [PageJob(go_on) for _ in range(CAPACITY + 3)]
+    front.start()
+    for job in jobs:
+        front.meet(job)
+    assert front.monitor.adapter.read()[:2] == (2, CAPACITY)
+    assert [job.said for job in jobs if job.said] == [["503", b"busy"]]
+    check = PageJob(go_on, "/readyz")
+    front.meet(check)
+    assert check.said == ["200", b"busy"]
+    jobs[CAPACITY].peer.close()
+    until(lambda: front.monitor.adapter.read().queued == 1)
+    go_on.set()
+    until(lambda: front.gate.empty)
+    assert [job.said for job in jobs].count(["the page"]) == CAPACITY + 1
+    front.stop()
+    server.close()
+    for job in [*jobs, check]:
+        job.socket.close()
+        job.peer.close()
+
+
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"``([\w.]+/[\w./]*|\w+\.\w+)``", PAGE))))
 def test_what_it_names_is_there(path):
     places = (ROOT, ROOT / "wsgi_busyguard")
     assert any((place / path).exists() for place in places)
 
 
-@pytest.mark.parametrize("shown", re.findall(r"^   \$ (?:\S+ .* && )?pytest(.*)$", PAGE, re.M))
-def test_what_it_has_pytest_run_is_there(shown, pytestconfig):
-    words = shlex.split(shown, comments=True)
+@pytest.mark.parametrize("command", re.findall(r"^   \$ (?:\S+ .* && )?pytest(.*)$", PAGE, re.M))
+def test_what_it_has_pytest_run_is_there(command, pytestconfig):
+    words = shlex.split(command, comments=True)
     for word in words:
         if "/" in word:
             assert (ROOT / word).exists()

@@ -2,35 +2,14 @@
 
 from __future__ import annotations
 
-import collections
 import json
 import socket
 import time
 
 import pytest
-from support.client import Line, ask, check, checks, eventually, many, request, together
+from support.client import Line, ask, check, eventually, many, request, together
 
 REFUSALS = "busyguard-refused"
-
-
-@pytest.mark.parametrize(
-    ("limits", "waiting"),
-    [({"max_queue": 1_000_000}, 190), ({"max_queue": 20}, 20)],
-    ids=["nothing refused", "max_queue=20"],
-)
-def test_checks_are_answered_while_200_clients_keep_every_thread_asleep(site, limits, waiting):
-    """How soon is for benchmarks/twisted_checks.py to say."""
-    guarded = site(threads=10, max_wait=1000.0, **limits)
-    answers, threads = many(200, guarded.port, path="/hang")
-    guarded.filled(10, waiting)
-    eventually(lambda: len(answers) == 190 - waiting)
-    assert {answer.text for answer in checks(guarded.port)} == {"busy"}
-    assert {answer.status for answer in answers} <= {503}
-    assert len(answers) == 190 - waiting
-    guarded.tell("release")
-    together(threads)
-    tally = collections.Counter(answer.status for answer in answers)
-    assert (tally[200], tally[503]) == (10 + waiting, 190 - waiting)
 
 
 def test_checks_are_answered_on_both_ports_while_the_app_computes(site):
@@ -43,20 +22,6 @@ def test_checks_are_answered_on_both_ports_while_the_app_computes(site):
     assert len(answers) < 20
     together(threads)
     assert {answer.status for answer in answers} == {200}
-
-
-def test_only_those_already_running_run_when_the_clients_leave(site):
-    guarded = site(threads=4, max_queue=60, max_wait=30.0)
-    lines = [Line(guarded.port) for _ in range(60)]
-    for line in lines:
-        line.send(request(path="/sleep/1"))
-    guarded.filled(4, 56)
-    for line in lines:
-        line.close()
-    eventually(lambda: guarded.load["queued"] == 0, within=0.8)
-    guarded.at_rest()
-    assert guarded.ran == {"/sleep/1": 4}
-    assert ask(guarded.port, path="/echo").status == 200
 
 
 def test_come_and_go_clients_on_a_stuck_pool_make_one_edge_and_no_queue_in_the_pool(site):
@@ -79,35 +44,6 @@ def test_come_and_go_clients_on_a_stuck_pool_make_one_edge_and_no_queue_in_the_p
     eventually(lambda: [state for state, *_ in guarded.tell("transitions")] == ["busy", "free"])
 
 
-def test_listeners_hear_each_edge_in_the_reactor_thread(site):
-    guarded = site(threads=2, max_queue=10, max_wait=30.0)
-    for _ in range(3):
-        _, threads = many(6, guarded.port, path="/sleep/0.05")
-        together(threads)
-    guarded.at_rest()
-    states, names, _ = zip(*guarded.tell("transitions"), strict=True)
-    assert states[::2] == ("busy",) * len(states[::2])
-    assert states[1::2] == ("free",) * len(states[1::2])
-    assert states[-1] == "free"
-    assert set(names) == {"MainThread"}
-
-
-def test_queued_requests_are_refused_for_their_age_while_every_thread_is_stuck(site):
-    guarded = site(threads=4, max_queue=20, max_wait=1.0)
-    stuck, stuck_threads = many(4, guarded.port, path="/hang")
-    guarded.filled(4)
-    queued, threads = many(10, guarded.port, path="/echo")
-    together(threads)
-    assert [answer.status for answer in queued] == [503] * 10
-    assert {answer.headers[REFUSALS] for answer in queued} == {"queue-age"}
-    # The beat comes every quarter of a second; the rest is slack.
-    assert all(0.9 <= answer.took <= 1.0 + 0.25 + 0.5 for answer in queued)
-    guarded.tell("release")
-    together(stuck_threads)
-    assert [answer.status for answer in stuck] == [200] * 4
-    assert "/echo" not in guarded.ran
-
-
 def test_refusals_and_checks_are_marked_and_leave_no_line_in_the_access_log(site, tmp_path):
     log = tmp_path / "access.log"
     guarded = site(threads=1, max_queue=1, max_wait=30.0, retry_after=2, log=str(log))
@@ -125,81 +61,6 @@ def test_refusals_and_checks_are_marked_and_leave_no_line_in_the_access_log(site
     lines = eventually(lambda: len(lines := log.read_text().splitlines()) >= 2 and lines, within=5)
     assert len(lines) == 2, lines
     assert all('"GET /hang HTTP/1.1" 200' in line for line in lines)
-
-
-@pytest.mark.smoke
-def test_check_answers_follow_the_state(site):
-    guarded = site(threads=1, max_queue=5, max_wait=60.0, ready="exact")
-    assert (check(guarded.port).status, check(guarded.port).text) == (200, "free")
-    _, threads = many(3, guarded.port, path="/hang")
-    guarded.filled(1, 2)
-    busy = check(guarded.port)
-    assert (busy.status, busy.text) == (503, "busy")
-    assert ask(guarded.port, "OPTIONS", "/?ready=always").status == 200
-    assert ask(guarded.port, "OPTIONS", "/?ready=sometimes").status == 400
-    assert ask(guarded.port, path="/readyz").status == 503
-    assert ask(guarded.port, path="/livez").text == "alive"
-    assert ask(guarded.port, "POST", "/readyz").status == 405
-    guarded.tell("release")
-    together(threads)
-    eventually(lambda: check(guarded.port).status == 200)
-    assert guarded.ran == {"/hang": 3}
-
-
-def test_options_star_is_a_check_too(site):
-    guarded = site(threads=1, max_queue=5, max_wait=60.0, ready="exact")
-    free = ask(guarded.port, "OPTIONS", "*")
-    assert (free.status, free.text) == (200, "free")
-    _, threads = many(2, guarded.port, path="/hang")
-    guarded.filled(1, 1)
-    assert ask(guarded.port, "OPTIONS", "*").status == 503
-    guarded.tell("release")
-    together(threads)
-
-
-def test_http_1_0_without_host_is_answered_and_closed(site):
-    guarded = site(threads=1)
-    with Line(guarded.port) as line:
-        line.send(b"OPTIONS / HTTP/1.0\r\n\r\n")
-        answer = line.answer()
-        assert (answer.status, answer.text, answer.version) == (200, "free", "HTTP/1.0")
-        assert answer.headers["content-length"] == "4"
-        assert answer.headers["allow"] == "GET, HEAD, OPTIONS"
-        assert line.closed()
-
-
-def test_head_has_the_headers_of_get_and_no_body(site):
-    guarded = site(threads=1)
-    get = ask(guarded.port, path="/readyz")
-    with Line(guarded.port) as line:
-        line.send(request("HEAD", "/readyz") + request("GET", "/readyz"))
-        head = line.answer("HEAD")
-        after = line.answer()
-    assert head.status == get.status == 200
-    assert {**head.headers, "date": ""} == {**get.headers, "date": ""}
-    assert after.text == "free"
-
-
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {"Origin": "http://shop"},
-        {"Access-Control-Request-Method": "PUT"},
-        {"X-Forwarded-For": "10.0.0.1"},
-        {"Forwarded": "for=10.0.0.1"},
-        {"Via": "1.1 proxy"},
-        {"X-Real-IP": "10.0.0.1"},
-    ],
-    ids=lambda headers: next(iter(headers)),
-)
-def test_an_options_request_with_somebody_behind_it_reaches_the_app(shared_site, headers):
-    answer = ask(shared_site.port, "OPTIONS", "/", headers=headers)
-    assert json.loads(answer.body)["method"] == "OPTIONS"
-
-
-def test_an_options_request_for_another_path_reaches_the_app(shared_site):
-    answer = ask(shared_site.port, "OPTIONS", "/shop/")
-    assert json.loads(answer.body)["path"] == "/shop/"
 
 
 def test_a_pipelined_request_behind_a_refusal_stays_in_step(site):
@@ -223,18 +84,6 @@ def test_a_pipelined_request_behind_a_refusal_stays_in_step(site):
         assert line.answer().text == "done"
 
 
-def test_a_refused_post_of_300_kb_gets_its_answer(site):
-    guarded = site(threads=1, max_queue=0)
-    _, threads = many(1, guarded.port, path="/hang")
-    guarded.filled(1)
-    refused = ask(guarded.port, "POST", "/length", body=b"b" * 300_000)
-    assert (refused.status, refused.headers[REFUSALS]) == (503, "queue-full")
-    guarded.tell("release")
-    together(threads)
-    guarded.at_rest()
-    assert ask(guarded.port, "POST", "/length", body=b"b" * 300_000).text == "300000"
-
-
 def test_a_large_form_post_does_not_hold_up_a_check(site):
     guarded = site(threads=2)
     form = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -247,55 +96,6 @@ def test_a_large_form_post_does_not_hold_up_a_check(site):
         time.sleep(0.002)
     assert answers[0].text == str(len(body))
     assert max(took) < 0.4, "Twisted parses the form in the reactor thread: about a second"
-
-
-def test_max_queue_0_lets_as_many_in_as_there_are_threads(site):
-    guarded = site(threads=4, max_queue=0)
-    for _ in range(5):
-        answers, threads = many(4, guarded.port, path="/sleep/0.1")
-        together(threads)
-        assert [answer.status for answer in answers] == [200] * 4
-        guarded.at_rest()
-    answers, threads = many(8, guarded.port, path="/sleep/0.5")
-    together(threads)
-    assert sorted(answer.status for answer in answers) == [200] * 4 + [503] * 4
-
-
-def test_the_app_finds_the_stamps_of_the_guard(site):
-    guarded = site(threads=1, max_queue=5, max_wait=10.0, client_timeout=8.0)
-    at_once = json.loads(ask(guarded.port, path="/echo/one").body)
-    assert at_once["waited"] < 0.1
-    assert 7 < at_once["remaining"] <= 8
-    assert 7 < at_once["deadline"] <= 8
-    assert "Monitor" in at_once["monitor"]
-    assert at_once["pressure"] is False
-    _, threads = many(1, guarded.port, path="/sleep/0.5")
-    guarded.filled(1)
-    waited = json.loads(ask(guarded.port, path="/echo/two").body)
-    together(threads)
-    assert 0.1 < waited["waited"] < 2
-    assert waited["remaining"] == pytest.approx(8 - waited["waited"], abs=0.3)
-
-
-@pytest.mark.parametrize(
-    ("name", "status", "text"),
-    [("webob", 503, "come back later"), ("werkzeug", 429, "come back later")],
-)
-def test_a_refusal_app_may_be_any_wsgi_app(site, name, status, text):
-    guarded = site(threads=1, max_queue=0, refusal=name)
-    _, threads = many(1, guarded.port, path="/hang")
-    guarded.filled(1)
-    refused = ask(guarded.port, path="/refused")
-    assert refused.status == status
-    assert text in refused.text
-    assert refused.headers[REFUSALS] == "queue-full"
-    assert int(refused.headers["retry-after"]) >= 1
-    with Line(guarded.port) as line:
-        line.send(request("HEAD", "/refused") + request("OPTIONS", "/"))
-        assert line.answer("HEAD").status == status
-        assert line.answer().text == "free"
-    guarded.tell("release")
-    together(threads)
 
 
 @pytest.mark.parametrize("name", ["raises", "raises late", "odd header"])

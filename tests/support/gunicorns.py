@@ -11,7 +11,7 @@ import threading
 import time
 
 from support.client import PATIENCE, Answer, check, eventually, figures
-from support.processes import HERE, Process, environment
+from support.processes import HERE, Process, Site, environment
 
 CLASSES = "wsgi_busyguard.adapters.gunicorn."
 
@@ -113,6 +113,23 @@ class Gunicorn(Process):
     def at_rest(self):
         """Wait until nobody is inside or waits."""
         self.filled(0)
+
+
+class FrontGunicorn(Gunicorn):
+    """A gunicorn with one guarded worker, which serves the app of front_app.py."""
+
+    def __init__(self, *, threads, kind="GuardedThreads", grace=None, **guard):
+        arguments = [] if grace is None else ["--graceful-timeout", str(max(1, int(grace)))]
+        if kind == "GuardedGevent":
+            guard["slots"] = threads
+        else:
+            arguments += ["--threads", str(threads)]
+        guard = {"on_busy": "front_app:told", "on_free": "front_app:told", **guard}
+        env = {**environment(), "TEST_CONTROL": "1"}
+        super().__init__(*arguments, kind=kind, app="front_app:app", env=env, **guard)
+        self.control = int(self.line("control: "))
+
+    tell, ran = Site.tell, Site.ran
 
 
 class Prober:

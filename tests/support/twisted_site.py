@@ -1,21 +1,16 @@
-"""A guarded Twisted site for the tests: told its options in JSON, says its ports, then serves.
-
-A control port on threads of its own says what ran and lets go of threads that hang.
-"""
+"""A guarded Twisted site for the tests: told its options in JSON, says its ports, then serves."""
 
 from __future__ import annotations
 
-import collections
 import gc
 import json
 import os
-import socketserver
 import sys
 import threading
 import time
-import traceback
 
-from hoarding import hoard
+import front_app
+from front_app import app, told
 from twisted.internet import protocol, reactor
 from twisted.internet.endpoints import serverFromString
 from twisted.web import resource, wsgi
@@ -23,157 +18,14 @@ from twisted.web.server import Request
 from zope.interface import implementer
 
 from twisted import __version__
-from wsgi_busyguard import remaining, under_pressure
 from wsgi_busyguard.adapters.twisted import guarded_site
 from wsgi_busyguard.checkport import AgentPort, CheckPort
 
 options = json.loads(sys.argv[1])
-ran = collections.Counter()
-seen = []
-released = threading.Event()
-transitions = []
-
-
-def app(environ, start_response):
-    path = environ["SCRIPT_NAME"] + environ["PATH_INFO"]
-    ran[path] += 1
-    _, what, *rest = path.split("/")
-    make = globals().get("do_" + what, do_echo)
-    return make(environ, start_response, *rest)
-
-
-def plain(start_response, body=b"done", **headers):
-    fields = [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))]
-    start_response("200 OK", [*fields, *headers.items()])
-    return [body]
-
-
-def do_echo(environ, start_response, *_):
-    shown = {
-        "method": environ["REQUEST_METHOD"],
-        "path": environ["PATH_INFO"],
-        "script": environ["SCRIPT_NAME"],
-        "waited": environ["busyguard.waited"],
-        "remaining": remaining(environ),
-        "deadline": environ["busyguard.deadline"] - time.monotonic(),
-        "monitor": repr(environ["busyguard.monitor"]),
-        "pressure": under_pressure(environ),
-        "thread": threading.current_thread().name,
-    }
-    return plain(start_response, json.dumps(shown).encode())
-
-
-def do_sleep(environ, start_response, seconds):
-    time.sleep(float(seconds))
-    return plain(start_response)
-
-
-def do_hang(environ, start_response, *_):
-    released.wait(60)
-    start_response("200 OK", [("Content-Type", "text/plain")])
-    return [b"done"]  # no length: the client sees the end when Twisted has finished the request
-
-
-def do_late(environ, start_response, *_):
-    """Hang, then say how it went on arrival."""
-    waited = environ["busyguard.waited"]
-    left = remaining(environ)
-    released.wait(60)
-    return plain(start_response, json.dumps({"waited": waited, "remaining": left}).encode())
-
-
-def do_hoard(environ, start_response, *parts):
-    hoard("/" + "/".join(parts))
-    return plain(start_response)
-
-
-def do_cpu(environ, start_response, seconds):
-    until = time.thread_time() + float(seconds)
-    while time.thread_time() < until:
-        sum(range(200))
-    return plain(start_response)
-
-
-def do_length(environ, start_response, *_):
-    return plain(start_response, str(len(environ["wsgi.input"].read())).encode())
-
-
-def do_big(environ, start_response, size):
-    return plain(start_response, b"x" * int(size))
-
-
-def do_drip(environ, start_response, pieces):
-    start_response("200 OK", [("Content-Type", "text/plain")])
-    for _ in range(int(pieces)):
-        yield b"x" * 1000
-        time.sleep(0.05)
-
-
-def do_before(environ, start_response, *_):
-    raise RuntimeError("before start_response")
-
-
-def do_after(environ, start_response, *_):
-    start_response("200 OK", [("Content-Type", "text/plain")])
-    raise RuntimeError("after start_response")
-
-
-def do_midway(environ, start_response, *_):
-    start_response("200 OK", [("Content-Type", "text/plain")])
-    yield b"some"
-    raise RuntimeError("midway")
-
-
-class NoClose:
-    def __iter__(self):
-        return iter([b"no ", b"close"])
-
-
-def do_noclose(environ, start_response, *_):
-    start_response("200 OK", [("Content-Type", "text/plain")])
-    return NoClose()
-
-
-class BadClose(NoClose):
-    def close(self):
-        raise RuntimeError("close")
-
-
-def do_badclose(environ, start_response, *_):
-    start_response("200 OK", [("Content-Type", "text/plain")])
-    return BadClose()
 
 
 def refusal():
-    """Return the refusal app that the options name."""
-    name = options.pop("refusal", None)
-    if name == "webob":
-        from webob.exc import HTTPServiceUnavailable
-
-        return HTTPServiceUnavailable("come back later")
-    if name == "werkzeug":
-        from werkzeug.exceptions import TooManyRequests
-
-        return TooManyRequests("come back later")
-    return {"raises": raising, "raises late": RaisingLate, "odd header": odd_header}.get(name)
-
-
-def raising(environ, start_response):
-    environ["wsgi.errors"].write("the refusal app says this\n")
-    raise RuntimeError("refusal")
-
-
-class RaisingLate:
-    def __init__(self, environ, start_response):
-        start_response("503 Later", [("Content-Type", "text/plain")])
-
-    def __iter__(self):
-        raise RuntimeError("refusal, late")
-
-
-def odd_header(environ, start_response):
-    start_response("503 Later", [("X-Odd", "\u20ac")])
-    return [b"odd"]
+    return front_app.refusal(options.pop("refusal", None))
 
 
 @implementer(resource.IResource)
@@ -197,29 +49,7 @@ class Root:
         return self.leaf.render(request)
 
 
-class Control(socketserver.StreamRequestHandler):
-    def handle(self):
-        try:
-            what = self.rfile.readline().decode().split()[1].strip("/")
-            while self.rfile.readline().strip():
-                pass
-            name, _, value = what.partition("/")
-            body = json.dumps(getattr(self, "on_" + name)(value)).encode()
-        except Exception:
-            traceback.print_exc()
-            body = b"null"
-        head = b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
-        self.wfile.write(head + body)
-
-    def on_ran(self, _):
-        return dict(ran)
-
-    def on_release(self, _):
-        released.set()
-
-    def on_transitions(self, _):
-        return transitions
-
+class Control(front_app.Control):
     def on_pool(self, _):
         statistics = site.guard._pool._team.statistics()
         return [statistics.busyWorkerCount, statistics.backloggedWorkCount]
@@ -282,11 +112,6 @@ def no_thread(*_, **__):
     raise RuntimeError("can't start new thread")
 
 
-def told(transition):
-    name = threading.current_thread().name
-    transitions.append([transition.state.value, name, transition.load.queued])
-
-
 def main():
     global site
     root = options.pop("root", False)
@@ -314,15 +139,12 @@ def main():
         web.socket.setsockopt(__import__("socket").SOL_SOCKET, 7, slow)
     if unix:
         reactor.listenUNIX(unix, site)
-    control = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Control)
-    control.daemon_threads = True
-    threading.Thread(target=control.serve_forever, daemon=True).start()
     monitor = site.guard.monitor
     ports = {
         "web": web.getHost().port,
         "check": CheckPort(monitor, "127.0.0.1:0").start().address[1],
         "agent": AgentPort(monitor, "127.0.0.1:0").start().address[1],
-        "control": control.server_address[1],
+        "control": front_app.control(Control),
         "unix": unix,
     }
     reactor.callWhenRunning(print, "ports:", json.dumps(ports), flush=True)

@@ -10,8 +10,8 @@ from django.core.handlers.asgi import ASGIHandler
 from wsgi_busyguard import Load, Monitor
 from wsgi_busyguard._support.request_head import read_head
 from wsgi_busyguard.adapters.cheroot import CherootAdapter, guarded_server
-from wsgi_busyguard.adapters.cheroot.front import Request
 from wsgi_busyguard.adapters.cheroot.reply_thread import ReplyThread
+from wsgi_busyguard.adapters.cheroot.request import Request
 from wsgi_busyguard.adapters.front import lingering
 
 

@@ -13,7 +13,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from ..._support.log import Streak
-from ..._support.request_head import Head, read_head, unfinished
+from ..._support.request_head import read_head, unfinished
 from ..._support.socket_calls import readable
 from ..._support.unpatched import begin
 from ...policy import Reason
@@ -22,6 +22,7 @@ from ..front.descriptors import Room, excess, hang_up, in_turn, is_open, overdra
 from ..front.sockets import MOST, NO_REQUEST, cut_short, peeked, said, sent, wake_beyond
 from ..front.threaded import SocketVisit, ThreadedFront
 from .reply_thread import ReplyThread
+from .request import Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -228,35 +229,6 @@ class CherootFront(ThreadedFront):
             conn.close()
         else:
             desk.linger(conn.socket, conn.close)
-
-
-class Request:
-    """A request whose head is known, and where it lies.
-
-    :param buffered: whether cheroot has read it ahead already.
-    """
-
-    def __init__(self, head: Head, buffered: bool) -> None:
-        self.head = head
-        self._buffered = buffered
-        self.speaks = head.method, head.version
-        self.has_body = (
-            head.headers.get("CONTENT_LENGTH", "0") != "0"
-            or "HTTP_TRANSFER_ENCODING" in head.headers
-        )
-
-    @property
-    def persists(self) -> bool:
-        """Whether the client wants the connection to be kept."""
-        wish = self.head.headers.get("HTTP_CONNECTION", "").lower()
-        return wish == "keep-alive" if self.head.version == (1, 0) else wish != "close"
-
-    def take(self, conn: Any) -> None:
-        """Read it, for what is left unread would be taken for the next, or reset the connection."""
-        if self._buffered:
-            conn.rfile.read(self.head.size)
-        else:
-            conn.socket.recv(self.head.size)
 
 
 class CherootVisit(SocketVisit):

@@ -1,0 +1,91 @@
+"""The fronts of all servers, each behind the same contract."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+from support.client import check, checks, eventually, many, together
+from support.gunicorns import FrontGunicorn
+from support.processes import Site
+from support.threaded import ThreadedSite
+
+from contracts.front import ConnectionContract, FrontContract
+
+pytestmark = pytest.mark.slow
+
+
+class TestTwisted(FrontContract, ConnectionContract):
+    """Twisted's resource, in the reactor."""
+
+    listeners = "MainThread"
+
+    @pytest.fixture
+    def site(self, started):
+        return lambda **options: started(Site, **options)
+
+
+class Threaded(FrontContract, ConnectionContract):
+    """Servers with threads, and one that says refusals."""
+
+    server = ""
+
+    @pytest.fixture
+    def site(self, started):
+        return lambda **options: started(ThreadedSite, server=self.server, **options)
+
+    def test_a_refusal_app_that_is_slow_holds_up_no_check(self, site):
+        guarded = site(threads=1, max_queue=0, refusal="slow")
+        _, hanging = many(1, guarded.port, path="/hang")
+        guarded.filled(1)
+        refused, threads = many(3, guarded.port, path="/refused")
+        checks(guarded.port)
+        assert refused == []
+        together(threads)
+        assert {answer.text for answer in refused} == {"slow"}
+        guarded.tell("release")
+        together(hanging)
+
+    def test_a_second_sigterm_ends_it_at_once(self, site):
+        guarded = site(threads=1, grace=60.0)
+        many(1, guarded.port, path="/hang")
+        guarded.filled(1)
+        guarded.signal()
+        eventually(lambda: check(guarded.port).text == "draining")
+        began = time.monotonic()
+        guarded.signal()
+        assert guarded.ended(within=10) == -signal.SIGTERM
+        assert time.monotonic() - began < 3
+
+
+class TestWaitress(Threaded):
+    """waitress's dispatcher."""
+
+    server = "waitress"
+
+
+class TestCheroot(Threaded):
+    """What stands between cheroot's connections and its threads."""
+
+    server = "cheroot"
+
+
+class TestGuardedThreads(FrontContract):
+    """gunicorn's threaded worker, which closes a connection after an answer of its own."""
+
+    listeners = "busyguard-listeners"
+
+    @pytest.fixture
+    def site(self, started):
+        return lambda **options: started(FrontGunicorn, **options)
+
+
+class TestGuardedGevent(FrontContract):
+    """gunicorn's gevent worker, whose greenlets wait at a gate in the app."""
+
+    listeners = "busyguard-listeners"
+
+    @pytest.fixture
+    def site(self, started):
+        return lambda **options: started(FrontGunicorn, kind="GuardedGevent", **options)

@@ -1,0 +1,37 @@
+"""A request whose head is known before cheroot reads it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..._support.request_head import Head
+
+
+class Request:
+    """One, and where it lies.
+
+    :param buffered: whether cheroot has read it ahead already.
+    """
+
+    def __init__(self, head: Head, buffered: bool) -> None:
+        self.head = head
+        self._buffered = buffered
+        self.speaks = head.method, head.version
+        self.has_body = (
+            head.headers.get("CONTENT_LENGTH", "0") != "0"
+            or "HTTP_TRANSFER_ENCODING" in head.headers
+        )
+
+    @property
+    def persists(self) -> bool:
+        """Whether the client wants the connection to be kept."""
+        wish = self.head.headers.get("HTTP_CONNECTION", "").lower()
+        return wish == "keep-alive" if self.head.version == (1, 0) else wish != "close"
+
+    def take(self, conn: Any) -> None:
+        """Read it, for what is left unread would be taken for the next, or reset the connection."""
+        if self._buffered:
+            conn.rfile.read(self.head.size)
+        else:
+            conn.socket.recv(self.head.size)
