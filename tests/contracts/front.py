@@ -45,43 +45,6 @@ class FrontContract:
         eventually(lambda: check(guarded.port).status == 200)
         assert [state for state, *_ in guarded.tell("transitions")] == ["busy", "free"]
 
-    def test_what_a_request_has_waited_in_the_proxy_counts_if_that_is_trusted(self, site):
-        def came(served, ago):
-            stamp = {"X-Request-Start": f"t={time.time() - ago:.3f}"}
-            return ask(served.port, path="/echo", headers=stamp)
-
-        trusting = site(threads=2, max_wait=10.0, trust_queue_header=True)
-        assert json.loads(came(trusting, 4).text)["waited"] == pytest.approx(4, abs=1)
-        assert json.loads(ask(trusting.port, path="/echo").text)["waited"] == 0
-        _, threads = many(2, trusting.port, path="/hang")
-        trusting.filled(2, 0)
-        refused = came(trusting, 20)
-        assert (refused.status, refused.headers[REFUSALS]) == (503, "queue-age")
-        trusting.tell("release")
-        together(threads)
-        assert json.loads(came(trusting, 20).text)["waited"] < 1  # idle, so that is a clock
-        assert json.loads(came(site(threads=2, max_wait=10.0), 20).text)["waited"] == 0
-
-    def test_a_client_that_says_when_it_gives_up_waits_for_no_longer(self, site):
-        """Refused when its turn comes; another that has waited for as long is served."""
-        served = site(threads=1, max_wait=30.0, client_timeout_header="X-Client-Timeout-Ms")
-        soon = {"X-Client-Timeout-Ms": "400"}
-        assert json.loads(ask(served.port, path="/echo", headers=soon).text)["deadline"] < 0.4
-        _, threads = many(1, served.port, path="/hang")
-        served.filled(1, 0)
-        hasty, hurrying = many(1, served.port, path="/hasty", headers=soon)
-        patient, waiting = many(1, served.port, path="/patient")
-        served.filled(1, 2)
-        time.sleep(0.5)
-        served.tell("release")
-        together([*threads, *hurrying, *waiting])
-        assert [(answer.status, answer.headers.get(REFUSALS)) for answer in hasty] == [
-            (503, "queue-age")
-        ]
-        assert statuses(patient) == [200]
-        assert "/hasty" not in served.ran
-        served.at_rest()
-
     def test_with_a_bound_of_20_24_are_served_and_16_refused_and_checks_wait_for_none(self, site):
         guarded = site(threads=4, max_queue=20, max_wait=30.0)
         answers, threads = many(40, guarded.port, path="/hang")
@@ -280,6 +243,15 @@ class FrontContract:
         assert guarded.load["queued"] == 0
         guarded.tell("release")
         together(threads)
+
+    def test_what_a_proxy_and_a_client_tell_is_in_the_stamps_if_that_is_trusted(self, site):
+        headers = {"X-Request-Start": f"t={time.time() - 3:.3f}", "X-Client-Timeout-Ms": "4000"}
+        told = {"trust_queue_header": True, "client_timeout_header": "X-Client-Timeout-Ms"}
+        for options, waited, left in ((told, 3, 1), ({}, 0, 5)):
+            guarded = site(threads=2, max_wait=10.0, **options)
+            stamps = json.loads(ask(guarded.port, path="/echo", headers=headers).text)
+            assert stamps["waited"] == pytest.approx(waited, abs=0.9)
+            assert stamps["deadline"] == pytest.approx(left, abs=0.9)
 
     def test_the_app_finds_the_stamps_of_the_guard(self, site):
         guarded = site(threads=1, max_queue=5, max_wait=10.0, client_timeout=8.0)
@@ -495,8 +467,46 @@ class FrontContract:
 class ConnectionContract:
     """What holds beside that of fronts that go on with a connection after an answer of their own.
 
-    They also answer until the last request has its answer, and take any app for a refusal.
+    They know a request's head before it is queued, take any app for a refusal, and answer until the
+    last request has its answer.
     """
+
+    def test_what_a_request_has_waited_in_the_proxy_counts_if_that_is_trusted(self, site):
+        def came(served, ago):
+            stamp = {"X-Request-Start": f"t={time.time() - ago:.3f}"}
+            return ask(served.port, path="/echo", headers=stamp)
+
+        trusting = site(threads=2, max_wait=10.0, trust_queue_header=True)
+        assert json.loads(came(trusting, 4).text)["waited"] == pytest.approx(4, abs=1)
+        assert json.loads(ask(trusting.port, path="/echo").text)["waited"] == 0
+        _, threads = many(2, trusting.port, path="/hang")
+        trusting.filled(2, 0)
+        refused = came(trusting, 20)
+        assert (refused.status, refused.headers[REFUSALS]) == (503, "queue-age")
+        trusting.tell("release")
+        together(threads)
+        assert json.loads(came(trusting, 20).text)["waited"] < 1  # idle, so that is a clock
+        assert json.loads(came(site(threads=2, max_wait=10.0), 20).text)["waited"] == 0
+
+    def test_a_client_that_says_when_it_gives_up_waits_for_no_longer(self, site):
+        """Refused when its turn comes; another that has waited for as long is served."""
+        served = site(threads=1, max_wait=30.0, client_timeout_header="X-Client-Timeout-Ms")
+        soon = {"X-Client-Timeout-Ms": "400"}
+        assert json.loads(ask(served.port, path="/echo", headers=soon).text)["deadline"] < 0.4
+        _, threads = many(1, served.port, path="/hang")
+        served.filled(1, 0)
+        hasty, hurrying = many(1, served.port, path="/hasty", headers=soon)
+        patient, waiting = many(1, served.port, path="/patient")
+        served.filled(1, 2)
+        time.sleep(0.5)
+        served.tell("release")
+        together([*threads, *hurrying, *waiting])
+        assert [(answer.status, answer.headers.get(REFUSALS)) for answer in hasty] == [
+            (503, "queue-age")
+        ]
+        assert statuses(patient) == [200]
+        assert "/hasty" not in served.ran
+        served.at_rest()
 
     def test_a_connection_is_kept_across_the_app_and_checks(self, site):
         guarded = site(threads=2)

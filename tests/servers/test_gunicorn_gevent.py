@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import json
 import os
 import signal
 import subprocess
@@ -50,28 +49,6 @@ def test_with_slots_the_guard_is_the_queue(gunicorn):
     served.at_rest()
     # What is counted is posted at each beat.
     eventually(lambda: [(r["served"], r["refused"]) for r in served.load["processes"]] == [(12, 8)])
-
-
-def test_who_has_waited_too_long_is_refused_while_he_waits(gunicorn):
-    served = gunicorn(kind="GuardedGevent", slots=1, max_queue=10, max_wait=0.4)
-    _, running = many(1, served.port, path="/sleep/3")
-    served.filled(1)
-    answers, threads = many(3, served.port, path="/x")
-    together(threads)
-    assert {answer.headers["busyguard-refused"] for answer in answers} == {"queue-age"}
-    assert all(0.35 < answer.took < 1.5 for answer in answers)
-    assert served.load["active"] == 1
-    together(running)
-
-
-def test_the_app_is_told_how_long_a_request_has_waited(gunicorn):
-    served = gunicorn(kind="GuardedGevent", slots=1, max_queue=10, max_wait=30, client_timeout=4)
-    _, threads = many(1, served.port, path="/sleep/0.5")
-    served.filled(1)
-    said = json.loads(ask(served.port, path="/stamps/0").body)
-    together(threads)
-    assert 0.1 < said["waited"] < 0.6
-    assert 3.0 < said["left"] < 4.0 - 0.1
 
 
 def test_a_hub_that_computes_is_late_and_the_check_port_says_so(gunicorn):

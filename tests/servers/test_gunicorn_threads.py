@@ -120,22 +120,6 @@ def ran(server):
     return json.loads(ask(server.port, path="/ran").body)
 
 
-@pytest.mark.parametrize("size", [1_000_000, 20_000_000])
-def test_refused_clients_that_send_a_body_read_the_refusal(gunicorn, held, size):
-    server = gunicorn("--threads", "1", max_queue=0)
-    _, threads = many(1, server.port, path=held.path)
-    server.filled(1)
-    answers, senders = many(8, server.port, "POST", "/length", body=b"b" * size)
-    together(senders)
-    assert [answer.status for answer in answers] == [503] * 8, answers[:2]
-    assert {answer.headers[REFUSALS] for answer in answers} == {"queue-full"}
-    held.let_go()
-    together(threads)
-    server.at_rest()
-    assert ask(server.port, "POST", "/length", body=b"b" * size).text == str(size)
-    clean(server)
-
-
 def test_a_refusal_of_a_head_request_has_no_body(gunicorn, held):
     server = gunicorn("--threads", "1", "--proxy-protocol", "auto", max_queue=0)
     _, threads = many(1, server.port, path=held.path)
@@ -213,15 +197,6 @@ def test_a_check_has_what_the_page_promises(quiet):
     assert shown.headers["cache-control"] == "no-store"
     bare = check(quiet.port)
     assert (bare.status, bare.text, bare.headers["connection"]) == (200, "free", "close")
-
-
-def test_a_check_in_two_segments_is_answered(quiet):
-    with Line(quiet.port) as line:
-        line.send(b"OPTIONS / HTTP/1.")
-        clean(quiet, connections=2, silent=1)  # no thread waits for the rest
-        line.send(b"0\r\n\r\n")
-        assert line.answer().text == "free"
-    clean(quiet)
 
 
 def test_a_check_on_a_connection_that_was_kept_alive_takes_no_thread(gunicorn, held):
@@ -303,27 +278,6 @@ def test_clients_that_left_the_queue_are_neither_served_nor_counted(gunicorn, co
     eventually(lambda: server.load["processes"][0]["dropped"] == 5)
     lines[5].close()
     clean(server)
-
-
-def test_stamps_tell_each_request_how_long_it_waited(gunicorn):
-    server = gunicorn("--threads", "1", max_wait=20, client_timeout=30)
-    with Line(server.port) as line:
-        line.send(request(path="/stamps/0.5"))
-        server.filled(1)
-        answers, threads = many(2, server.port, path="/stamps/0.2")
-        first = json.loads(line.answer().body)
-        together(threads)
-        later = sorted((json.loads(answer.body) for answer in answers), key=lambda it: it["waited"])
-        assert first["waited"] < 0.2
-        assert 25 < first["left"] <= 30 - first["waited"] - 0.5
-        assert first["waited"] + 0.1 < later[0]["waited"]
-        assert later[0]["waited"] + 0.2 <= later[1]["waited"] + 0.01
-        assert all(25 < it["left"] <= 30 - it["waited"] - 0.15 for it in later)
-        # The next one on the same connection has its own.
-        line.send(request(path="/stamps"))
-        again = json.loads(line.answer().body)
-        assert again["waited"] < 0.2
-        assert 29 < again["left"] <= 30
 
 
 def test_a_full_worker_still_answers_checks(gunicorn, held):

@@ -124,7 +124,6 @@ def _reads(module: str, name: str, *args: Any) -> Callable[[], Adapter]:
 
 
 def _frames() -> Iterator[FrameType]:
-    """Yield the frames of this thread, from the caller's outward."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         yield frame

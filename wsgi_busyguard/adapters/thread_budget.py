@@ -38,7 +38,6 @@ def too_few(limits: Limits, threads: float, server: str, start: str = "") -> str
 
 
 def _more(limits: Limits, start: str) -> str:
-    """Return how the server is given threads enough."""
     first = "start the server with"
     if limits.max_queue == math.inf:
         limits = limits._replace(max_queue=4 * limits.slots)

@@ -162,7 +162,6 @@ def _announced(environ: Mapping[str, Any]) -> tuple[int, bool]:
 
 
 def _body(environ: Mapping[str, Any], left: int, chunked: bool) -> Body | None:
-    """Return the body of a request on a server that would leave it unread."""
     for look in (_gunicorn, _uwsgi, _cheroot, _granian, _a2wsgi, _socketserver):
         body = look(environ, left, chunked)
         if body is not None:

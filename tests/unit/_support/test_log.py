@@ -298,14 +298,14 @@ def test_the_next_listener_is_told(who, raises_twice):
 
 
 def test_the_next_connection_is_seen_to(who, raises_twice):
-    desk = ReplyThread("busyguard-test")
-    desk.start()
+    replies = ReplyThread("busyguard-test")
+    replies.start()
     for _ in range(3):
-        desk.put(raises_twice)
+        replies.put(raises_twice)
     raises_twice.well()
-    desk.stop()
-    desk._thread.join()
-    desk._bell.close()
+    replies.stop()
+    replies._thread.join()
+    replies._bell.close()
 
 
 def test_figures_are_sent_again(who, raises_twice, adapter):

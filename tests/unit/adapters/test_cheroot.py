@@ -174,18 +174,18 @@ def test_a_head_tells_whether_a_body_follows_and_the_connection_is_kept(head, pe
     assert (request.persists, request.has_body) == (persists, has_body)
 
 
-# The desk
+# The thread that replies
 
 
 @pytest.fixture
-def desk():
-    desk = ReplyThread("desk")
-    desk.start()
-    yield desk
-    desk.stop()
-    desk._thread.join(20)
-    assert not desk._thread.is_alive()
-    desk._bell.close()
+def replies():
+    replies = ReplyThread("replies")
+    replies.start()
+    yield replies
+    replies.stop()
+    replies._thread.join(20)
+    assert not replies._thread.is_alive()
+    replies._bell.close()
 
 
 @pytest.fixture
@@ -197,55 +197,55 @@ def pairs():
         theirs.close()
 
 
-def test_jobs_are_done_in_their_order_and_outlive_one_that_raises(desk, until, caplog):
+def test_jobs_are_done_in_their_order_and_outlive_one_that_raises(replies, until, caplog):
     done = []
-    desk.put(lambda: done.append(1))
-    desk.put(lambda: 1 / 0)
-    desk.put(lambda: done.append(2))
+    replies.put(lambda: done.append(1))
+    replies.put(lambda: 1 / 0)
+    replies.put(lambda: done.append(2))
     until(lambda: done == [1, 2])
-    until(lambda: desk.empty)
+    until(lambda: replies.empty)
     assert len(caplog.records) == 1
 
 
-def test_a_connection_is_closed_when_its_peer_has_closed_and_not_before(desk, pairs, until):
+def test_a_connection_is_closed_when_its_peer_has_closed_and_not_before(replies, pairs, until):
     (ours, theirs), *_ = pairs
     closed = []
     theirs.sendall(b"x" * 1000)
-    desk.put(lambda: desk.linger(ours, lambda: closed.append(True)))
+    replies.put(lambda: replies.linger(ours, lambda: closed.append(True)))
     assert theirs.recv(1) == b""  # we have said all
     theirs.sendall(b"x" * 1000)
     assert not closed
-    assert not desk.empty
+    assert not replies.empty
     theirs.close()
     until(lambda: closed)
-    until(lambda: desk.empty)
+    until(lambda: replies.empty)
 
 
-def test_a_peer_who_never_closes_is_closed_after_a_while(desk, pairs, until, monkeypatch):
+def test_a_peer_who_never_closes_is_closed_after_a_while(replies, pairs, until, monkeypatch):
     monkeypatch.setattr(lingering, "CLOSE_LINGER", 0.05)
     closed = []
     for number, (ours, _) in enumerate(pairs):
-        desk.put(lambda n=number, s=ours: desk.linger(s, lambda: closed.append(n)))
+        replies.put(lambda n=number, s=ours: replies.linger(s, lambda: closed.append(n)))
     until(lambda: closed == [0, 1, 2, 3])
-    assert desk.empty
+    assert replies.empty
 
 
-def test_the_oldest_goes_when_too_many_linger(desk, pairs, until, monkeypatch):
-    monkeypatch.setattr(desk._lingering._waiting, "_limit", 2)
+def test_the_oldest_goes_when_too_many_linger(replies, pairs, until, monkeypatch):
+    monkeypatch.setattr(replies._lingering._waiting, "_limit", 2)
     closed = []
     for number, (ours, _) in enumerate(pairs):
-        desk.put(lambda n=number, s=ours: desk.linger(s, lambda: closed.append(n)))
+        replies.put(lambda n=number, s=ours: replies.linger(s, lambda: closed.append(n)))
     until(lambda: closed == [0, 1])
 
 
 def test_a_stop_closes_those_who_linger(pairs, until):
-    desk = ReplyThread("desk")
-    desk.start()
+    replies = ReplyThread("replies")
+    replies.start()
     closed = []
-    desk.put(lambda: desk.linger(pairs[0][0], lambda: closed.append(True)))
-    until(lambda: not desk.empty)
-    desk.stop()
+    replies.put(lambda: replies.linger(pairs[0][0], lambda: closed.append(True)))
+    until(lambda: not replies.empty)
+    replies.stop()
     until(lambda: closed)
-    desk._thread.join(20)
-    desk.stop()  # the second time does nothing
-    desk._bell.close()
+    replies._thread.join(20)
+    replies.stop()  # the second time does nothing
+    replies._bell.close()

@@ -199,7 +199,7 @@ class CherootFront(ThreadedFront):
         return True
 
     def _turn_away(self, conn: Any) -> None:
-        """Say that this is no HTTP. At the desk for refusals."""
+        """Say that this is no HTTP. In the thread of refusals."""
         sent(conn.socket, NO_REQUEST)
         self._refusing.linger(conn.socket, conn.close)
 
@@ -209,13 +209,13 @@ class CherootFront(ThreadedFront):
 
     def _say(
         self,
-        desk: ReplyThread,
+        replies: ReplyThread,
         conn: Any,
         request: Request | None,
         app: WSGIApplication,
         last: bool = False,
     ) -> None:
-        """Say it; then keep the connection, or see it off. At ``desk``."""
+        """Say it; then keep the connection, or see it off. In the thread of ``replies``."""
         keep = False
         method, version = ("GET", (1, 0)) if request is None else request.speaks
         if request is not None and not request.has_body:
@@ -228,7 +228,7 @@ class CherootFront(ThreadedFront):
         elif self.server.ssl_adapter is not None:
             conn.close()
         else:
-            desk.linger(conn.socket, conn.close)
+            replies.linger(conn.socket, conn.close)
 
 
 class CherootVisit(SocketVisit):

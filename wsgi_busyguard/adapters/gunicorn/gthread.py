@@ -133,7 +133,8 @@ class GuardedThreads(Guarded, ThreadWorker):
     def guarded(self, app: WSGIApplication) -> WSGIApplication:
         """Return the guarded app behind the stamps, for the queue is in front of both."""
         if self._in_front:
-            return self._pool.stamped(super().guarded(app), self.monitor, self.options.timeout)
+            by = self.monitor, self.options.timeout, self.told_by_headers()
+            return self._pool.stamped(super().guarded(app), *by)
         refused, timeout = self._replies.refused, self.options.timeout
         return super().guarded(holding(app, self._gate, self.monitor, refused, timeout))
 
@@ -370,7 +371,6 @@ class GuardedThreads(Guarded, ThreadWorker):
             self._safely(self._tell, conn, Reason.QUEUE_FULL)
 
     def _tell(self, conn: Any, reason: Reason) -> None:
-        """Refuse a connection, whose request nobody has read, and close it."""
         if self.cfg.is_ssl:  # nothing can be said before a handshake, which needs a thread
             type(conn).close(conn)
             return

@@ -16,11 +16,12 @@ from ..front.progress import Answers as Unread
 from ..front.sockets import gone
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from concurrent.futures import Future
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
+    from ...deadlines.client_timeout import Client
     from ...monitor import Monitor
     from ...options import GuardOptions
 
@@ -95,8 +96,17 @@ class ConnectionPool(CountingExecutor):
         is_first = not getattr(conn, "is_http2", False) and hasattr(conn, "since")
         return is_first and time.monotonic() - conn.since > self._most
 
-    def stamped(self, app: WSGIApplication, monitor: Monitor, timeout: float) -> WSGIApplication:
-        """Return the app with the guard's stamps in its environ."""
+    def stamped(
+        self,
+        app: WSGIApplication,
+        monitor: Monitor,
+        timeout: float,
+        told: Callable[[Mapping[str, Any]], Client] | None,
+    ) -> WSGIApplication:
+        """Return the app with the guard's stamps in its environ.
+
+        :param told: says what a request tells of its client, where that is trusted.
+        """
         seen = self._seen
 
         def stamped(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -106,7 +116,9 @@ class ConnectionPool(CountingExecutor):
             if slot is not None and getattr(seen, "since", None) != slot.since:
                 seen.since = since = slot.since or since
                 waited = slot.waited
-            until = since - waited + timeout
+            ago, patience = (0.0, timeout) if told is None else told(environ)
+            waited += ago
+            until = since - waited + patience
             stamp(environ, monitor, waited, until)
             return timed(call_until(until, app, environ, start_response), until)
 

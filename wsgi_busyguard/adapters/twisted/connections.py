@@ -185,5 +185,4 @@ def _nothing() -> None:
 
 
 def _under_way(connection: Any) -> int:
-    """Return how many requests of a connection are neither answered nor lost."""
     return len(connection.streams if speaks_http2(connection) else connection.requests)

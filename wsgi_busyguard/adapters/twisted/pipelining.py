@@ -69,8 +69,6 @@ class Turns:
 
 
 class _Later:
-    """An answer that waits for its turn."""
-
     def __init__(self, request: Request, answer: Callable[[], object]) -> None:
         self._request = request
         self._answer = answer
