@@ -132,11 +132,11 @@ class GuardedThreads(Guarded, ThreadWorker):
 
     def guarded(self, app: WSGIApplication) -> WSGIApplication:
         """Return the guarded app behind the stamps, for the queue is in front of both."""
+        timeout, told = self.options.timeout, self.told_by_headers()
         if self._in_front:
-            by = self.monitor, self.options.timeout, self.told_by_headers()
-            return self._pool.stamped(super().guarded(app), *by)
-        refused, timeout = self._replies.refused, self.options.timeout
-        return super().guarded(holding(app, self._gate, self.monitor, refused, timeout))
+            return self._pool.stamped(super().guarded(app), self.monitor, timeout, told)
+        refused = self._replies.refused
+        return super().guarded(holding(app, self._gate, self.monitor, refused, timeout, told))
 
     def accept(self, *arguments: Any) -> None:
         """Take a connection in, in a way that has it come by :meth:`enqueue_req` at once.
