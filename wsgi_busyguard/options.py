@@ -74,8 +74,17 @@ class Option(NamedTuple):
 
     @property
     def argument(self) -> str:
-        """Its name on the command line."""
+        """Its name on the command line; there a flag is given to have it other than by default."""
         return ("--no-" if self.default is True else "--") + self.name.replace("_", "-")
+
+    @property
+    def shown(self) -> str:
+        """Its default as a text; empty for none."""
+        if isinstance(self.default, bool):
+            return "yes" if self.default else "no"
+        if isinstance(self.default, (tuple, str)):
+            return self.default if isinstance(self.default, str) else ",".join(self.default)
+        return "" if self.default is None else f"{self.default:g}"
 
 
 def _flag(name: str, text: str) -> bool:
@@ -162,10 +171,6 @@ _FRONTS = (TWISTED, FRONT)
 _COMMANDS = (SERVE, TWIST)
 
 
-def _for(faces: Iterable[str], reason: str) -> dict[str, str]:
-    return dict.fromkeys(faces, reason)
-
-
 def option(default: Any, kind: Kind, text: str, refused: Mapping[str, str] | None = None) -> Any:
     """Declare an option."""
     return field(default=default, metadata={"kind": kind, "text": text, "refused": refused or {}})
@@ -186,9 +191,9 @@ class GuardOptions:
         "A Monitor that knows the load of the server, in place of the one that the guard makes.",
         {
             PREFORK: "the guard reads the server itself: use its .monitor",
-            **_for(_FRONTS, _OWN_QUEUE),
+            **dict.fromkeys(_FRONTS, _OWN_QUEUE),
             GUNICORN: "each worker makes its own: use worker.monitor in the hook post_worker_init",
-            **_for(_COMMANDS, _OWN_SERVER),
+            **dict.fromkeys(_COMMANDS, _OWN_SERVER),
         },
     )
     slots: int | None = option(
@@ -196,17 +201,15 @@ class GuardOptions:
         SLOTS,
         "Requests that may be in the app at once; the guard queues the rest. Without it the guard"
         " reads the server's own queue.",
-        {**_for(_FRONTS, _THREADS), **_for(_COMMANDS, _THREADS_HERE)},
+        {**dict.fromkeys(_FRONTS, _THREADS), **dict.fromkeys(_COMMANDS, _THREADS_HERE)},
     )
     max_queue: float | None = option(
         None,
         BOUND,
-        "Requests that may wait; 4 for each slot or thread if not given, inf for no bound.",
+        "Requests that may wait; 4 a slot or thread if not given, inf for no bound.",
     )
     max_wait: float | None = option(
-        None,
-        SECONDS,
-        "Seconds that a request may wait; 20 % of the client timeout if not given.",
+        None, SECONDS, "Seconds that a request may wait; 20 % of the client timeout if not given."
     )
     ready: str = option(DAMPED, POLICY, "The policy of ready checks: exact, damped or always.")
     patience: float = option(
@@ -241,9 +244,7 @@ class GuardOptions:
         "Add the figures to answers to checks, and the header endpoint-load-metrics to the app's.",
     )
     board: Any = option(
-        None,
-        FILE,
-        "A file in which the processes of a host post their load; checks tell the sum.",
+        None, FILE, "A file in which the processes of a host post their load; checks tell the sum."
     )
     trust_queue_header: bool = option(
         False,
@@ -267,19 +268,19 @@ class GuardOptions:
         False,
         FLAG,
         "Estimate what would have been refused, and refuse nothing; ready checks never say 503.",
-        _for((*_FRONTS, GUNICORN, *_COMMANDS), _ACTS),
+        dict.fromkeys((*_FRONTS, GUNICORN, *_COMMANDS), _ACTS),
     )
     check: str | None = option(
         None,
         ADDRESS,
         "Where checks are answered on a port of their own, as HOST:PORT.",
-        {**_for((MIDDLEWARE, PREFORK), _NO_PORT), **_for(_FRONTS, _PORTS)},
+        {**dict.fromkeys((MIDDLEWARE, PREFORK), _NO_PORT), **dict.fromkeys(_FRONTS, _PORTS)},
     )
     agent: str | None = option(
         None,
         ADDRESS,
         "Where HAProxy's agent-check is answered, as HOST:PORT.",
-        {**_for((MIDDLEWARE, PREFORK), _NO_PORT), **_for(_FRONTS, _PORTS)},
+        {**dict.fromkeys((MIDDLEWARE, PREFORK), _NO_PORT), **dict.fromkeys(_FRONTS, _PORTS)},
     )
     progress_timeout: float = option(
         30.0,
@@ -287,15 +288,15 @@ class GuardOptions:
         "Seconds for which a client may keep a thread waiting, by its upload or by not reading its"
         " answer; inf for no limit.",
         {
-            **_for((MIDDLEWARE, PREFORK), _NO_CONNECTIONS),
-            **_for((TWISTED, TWIST), _NO_WAITING),
+            **dict.fromkeys((MIDDLEWARE, PREFORK), _NO_CONNECTIONS),
+            **dict.fromkeys((TWISTED, TWIST), _NO_WAITING),
         },
     )
     stall_after: float = option(
         30.0,
         SECONDS,
         "Seconds without progress in any process after which /livez says stalled.",
-        _for((MIDDLEWARE, PREFORK, *_FRONTS, *_COMMANDS), _STUCK),
+        dict.fromkeys((MIDDLEWARE, PREFORK, *_FRONTS, *_COMMANDS), _STUCK),
     )
 
     def __post_init__(self) -> None:
@@ -364,14 +365,6 @@ def from_keywords(face: str, keywords: Mapping[str, Any]) -> GuardOptions:
         if words is not None:
             raise TypeError(words)
     return GuardOptions(**keywords)
-
-
-def help_of(option: Option) -> str:
-    """Return the help of a command's argument."""
-    text = option.text
-    if option.default is True:  # the argument turns it off
-        text = f"Do not {text[0].lower()}{text[1:]}"
-    return text
 
 
 def from_texts(

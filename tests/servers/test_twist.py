@@ -203,6 +203,9 @@ def test_the_load_is_in_each_answer_if_it_is_to_be(twist, exposed):
         (["--wsgi=app.application", "--check=here"], "expected HOST:PORT"),
         (["--wsgi=app.application", "--agent=here"], "expected HOST:PORT"),
         (["--wsgi=app.application", "--listen=nowhere:1"], "nowhere"),
+        (["--wsgi=app.application", "--slots=4"], "--slots is not taken here: --threads is that"),
+        (["--wsgi=app.application", "--dry-run"], "--dry-run is not taken here: a guard in"),
+        (["--wsgi=app.application", "--refusal=app.none"], "app has no 'none'"),
     ],
     ids=lambda value: " ".join(value[-1:]) if isinstance(value, list) else "",
 )

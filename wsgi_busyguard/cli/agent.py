@@ -14,12 +14,11 @@ from .._support.usage_error import Mistake
 from ..board.board import Board
 from ..board.watcher import Watcher
 from ..checkport.event_loop import Loop
-from ..checkport.ports import AgentPort, CheckPort, address, introduce
+from ..checkport.ports import AgentPort, CheckPort, introduce
 from ..haproxy import Push
-from ..haproxy.runtime_api import targets
-from ..policy import DAMPED, PATIENCE, READY_POLICIES, seconds
+from ..options import OPTIONS, GuardOptions
+from .arguments import AGENT, add_options, read
 from .mistakes import opening, said_in_one_line
-from .serve.command import add_push
 
 if TYPE_CHECKING:
     import argparse
@@ -27,44 +26,29 @@ if TYPE_CHECKING:
     from ..checkport.event_loop import Port
     from ..load import Load, State
 
-STALL_AFTER = 30.0
+TAKEN = ("check", "agent", "ready", "patience", "stall_after", "push")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``busyguard agent``."""
-    add = parser.add_argument
-    add(
+    parser.add_argument(
         "--board",
         required=True,
         metavar="FILE",
         help="where the server's processes post their load; made if it is missing",
     )
-    add("--check", metavar="ADDR", help="where checks are answered")
-    add("--agent", metavar="ADDR", help="where HAProxy's agent-check is answered")
-    policy = "what ready checks follow (%(default)s)"
-    add("--ready", choices=READY_POLICIES, default=DAMPED, help=policy)
-    bears = "seconds of delay that damped bears (%(default)s)"
-    add("--patience", type=float, default=PATIENCE, metavar="S", help=bears)
-    stuck = "seconds without progress after which all processes are stuck (%(default)s)"
-    add("--stall-after", type=float, default=STALL_AFTER, metavar="S", help=stuck)
-    add_push(add)
+    add_options(parser, [OPTIONS[name] for name in TAKEN])
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Answer until SIGTERM or Ctrl-C."""
-    listens = {"--check": arguments.check, "--agent": arguments.agent}
     with said_in_one_line():
-        if listens == {"--check": None, "--agent": None}:
+        options = GuardOptions(**read(AGENT, vars(arguments)))
+        if options.check is None and options.agent is None:
             raise Mistake("give --check or --agent, or both: an address to answer at")
-        for listen in filter(None, listens.values()):
-            address(listen)
-        seconds("patience", arguments.patience)
-        seconds("stall_after", arguments.stall_after)
-        if arguments.push:
-            targets(arguments.push)
         board = Board(arguments.board)
-    watcher = Watcher(board, stall_after=arguments.stall_after)
-    ports = _ports(watcher, arguments)
+    watcher = Watcher(board, stall_after=options.stall_after)
+    ports = _ports(watcher, options)
     # Not an Event: a signal may come while wait() has its lock, in the thread that set() would take
     # the same lock in, and then nothing ends this process any more. put() is made for that.
     told: SimpleQueue[None] = SimpleQueue()
@@ -80,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         flush=True,
     )
     # The loop's thread has a watcher of its own: one is for one thread.
-    pushing = Push(Watched(Watcher(board)), arguments.push).start() if arguments.push else None
+    pushing = Push(Watched(Watcher(board)), options.push).start() if options.push else None
     told.get()
     answering.stop()
     if pushing is not None:
@@ -122,15 +106,15 @@ class Watched:
         """Call nobody."""
 
 
-def _ports(watcher: Watcher, arguments: argparse.Namespace) -> dict[str, Port]:
+def _ports(watcher: Watcher, options: GuardOptions) -> dict[str, Port]:
     """Return the ports that are asked for, by what is said of them."""
     ports: dict[str, Port] = {}
-    if arguments.check is not None:
-        with opening(arguments.check):
-            port = CheckPort(watcher, arguments.check, arguments.ready, arguments.patience)
+    if options.check is not None:
+        with opening(options.check):
+            port = CheckPort(watcher, options.check, options.ready, options.patience)
             ports["checks at http"] = port
-    if arguments.agent is not None:
-        with opening(arguments.agent):
-            ports["agent at tcp"] = AgentPort(watcher, arguments.agent)
+    if options.agent is not None:
+        with opening(options.agent):
+            ports["agent at tcp"] = AgentPort(watcher, options.agent)
     introduce(ports.values())
     return ports

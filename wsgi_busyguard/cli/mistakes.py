@@ -18,7 +18,7 @@ def said_in_one_line() -> Iterator[None]:
     """Turn what arguments can be blamed for into a mistake."""
     try:
         yield
-    except (ValueError, TypeError, OSError, BoardFull) as error:
+    except (ValueError, TypeError, OSError, ImportError, BoardFull) as error:
         raise Mistake(str(error)) from error
 
 

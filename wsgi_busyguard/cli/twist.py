@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +14,10 @@ from .._support.wsgi_app import wsgi_app
 from ..adapters.front.base import GRACE
 from ..adapters.twisted import guarded_site
 from ..checkport.ports import AgentPort, CheckPort, introduce
-from .serve.command import examine
+from ..options import FLAG, OPTIONS, TWIST, GuardOptions, refusal, taken_by
+from ..policy import seconds, whole
+from .arguments import flipped, help_of, read
+from .serve.command import search_here_first
 from .serve.startup import leave_at_next_signal
 
 if TYPE_CHECKING:
@@ -25,6 +26,18 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
     from ..adapters.twisted import GuardedSite
+    from ..options import Option
+
+
+TAKEN = taken_by(TWIST)
+
+
+def _word(option: Option) -> str:
+    return option.argument[2:]
+
+
+def _is_valued(option: Option) -> bool:
+    return option.kind is not FLAG
 
 
 class Options(usage.Options):
@@ -34,57 +47,68 @@ class Options(usage.Options):
     optParameters = [  # noqa: RUF012 (Twisted's way)
         ["wsgi", None, None, "The WSGI app, as mysite.wsgi.application."],
         ["listen", None, "tcp:8080", "Endpoint that the app is served at."],
-        ["check", None, None, "Where checks are answered, outside the worker pool: tcp:8081."],
-        ["agent", None, None, "Where HAProxy's agent-check is answered: tcp:8082."],
         ["threads", None, 10, "Requests in the app at once.", int],
-        ["max-queue", None, None, "Requests waiting; 4 a thread if not given.", int],
-        ["max-wait", None, None, "Seconds; 20% of the client timeout if not given.", float],
-        ["client-timeout", None, 5.0, "Seconds after which clients give up.", float],
-        ["ready", None, "damped", "What ready checks follow: exact, damped or always."],
-        ["patience", None, 2.0, "Seconds of delay that damped bears.", float],
-        ["board", None, None, "File where the load is posted, for busyguard agent and others."],
-        ["push", None, "", "HAProxies to tell of each change: unix:PATH#BACKEND/SERVER,..."],
         ["grace", None, GRACE, "Seconds for running requests to finish at SIGTERM.", float],
+        *([_word(option), None, None, help_of(option)] for option in TAKEN if _is_valued(option)),
     ]
 
     optFlags = [  # noqa: RUF012
-        ["expose-load", None, "Tell the load in each answer, and in those to checks."],
+        [_word(option), None, help_of(option)] for option in TAKEN if not _is_valued(option)
     ]
+
+    def parseOptions(self, options: list[str] | None = None) -> None:
+        """Read them; one that is not taken here is told with what to do instead."""
+        given = {word.partition("=")[0] for word in options or ()}
+        for option in OPTIONS.values():
+            words = refusal(TWIST, option.name, option.argument)
+            if words is not None and option.argument in given:
+                raise usage.UsageError(words)
+        super().parseOptions(options)
 
     def postOptions(self) -> None:
         """Find the app and judge the rest, while a mistake can still be told in one line."""
         if self["wsgi"] is None:
             raise usage.UsageError("say which app to serve: --wsgi=mysite.wsgi.application")
-        if os.getcwd() not in sys.path:  # as busyguard serve does; twist itself does not
-            sys.path.insert(0, os.getcwd())
+        search_here_first()  # as busyguard serve does; twist itself does not
         try:
             self["app"] = reflect.namedAny(self["wsgi"])
         except Exception as error:
             raise usage.UsageError(f"cannot find the app {self['wsgi']!r}: {error}") from error
         try:
             wsgi_app(self["wsgi"], self["app"])
-            examine({name.replace("-", "_"): value for name, value in self.items()})
+            whole("threads", self["threads"], least=1)
+            seconds("grace", self["grace"])
+            self["given"] = read(TWIST, self._texts())
             nowhere: Any = None  # the reactor is not chosen yet, and not needed to read the words
             serverFromString(nowhere, self["listen"])
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, ImportError) as error:
             raise usage.UsageError(str(error)) from error
+
+    def _texts(self) -> dict[str, Any]:
+        return {
+            option.name: self[_word(option)]
+            if _is_valued(option)
+            else (flipped(option) if self[_word(option)] else None)
+            for option in TAKEN
+        }
 
 
 def makeService(options: Options) -> Draining:
     """Return the service: the site, and the two ports where they are asked for."""
-    names = ("max_queue", "max_wait", "client_timeout", "ready", "patience", "board", "push")
-    chosen = {name: options[name.replace("_", "-")] for name in names}
-    chosen["expose_load"] = bool(options["expose-load"])
     with _told_in_one_line():
-        site = guarded_site(options["app"], options["threads"], grace=options["grace"], **chosen)
+        chosen = GuardOptions(**options["given"])
+        ours = ("check", "agent")
+        given = {name: value for name, value in options["given"].items() if name not in ours}
+        site = guarded_site(options["app"], options["threads"], grace=options["grace"], **given)
     parent = Draining(site, options["grace"])
     monitor = site.guard.monitor
-    policy = chosen["ready"], chosen["patience"]
     made: list[CheckPort | AgentPort] = []
-    if options["check"] is not None:
-        _attach(parent, lambda: CheckPort(monitor, options["check"], *policy), made)
-    if options["agent"] is not None:
-        _attach(parent, lambda: AgentPort(monitor, options["agent"]), made)
+    where, policy = chosen.check, (chosen.ready, chosen.patience)
+    if where is not None:
+        _attach(parent, lambda: CheckPort(monitor, where, *policy), made)
+    agent = chosen.agent
+    if agent is not None:
+        _attach(parent, lambda: AgentPort(monitor, agent), made)
     factory: Any = site
     web = strports.service(_with_backlog(options["listen"]), factory)
     web.setServiceParent(parent)

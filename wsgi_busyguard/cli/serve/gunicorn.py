@@ -7,26 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from ..._support.listener import address, bound
 from ..._support.usage_error import Mistake
-from ...middleware import BusyGuard
+from ...options import OPTIONS
+from ...policy import limits
 from ..mistakes import opening
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Mapping
 
     from _typeshed.wsgi import WSGIApplication
-
-# The arguments that gunicorn's guarded workers read from BUSYGUARD_*.
-OPTIONS = (
-    "check",
-    "agent",
-    "board",
-    "max_queue",
-    "max_wait",
-    "client_timeout",
-    "progress_timeout",
-    "ready",
-    "patience",
-)
 
 # What each worker accepts beyond what it serves and what waits, most of it kept alive.
 CONNECTIONS = 1000
@@ -44,8 +33,6 @@ def serve_gunicorn(app: WSGIApplication, arguments: argparse.Namespace) -> int:
     except ImportError as error:
         raise Mistake("gunicorn is missing: pip install 'wsgi-busyguard[gunicorn]'") from error
 
-    if arguments.expose_load:  # the workers answer the checks; this finds them, and reports
-        app = BusyGuard(app, expose_load=True, check_root=False, ready_paths=(), live_paths=())
     settings = {"worker_class": GuardedThreads, **_settings(arguments)}
 
     class Served(BaseApplication):
@@ -61,21 +48,26 @@ def serve_gunicorn(app: WSGIApplication, arguments: argparse.Namespace) -> int:
             """Return the app."""
             return app
 
-    for name in OPTIONS:
-        value = getattr(arguments, name, None)
-        if value is not None:
-            os.environ[f"BUSYGUARD_{name.upper()}"] = str(value)
-    if arguments.push:
-        os.environ["BUSYGUARD_PUSH"] = ",".join(arguments.push)
+    os.environ.update(variables(vars(arguments)))
     with opening(arguments.listen):  # gunicorn would try for 5 s, with a line for each time
         bound(arguments.listen).close()
     Served().run()
     return 0
 
 
+def variables(texts: Mapping[str, Any]) -> dict[str, str]:
+    """Return the environment by which the workers hear of the arguments that were given."""
+    given = {option.variable: texts.get(option.name) for option in OPTIONS.values()}
+    return {
+        name: text if isinstance(text, str) else ",".join(text)
+        for name, text in given.items()
+        if text is not None
+    }
+
+
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     host, port = address(arguments.listen)  # gunicorn reads some of them otherwise
-    queue = 4 * arguments.threads if arguments.max_queue is None else arguments.max_queue
+    queue = limits(arguments.threads, arguments.options.max_queue).max_queue
     return {
         "bind": f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
         "threads": arguments.threads,

@@ -17,32 +17,34 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from ...monitor import Monitor
+    from ...options import GuardOptions
 
 
 def guard_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the arguments that are options of a guard."""
-    names = ("max_queue", "max_wait", "client_timeout", "ready", "patience", "board", "expose_load")
-    return {name: getattr(arguments, name) for name in names}
+    """Return what was given of a guard's options; the ports, and who is pushed to, are ours."""
+    ours = ("check", "agent", "push")
+    return {name: value for name, value in arguments.given.items() if name not in ours}
 
 
 def start_ports(
     monitor: Monitor, arguments: argparse.Namespace, stack: ExitStack
 ) -> dict[str, tuple[str, int]]:
     """Start the check port and the agent port, where asked for; return where they are."""
+    options: GuardOptions = arguments.options
     ports: dict[str, CheckPort | AgentPort] = {}
-    if arguments.check is not None:
-        with opening(arguments.check):
-            port = CheckPort(monitor, arguments.check, arguments.ready, arguments.patience)
+    if options.check is not None:
+        with opening(options.check):
+            port = CheckPort(monitor, options.check, options.ready, options.patience)
             ports["checks at http"] = port
-    if arguments.agent is not None:
-        with opening(arguments.agent):
-            ports["agent at tcp"] = AgentPort(monitor, arguments.agent)
+    if options.agent is not None:
+        with opening(options.agent):
+            ports["agent at tcp"] = AgentPort(monitor, options.agent)
     introduce(ports.values())
     for started in ports.values():
         started.start()
         stack.callback(started.stop)
-    if arguments.push:
-        stack.callback(Push(monitor, arguments.push).start().stop)
+    if options.push:
+        stack.callback(Push(monitor, options.push).start().stop)
     return {what: started.address for what, started in ports.items()}
 
 
@@ -61,9 +63,8 @@ def announce(
     arguments: argparse.Namespace, host: str, port: int, where: dict[str, tuple[str, int]]
 ) -> None:
     """Print what is served, and where."""
-    known = limits(
-        arguments.threads, arguments.max_queue, arguments.max_wait, arguments.client_timeout
-    )
+    bounds = arguments.options.some("max_queue", "max_wait", "client_timeout")
+    known = limits(arguments.threads, **bounds)
     print(
         f"serving {arguments.app} at http://{host}:{port} with {arguments.server}: "
         f"{known.slots} at once, {known.max_queue} waiting for at most {known.max_wait:g} s",

@@ -29,14 +29,9 @@ def serve_waitress(app: WSGIApplication, arguments: argparse.Namespace) -> int:
             listener = stack.enter_context(bound(arguments.listen))
         host, port = listener.getsockname()[:2]
         with said_in_one_line():
-            options = guard_options(arguments)
+            given = guard_options(arguments)
             server = guarded_server(
-                app,
-                threads=arguments.threads,
-                progress_timeout=arguments.progress_timeout,
-                sockets=[listener],
-                ident=None,
-                **options,
+                app, threads=arguments.threads, sockets=[listener], ident=None, **given
             )
         server.guard.shares = False  # the socket is from here
         where = start_ports(server.guard.monitor, arguments, stack)

@@ -30,18 +30,20 @@ def serve_werkzeug(app: WSGIApplication, arguments: argparse.Namespace) -> int:
     from .werkzeug_server import Server
 
     with said_in_one_line():
-        guard = BusyGuard(app, slots=arguments.threads, **guard_options(arguments))
+        given = guard_options(arguments)
+        given.pop("progress_timeout", None)  # the server's here
+        guard = BusyGuard(app, slots=arguments.threads, **given)
     with ExitStack() as stack:
         with opening(arguments.listen):
             listener = stack.enter_context(bound(arguments.listen))
-        server = Server(listener, guard, Clients(arguments.progress_timeout))
+        server = Server(listener, guard, Clients(arguments.options.progress_timeout))
         stack.callback(server.server_close)
         beats = Periodic(
             _watching(listener, guard.monitor, server.look), BEAT_SECONDS, "busyguard-beat"
         )
         stack.callback(beats.stop, wait=True)
         guard.monitor.serves = True  # before its first request
-        if arguments.board is not None:
+        if arguments.options.board is not None:
             publisher: Any = guard.monitor.adapter
             publisher.call()
         where = start_ports(guard.monitor, arguments, stack)

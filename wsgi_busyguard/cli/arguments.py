@@ -1,0 +1,59 @@
+"""The options of a guard as arguments of a command."""
+
+from __future__ import annotations
+
+from argparse import SUPPRESS
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+from ..haproxy.runtime_api import targets
+from ..options import FLAG, POLICY, TARGETS, from_texts
+from ..policy import READY_POLICIES
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable, Mapping
+
+    from ..options import Option
+
+#: What ``busyguard agent`` takes, a process outside of those that serve.
+AGENT = "agent"
+
+
+def add_options(
+    parser: argparse.ArgumentParser, options: Iterable[Option], is_hidden: bool = False
+) -> None:
+    """Declare options as arguments. They stay texts, for :func:`read`; ``None`` if not given."""
+    for option in options:
+        kind: dict[str, Any] = {"metavar": option.kind.metavar}
+        if option.kind is FLAG:
+            kind = {"action": "store_const", "const": flipped(option)}
+        elif option.kind is TARGETS:
+            kind["action"] = "append"
+        elif option.kind is POLICY:
+            kind = {"choices": READY_POLICIES}
+        words = SUPPRESS if is_hidden else help_of(option).replace("%", "%%")
+        parser.add_argument(option.argument, dest=option.name, help=words, **kind)
+
+
+def help_of(option: Option) -> str:
+    """Return the help of a command's argument."""
+    if option.kind is not FLAG:
+        return f"{option.text} ({option.shown})" if option.shown else option.text
+    return f"Do not {option.text[0].lower()}{option.text[1:]}" if option.default else option.text
+
+
+def flipped(option: Option) -> str:
+    """Return the text that the argument of a flag stands for."""
+    return "no" if option.default else "yes"
+
+
+def read(face: str, texts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keywords that the arguments of a command stand for, those that were given.
+
+    :raises ValueError, TypeError, ImportError: for what cannot be meant, or is not taken there.
+    """
+    options = from_texts(face, texts, attrgetter("argument"))
+    if "push" in options:
+        targets(options["push"])
+    return options
