@@ -37,7 +37,12 @@ class QueueTimeout(Refused):
 
 
 class ForNobody(Exception):
-    """A job may raise it when it finds that its client has left: it counts as dropped then."""
+    """A job may raise it when it finds that its client has left: it counts as dropped then.
+
+    :cvar reason: why it counts as refused instead.
+    """
+
+    reason: Reason | None = None
 
 
 class Job(Ticket, Future[Any]):
@@ -250,7 +255,8 @@ class Carriers:
         work, job.work = job.work, None
         assert isinstance(slot, Slot)
         if not job.set_running_or_notify_cancel() or work is None:
-            self._leave(slot, ran=False)
+            self._gate.forfeit(slot)
+            self.tell()
             return
         since, result, error = slot.since, None, None
         try:
@@ -264,7 +270,11 @@ class Carriers:
             error = raised
         try:  # in which a time limit of the job's own may be raised, for all that it is too late
             self._here.slot = work = fn = args = kwargs = None
-            self._leave(slot, ran=not isinstance(error, ForNobody))
+            if isinstance(error, ForNobody):
+                self._gate.forfeit(slot, error.reason)
+            else:
+                self._gate.leave(slot)
+            self.tell()
         except BaseException:
             if slot.since is since:  # not left as yet, and not another's by now
                 self._gate.leave(slot)
@@ -275,13 +285,6 @@ class Carriers:
             else:
                 job.set_exception(error)
             del job, error  # the error's traceback refers to this frame
-
-    def _leave(self, slot: Slot, ran: bool) -> None:
-        if ran:
-            self._gate.leave(slot)
-        else:
-            self._gate.forfeit(slot)
-        self.tell()
 
     def _tick(self) -> None:
         """Look at the ages, for as long as something waits.

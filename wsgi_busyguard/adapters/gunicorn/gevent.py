@@ -74,9 +74,11 @@ class GuardedGevent(Guarded, GeventWorker):
 
     def guarded(self, app: WSGIApplication) -> WSGIApplication:
         """Return the app behind the gate, and that behind the guard."""
+        timeout = self.options.timeout
         refused = Responses(**self.options.some("refusal", "retry_after")).refused
-        how = self._gate, self.monitor, refused, self.options.timeout, self.told_by_headers()
-        return super().guarded(holding(self._posting(app), *how))
+        return super().guarded(
+            holding(self._posting(app), self._gate, self.monitor, refused, timeout, self.told)
+        )
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
         """Serve a request, and post when it is over."""

@@ -27,11 +27,11 @@ from ..front.descriptors import bearable
 from ..front.last_connections import LINGER, pending
 from ..front.lingering import SILENCE, Lingering, Waiting
 from ..front.progress import Upload
-from ..front.sockets import MOST, NO_REQUEST, cut_short, gone, peeked
+from ..front.sockets import MOST, NO_REQUEST, cut_short, peeked
 from .balance import Balance
 from .known_names import moved, parameters_of
 from .partial_heads import PartHeads
-from .pool import SPARE, ClientGone, ConnectionPool, queue_bound
+from .pool import SPARE, ConnectionPool, TooLate, queue_bound
 from .replies import Replies
 from .request_heads import read_ahead
 from .worker import Guarded, counting
@@ -75,9 +75,9 @@ class GuardedThreads(Guarded, ThreadWorker):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        options = self.options
         self._in_front = not moved(ThreadWorker)
-        self._replies = Replies(options, self.cfg, lambda: self.monitor)
+        plain = replace(self.options, refusal=None)  # that comes with the app, see guarded()
+        self._replies = Replies(plain, self.cfg, lambda: self.monitor)
         # From 26.0 on connections are closed with patience, in the thread that should accept.
         self._patient = "graceful" in inspect.signature(TConn.close).parameters
         # Up to 23.0 gunicorn waits for a silent connection itself, and without end.
@@ -96,10 +96,8 @@ class GuardedThreads(Guarded, ThreadWorker):
             bound = queue_bound(replace(options, max_queue=None), self.cfg.threads, sys.maxsize)
         self._pool = ConnectionPool(
             self.cfg.threads,
-            progress_timeout=options.progress_timeout,
             max_queue=bound,
-            max_wait=options.max_wait,
-            client_timeout=options.client_timeout,
+            **options.some("max_wait", "client_timeout", "progress_timeout"),
             changed=lambda: self.publisher.post(),
             ticker=False,
         )
@@ -132,11 +130,12 @@ class GuardedThreads(Guarded, ThreadWorker):
 
     def guarded(self, app: WSGIApplication) -> WSGIApplication:
         """Return the guarded app behind the stamps, for the queue is in front of both."""
-        timeout, told = self.options.timeout, self.told_by_headers()
+        options, told = self.options, self.told
+        self._replies = Replies(options, self.cfg, lambda: self.monitor)
         if self._in_front:
-            return self._pool.stamped(super().guarded(app), self.monitor, timeout, told)
-        refused = self._replies.refused
-        return super().guarded(holding(app, self._gate, self.monitor, refused, timeout, told))
+            return self._pool.stamped(super().guarded(app), self.monitor, options.timeout, told)
+        held = holding(app, self._gate, self.monitor, self._replies.refused, options.timeout, told)
+        return super().guarded(held)
 
     def accept(self, *arguments: Any) -> None:
         """Take a connection in, in a way that has it come by :meth:`enqueue_req` at once.
@@ -194,9 +193,7 @@ class GuardedThreads(Guarded, ThreadWorker):
         """Serve a connection, in a thread of the pool, unless its client has left the queue."""
         if not self._in_front:
             return super().handle(conn)
-        slot = self._pool.current()
-        if slot is not None and slot.waited and gone([conn.sock]):
-            raise ClientGone
+        self._pool.look_again(conn)
         conn.since = time.monotonic()
         return super().handle(conn)
 
@@ -213,7 +210,7 @@ class GuardedThreads(Guarded, ThreadWorker):
         future = arguments[-1]
         if self._in_front and not future.cancelled():
             error = future.exception()
-            if isinstance(error, QueueTimeout):
+            if isinstance(error, (QueueTimeout, TooLate)):
                 conn = arguments[0] if len(arguments) > 1 else future.conn
                 self._safely(self._tell, conn, error.reason)
                 conn.close = _nothing

@@ -8,12 +8,15 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ..._support.log import logger
+from ..._support.request_head import read_head
 from ...deadlines.deadline import call_until, timed
 from ...deadlines.environ import stamp
+from ...policy import CLIENT_TIMEOUT, Reason, own_max_wait
 from ..executor.executor import CountingExecutor, ForNobody
 from ..front.progress import STALL, Upload, cut
 from ..front.progress import Answers as Unread
-from ..front.sockets import gone
+from ..front.sockets import gone, peeked
+from .request_heads import read_ahead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     from ...deadlines.client_timeout import Client
     from ...monitor import Monitor
     from ...options import GuardOptions
+
+    Told = Callable[[Mapping[str, Any]], Client]
 
 # Connections that a worker accepts beyond its threads and its queue. At worker_connections it stops
 # accepting, and then a check waits in the kernel.
@@ -51,6 +56,12 @@ class ClientGone(ForNobody):
     """Whoever asked has left; raised for gunicorn to close the connection."""
 
 
+class TooLate(ForNobody):
+    """It has waited for longer than its client says that it would; raised for it to be refused."""
+
+    reason = Reason.QUEUE_AGE
+
+
 class ConnectionPool(CountingExecutor):
     """The executor of one worker, which knows whose requests it has."""
 
@@ -60,6 +71,8 @@ class ConnectionPool(CountingExecutor):
         self._most = progress_timeout
         self._unread = Unread(progress_timeout)
         self._seen = threading.local()
+        self._told: Told | None = None
+        self._timeout = CLIENT_TIMEOUT
         self._connections: dict[Future[Any], Any] = {}
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
@@ -96,18 +109,38 @@ class ConnectionPool(CountingExecutor):
         is_first = not getattr(conn, "is_http2", False) and hasattr(conn, "since")
         return is_first and time.monotonic() - conn.since > self._most
 
+    def look_again(self, conn: Any) -> None:
+        """Look at a connection that has waited and has a thread now.
+
+        :raises ForNobody: if its client has left, or has waited for longer than it would.
+        """
+        slot = self.current()
+        if slot is None or not slot.waited:
+            return
+        if gone([conn.sock]):
+            raise ClientGone
+        if self._told is not None and self._is_too_late(conn, slot.waited, self._told):
+            raise TooLate
+
+    def _is_too_late(self, conn: Any, waited: float, told: Told) -> bool:
+        try:
+            head = read_head(read_ahead(conn) + (peeked(conn.sock) or b""))
+        except ValueError:  # it is encrypted, say, or speaks the PROXY protocol
+            head = None
+        if head is None:
+            return False
+        peer = conn.client[0] if isinstance(conn.client, tuple) else ""
+        ago, patience = told({**head.headers, "REMOTE_ADDR": peer})
+        return max(ago, waited) > own_max_wait(self.gate.limits, self._timeout, patience)
+
     def stamped(
-        self,
-        app: WSGIApplication,
-        monitor: Monitor,
-        timeout: float,
-        told: Callable[[Mapping[str, Any]], Client] | None,
+        self, app: WSGIApplication, monitor: Monitor, timeout: float, told: Told | None = None
     ) -> WSGIApplication:
         """Return the app with the guard's stamps in its environ.
 
-        :param told: says what a request tells of its client, where that is trusted.
+        :param told: says what a request's headers tell of its client.
         """
-        seen = self._seen
+        self._told, self._timeout, seen = told, timeout, self._seen
 
         def stamped(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
             slot = self.current()
@@ -117,7 +150,7 @@ class ConnectionPool(CountingExecutor):
                 seen.since = since = slot.since or since
                 waited = slot.waited
             ago, patience = (0.0, timeout) if told is None else told(environ)
-            waited += ago
+            waited = max(waited, ago)  # in the proxy and here
             until = since - waited + patience
             stamp(environ, monitor, waited, until)
             return timed(call_until(until, app, environ, start_response), until)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
+from ..._support.log import Streak
 from ..._support.request_head import proxied
 from ...responses import Responses
 from ..front.sockets import plain, said, whole
@@ -39,7 +40,9 @@ class Replies:
         self._checks = options.checks
         self._patience = options.patience
         self._monitor = monitor
-        self._responses = Responses(retry_after=options.retry_after)
+        self._responses = Responses(**options.some("refusal", "retry_after", "expose_load"))
+        self._plainly = Responses(retry_after=options.retry_after)
+        self._failing = Streak()  # of a refusal app
         self.refused = self._responses.refused
         self.is_proxied = str(cfg.proxy_protocol).lower() not in ("off", "false")
 
@@ -48,7 +51,16 @@ class Replies:
 
         :param begins: the first of what has come of it.
         """
-        refuse = self.refused(reason)
+        try:
+            said_so = self._refusal(conn, begins, self.refused(reason))
+            self._failing.over()
+            return said_so
+        except Exception:
+            words = "the refusal app failed; refusing with the plain answer instead"
+            self._failing.failed(words, exc_info=True)
+            return self._refusal(conn, begins, self._plainly.refused(reason))
+
+    def _refusal(self, conn: Any, begins: bytes, refuse: WSGIApplication) -> bytes:
         if speaks_http2(conn, begins):
             status, headers, _ = whole(refuse, plain("GET"))
             return refusal(begins, int(status[:3]), headers)

@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from gunicorn.workers.sync import SyncWorker
 
+from ...deadlines.environ import stamping
 from .worker import Guarded, counting
 
 if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
     from ..front.progress import Upload
 
 
@@ -27,6 +30,13 @@ class GuardedSync(Guarded, SyncWorker):
         """Return the one place that this worker has."""
         self._gate = counting(1)
         return self._gate
+
+    def guarded(self, app: WSGIApplication) -> WSGIApplication:
+        """Return the guarded app behind what a request's headers tell of its client."""
+        guard = super().guarded(app)
+        if self.told is None:
+            return guard
+        return stamping(guard, self.monitor, self.options.timeout, self.told)
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serve a connection; whoever is slow to send a request takes the worker too."""

@@ -21,7 +21,6 @@ from ...board.publisher import Publisher
 from ...counters import counts_of
 from ...deadlines.client_timeout import reader
 from ...deadlines.clock_skew import QueueHeader
-from ...deadlines.environ import stamping
 from ...gate import Gate
 from ...haproxy import Push
 from ...middleware import BusyGuard
@@ -121,6 +120,7 @@ class Guarded:
 
     :ivar monitor: knows the state of the host; its listeners hear of it in each worker.
     :ivar publisher: posts this worker's load.
+    :ivar told: says what a request tells of its client in its headers, where that is trusted.
     :ivar standing: knows for how long this worker has taken nobody in who waits in the kernel.
     """
 
@@ -196,6 +196,7 @@ class Guarded:
         try:
             wsgi_app("the application", self.wsgi)
             self.options = loaded(self.options)
+            self.told = self._told_by_headers()
             self.wsgi = self.guarded(self.wsgi)
         except (TypeError, ImportError) as error:  # in one line, and no worker starts
             raise AppImportError(str(error)) from None
@@ -215,19 +216,14 @@ class Guarded:
 
     def guarded(self, app: WSGIApplication) -> WSGIApplication:
         """Return the app behind a guard, for checks that no place in front has answered."""
-        guard = BusyGuard(
+        return BusyGuard(
             app,
             monitor=self.monitor,
             client_timeout=self.options.timeout,
             **self.options.some(*BEHIND),
         )
-        told = self.told_by_headers()
-        if told is None:
-            return guard
-        return stamping(guard, self.monitor, self.options.timeout, told)
 
-    def told_by_headers(self) -> Callable[[Mapping[str, Any]], Client] | None:
-        """Return what reads in a request's headers since when and until when its client waits."""
+    def _told_by_headers(self) -> Callable[[Mapping[str, Any]], Client] | None:
         options = self.options
         queue_header = None
         if options.trust_queue_header:
