@@ -12,11 +12,12 @@ with warnings.catch_warnings():
     # WebOb imports cgi, which says on Python 3.11 and 3.12 that it will not be in 3.13. There WebOb
     # has another one.
     warnings.filterwarnings("ignore", "'cgi' is deprecated", DeprecationWarning)
-    from webob import Request, Response
+    from webob import Response
     from webob.acceptparse import create_accept_header
 
 from ._support.log import logger
 from ._support.wsgi_app import wsgi_app
+from ._support.wsgi_call import called
 from .checks import LIVE, METHODS, WARNING, Check
 from .policy import DRAINING, PATIENCE, READY_POLICIES, Reason, Verdict, flag, whole
 
@@ -205,7 +206,7 @@ class Refusal:
         if self._custom is None:
             return plain(environ, start_response)
         try:
-            status, headers, body = _called(self._custom, environ)
+            status, headers, body = called(self._custom, environ)
             self._failing = False
         except Exception:
             if not self._failing:
@@ -214,19 +215,6 @@ class Refusal:
             return plain(environ, start_response)
         start_response(status, [*headers, *_missing(headers, plain.headers)])
         return body
-
-
-def _called(
-    app: WSGIApplication, environ: WSGIEnvironment
-) -> tuple[str, list[tuple[str, str]], list[bytes]]:
-    """Return what an app answers, read to its end: whatever it raises, it raises here."""
-    status, headers, body = Request(environ).call_application(app)
-    try:
-        return status, headers, list(body)
-    finally:
-        close = getattr(body, "close", None)
-        if close is not None:
-            close()
 
 
 def _missing(

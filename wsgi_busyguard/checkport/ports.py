@@ -5,7 +5,6 @@ A thread of their own attends to both, so they answer while every worker is stuc
 
 from __future__ import annotations
 
-import io
 import json
 import time
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .._support.listener import address as address
 from .._support.listener import bound as bound
 from .._support.request_head import Head, read_head
+from .._support.wsgi_call import called, least_environ
 from ..checks import LIVE, LONGEST_QUERY, Check, Checks
 from ..dashboard import Page
 from ..haproxy import MOST_BALANCERS, MOST_OF_ADDRESS, Agent, Newcomers
@@ -88,18 +88,7 @@ class CheckPort(Port):
         self._app = CheckApp(monitor, ready, patience)
         super().__init__(listen, SILENCE, share)
         host, port = self.address
-        self._environ = {
-            "SCRIPT_NAME": "",
-            "SERVER_NAME": host,
-            "SERVER_PORT": str(port),
-            "wsgi.version": (1, 0),
-            "wsgi.url_scheme": "http",
-            "wsgi.input": io.BytesIO(),
-            "wsgi.errors": io.StringIO(),
-            "wsgi.multithread": False,
-            "wsgi.multiprocess": False,
-            "wsgi.run_once": False,
-        }
+        self._here = {"SERVER_NAME": host, "SERVER_PORT": str(port)}
         for_garbage = Head("GET", "", "", {}, (1, 1), 0)
         self._no_request = self._called(not_http(400), for_garbage)
         self._endless = self._called(not_http(431), for_garbage)
@@ -138,22 +127,12 @@ class CheckPort(Port):
 
     def _called(self, app: Any, head: Head) -> bytes:
         """Return what a WSGI app answers, as it goes over the wire."""
-        environ = {
-            **self._environ,
-            **head.headers,
-            "REQUEST_METHOD": head.method,
-            "PATH_INFO": head.path,
-            "QUERY_STRING": head.query,
-            "SERVER_PROTOCOL": f"HTTP/1.{head.version[1]}",
-        }
-        lines = []
-
-        def start_response(status: str, headers: list[tuple[str, str]]) -> None:
-            lines.append(f"HTTP/1.1 {status}")
-            lines.extend(f"{name}: {value}" for name, value in headers)
-
-        body = b"".join(app(environ, start_response))
-        return "\r\n".join([*lines, "Connection: close", "", ""]).encode("latin-1") + body
+        more = {**self._here, **head.headers, "SERVER_PROTOCOL": f"HTTP/1.{head.version[1]}"}
+        environ = least_environ(head.method, head.path, head.query, more)
+        status, headers, body = called(app, environ)
+        lines = [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in headers)]
+        lines += ["Connection: close", "", ""]
+        return "\r\n".join(lines).encode("latin-1") + b"".join(body)
 
 
 class Feed:

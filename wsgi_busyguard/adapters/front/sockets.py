@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import select
 import socket
-import sys
 from contextlib import suppress
-from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from ..._support.socket_calls import readable, ready
+from ..._support.wsgi_call import called, least_environ
 
 if TYPE_CHECKING:
     import _socket
@@ -24,21 +23,6 @@ if TYPE_CHECKING:
 
 # As much as is looked at: a browser's head with its cookies fits.
 MOST = 8192
-
-_ENVIRON = {
-    "SCRIPT_NAME": "",
-    "PATH_INFO": "/",
-    "QUERY_STRING": "",
-    "SERVER_NAME": "localhost",
-    "SERVER_PORT": "80",
-    "SERVER_PROTOCOL": "HTTP/1.1",
-    "wsgi.version": (1, 0),
-    "wsgi.url_scheme": "http",
-    "wsgi.errors": sys.stderr,
-    "wsgi.multithread": True,
-    "wsgi.multiprocess": False,
-    "wsgi.run_once": False,
-}
 
 # What is said to whoever does not speak HTTP, as soon as that is known.
 NO_REQUEST = (
@@ -112,26 +96,15 @@ def whole(app: WSGIApplication, environ: WSGIEnvironment) -> tuple[str, Headers,
 
     :raises UnicodeEncodeError: if it cannot be sent as HTTP.
     """
-    got: list[Any] = []
-
-    def start_response(status: str, headers: Headers, exc_info: Any = None) -> Any:
-        got[:] = status, headers
-        return lambda data: None
-
     is_head = environ["REQUEST_METHOD"] == "HEAD"
-    body = b"".join(
-        app({**environ, "REQUEST_METHOD": "GET"} if is_head else environ, start_response)
+    status, headers, pieces = called(
+        app, {**environ, "REQUEST_METHOD": "GET"} if is_head else environ
     )
-    status, headers = got
+    body = b"".join(pieces)
     if not any(name.lower() == "content-length" for name, _ in headers):
         headers = [*headers, ("Content-Length", str(len(body)))]
     "".join([status, *(name + value for name, value in headers)]).encode("latin-1")
     return status, headers, b"" if is_head else body
-
-
-def plain(method: str) -> WSGIEnvironment:
-    """Return as much of an environ as an answer may look at."""
-    return {**_ENVIRON, "REQUEST_METHOD": method, "wsgi.input": BytesIO()}
 
 
 def said(app: WSGIApplication, method: str, version: tuple[int, int], last: bool) -> bytes:
@@ -140,7 +113,7 @@ def said(app: WSGIApplication, method: str, version: tuple[int, int], last: bool
     :param version: of HTTP, the request's.
     :param last: whether the connection is closed after it.
     """
-    status, headers, body = whole(app, plain(method))
+    status, headers, body = whole(app, least_environ(method))
     lines = [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in headers)]
     if last:
         lines.append("Connection: close")

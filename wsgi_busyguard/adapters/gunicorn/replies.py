@@ -10,8 +10,9 @@ from urllib.parse import unquote_to_bytes
 
 from ..._support.log import Streak
 from ..._support.request_head import proxied
+from ..._support.wsgi_call import least_environ
 from ...responses import Responses
-from ..front.sockets import plain, said, whole
+from ..front.sockets import said, whole
 from .http2_frames import refusal
 from .request_heads import asked_in_http2, environ_of, said_in_http2, speaks_http2
 
@@ -62,7 +63,7 @@ class Replies:
 
     def _refusal(self, conn: Any, begins: bytes, refuse: WSGIApplication) -> bytes:
         if speaks_http2(conn, begins):
-            status, headers, _ = whole(refuse, plain("GET"))
+            status, headers, _ = whole(refuse, least_environ("GET"))
             return refusal(begins, int(status[:3]), headers)
         skip = proxied(begins) if self.is_proxied else 0
         method = "HEAD" if begins.startswith(b"HEAD ", skip or 0) else "GET"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from io import BytesIO
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
+from ..._support.wsgi_call import least_environ
 from ..front.sockets import whole
 from .connections import connection_of, speaks_http2
 
@@ -37,23 +36,13 @@ def send(request: Request, app: WSGIApplication, last: bool = False) -> None:
 def _environ(request: Request) -> WSGIEnvironment:
     """Return as much of an environ as an answer may look at."""
     path, _, query = request.uri.decode("latin-1").partition("?")
-    return {
-        "REQUEST_METHOD": request.method.decode("latin-1"),
-        "SCRIPT_NAME": "",
-        "PATH_INFO": unquote(path, "latin-1"),
-        "QUERY_STRING": query,
-        "SERVER_NAME": "localhost",
-        "SERVER_PORT": "80",
+    more = {
         "SERVER_PROTOCOL": request.clientproto.decode("latin-1"),
-        "wsgi.version": (1, 0),
         "wsgi.url_scheme": "https" if request.isSecure() else "http",
-        "wsgi.input": BytesIO(),
-        "wsgi.errors": sys.stderr,
         "wsgi.multithread": False,
-        "wsgi.multiprocess": False,
-        "wsgi.run_once": False,
         **dict(headers_of(request)),
     }
+    return least_environ(request.method.decode("latin-1"), unquote(path, "latin-1"), query, more)
 
 
 def headers_of(request: Request) -> Iterable[tuple[str, str]]:
