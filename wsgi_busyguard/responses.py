@@ -15,7 +15,7 @@ with warnings.catch_warnings():
     from webob import Response
     from webob.acceptparse import create_accept_header
 
-from ._support.log import logger
+from ._support.log import Streak
 from ._support.wsgi_app import wsgi_app
 from ._support.wsgi_call import called
 from .checks import LIVE, METHODS, WARNING, Check
@@ -198,7 +198,7 @@ class Refusal:
             _plain(NOT_NOW, "busy", **{"Retry-After": str(pause), REFUSED_HEADER: reason.value})
             for pause in pauses
         ]
-        self._failing = False
+        self._raising = Streak()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Refuse; a WSGI call."""
@@ -207,11 +207,10 @@ class Refusal:
             return plain(environ, start_response)
         try:
             status, headers, body = called(self._custom, environ)
-            self._failing = False
+            self._raising.over()
         except Exception:
-            if not self._failing:
-                self._failing = True
-                logger.exception("the refusal app raised; refusing with the plain answer instead")
+            words = "the refusal app raised; refusing with the plain answer instead"
+            self._raising.failed(words, exc_info=True)
             return plain(environ, start_response)
         start_response(status, [*headers, *_missing(headers, plain.headers)])
         return body

@@ -11,7 +11,7 @@ import math
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .._support.log import logger
+from .._support.log import Streak
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -116,7 +116,7 @@ class Reporter:
     def __init__(self, monitor: Monitor, clock: Callable[[], float] = time.monotonic) -> None:
         self._monitor = monitor
         self._pace = Pace(clock)
-        self._failing = False  # to report, since it last could
+        self._unreported = Streak()
 
     def around(self, app: WSGIApplication) -> WSGIApplication:
         """Return ``app`` with the load in its answers' headers; all else is left as it is."""
@@ -143,11 +143,10 @@ class Reporter:
             if names & REPORTS:
                 return headers
             value = report(self._monitor.load, self._pace.rates(), as_text)
-            self._failing = False
+            self._unreported.over()
         except Exception:  # guarding must never be the outage
-            if not self._failing:
-                self._failing = True
-                logger.exception("could not report the load; answering without it until it can")
+            words = "could not report the load; answering without it until it can"
+            self._unreported.failed(words, exc_info=True)
             return headers
         return [*headers, (HEADER, value)]
 

@@ -5,6 +5,7 @@ Knows descriptors and sockets; no server.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from contextlib import suppress
@@ -12,7 +13,7 @@ from socket import SHUT_RDWR
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..._support.listening_sockets import NO_DESCRIPTOR
-from ..._support.log import logger
+from ..._support.log import Streak
 
 if TYPE_CHECKING:
     import socket
@@ -92,7 +93,7 @@ class Accepting:
     def __init__(self, accept: Callable[..., Any], make_room: Callable[[], object]) -> None:
         self._accept = accept
         self._make_room = make_room
-        self._told = False
+        self._none_left = Streak()
 
     def __call__(self, *arguments: Any) -> Any:
         """Return what the server's returns; ``None`` if no descriptor is left."""
@@ -101,13 +102,12 @@ class Accepting:
         except OSError as error:
             if error.errno not in NO_DESCRIPTOR:
                 raise
-            if not self._told:
-                self._told = True
-                logger.warning("no file descriptor is left to accept a connection with")
+            words = "no file descriptor is left to accept a connection with"
+            self._none_left.failed(words, level=logging.WARNING)
             self._make_room()
             time.sleep(PAUSE)
             return None
-        self._told = False
+        self._none_left.over()
         return accepted
 
 

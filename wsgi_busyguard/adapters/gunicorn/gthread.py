@@ -11,6 +11,7 @@ import inspect
 import math
 import sys
 import time
+from collections import defaultdict
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,7 +20,7 @@ from gunicorn import __version__
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from ..._support.listening_sockets import NO_DESCRIPTOR
-from ..._support.log import logger, unraised
+from ..._support.log import Streak, unraised
 from ...gate.gated import holding
 from ...policy import Reason
 from ..executor.executor import QueueFull, QueueTimeout
@@ -82,7 +83,7 @@ class GuardedThreads(Guarded, ThreadWorker):
         self._patient = "graceful" in inspect.signature(TConn.close).parameters
         # Up to 23.0 gunicorn waits for a silent connection itself, and without end.
         self._endless = parameters_of(ThreadWorker, "accept") == ("server", "listener")
-        self._failing: set[str] = set()
+        self._failing: defaultdict[str, Streak] = defaultdict(Streak)
 
     def get_thread_pool(self) -> Any:
         """Return the pool, which counts and is bounded."""
@@ -236,11 +237,10 @@ class GuardedThreads(Guarded, ThreadWorker):
         try:
             result = step(*arguments)
         except Exception:
-            if step.__name__ not in self._failing:
-                self._failing.add(step.__name__)
-                logger.exception("%s raised; gunicorn goes on as without it", step.__qualname__)
+            words = "%s raised; gunicorn goes on as without it"
+            self._failing[step.__name__].failed(words, step.__qualname__, exc_info=True)
             return None
-        self._failing.discard(step.__name__)
+        self._failing.pop(step.__name__, None)
         return result
 
     def _left_to_others(self, listener: Any) -> bool:
