@@ -84,6 +84,9 @@ class DryRun:
     def _reason(self, now: float, ago: float) -> Reason | None:
         """Return why a gate would refuse a request; let it in if not. Requires self._lock."""
         slots, max_queue, max_wait = self._limits
+        if not self._running:  # idle, so what was calculated was too much: one took unusually long
+            self._free_at = [now] * slots
+            self._begins.clear()
         while self._begins and self._begins[0] <= now:
             self._begins.popleft()
         ages = [now - since for since in self._running.values()]

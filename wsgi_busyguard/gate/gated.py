@@ -28,63 +28,58 @@ def holding(
     monitor: object,
     refused: Callable[[Reason], WSGIApplication],
     client_timeout: float,
-    told: Callable[[Mapping[str, Any]], Client] | None = None,
+    client_of: Callable[[Mapping[str, Any]], Client] | None = None,
     read_off: Callable[[Mapping[str, Any]], object] | None = None,
 ) -> WSGIApplication:
     """Return ``app`` behind ``gate``.
 
-    :param told: says what a request tells of its client, where that is trusted.
+    :param client_of: says what a request tells of its client, where that is trusted.
     :param read_off: reads what is left of the body of a request that is refused.
     """
     enter, leave = gate.take, gate.leave
 
-    def enter_told(client: Client) -> Slot:
-        most = own_max_wait(gate.limits, client_timeout, client.patience)
-        if client.ago > most and not gate.has_room:
-            gate.refuse(Reason.QUEUE_AGE)
-        slot = enter(client.ago)
-        if slot.waited > most >= client.ago:  # else it found a slot free, as old as it was
-            gate.forfeit(slot, Reason.QUEUE_AGE)
-            raise Refused(Reason.QUEUE_AGE)
-        return slot
-
     def hold(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        patience = client_timeout
         try:
-            if told is None:
-                slot = enter()
+            if client_of is None:
+                slot, patience = enter(), client_timeout
             else:
-                client = told(environ)
-                patience = client.patience
-                slot = enter_told(client)
+                client = client_of(environ)
+                slot, patience = _enter_as(client, gate, client_timeout), client.patience
         except Refused as refusal:
             if read_off is not None:
                 read_off(environ)
             return refused(refusal.reason)(environ, start_response)
-        place = slot.place
-        since = place.since
+        since = (place := slot.place).since
         try:
             environ[WAITED] = waited = place.waited
             environ[MONITOR] = monitor
             environ[DEADLINE] = until = since - waited + patience  # type: ignore[operator]
             body = call_until(until, app, environ, start_response)
             kind = type(body)
-            if kind is list or kind is tuple:
-                # The app has done all its work and has nothing to close. Servers measure such
-                # bodies for a Content-Length, so they get the very same object.
+            if kind is list or kind is tuple:  # nothing to close; servers measure this very object
                 leave(slot)
                 return body
             if kind is GeneratorType:  # no length, and no file
                 return Held(body, slot, gate, until, since)
             return _until_closed(body, slot, gate, environ.get("wsgi.file_wrapper"), until)
         except BaseException:
-            # A time limit of the app's may come late, when the slot is left and somebody else has
-            # it by now. Each holder has its own "since".
-            if place.since is since:
+            if place.since is since:  # a time limit may come late, when another has the slot
                 leave(slot)
             raise
 
     return hold
+
+
+def _enter_as(client: Client, gate: Gate, client_timeout: float) -> Slot:
+    """Take a slot for a client that may give up sooner than others, or be older than it seems."""
+    most = own_max_wait(gate.limits, client_timeout, client.patience)
+    if client.ago > most and not gate.has_room:
+        gate.refuse(Reason.QUEUE_AGE)
+    slot = gate.take(client.ago)
+    if slot.waited > most >= client.ago:  # else it found a slot free, as old as it was
+        gate.forfeit(slot, Reason.QUEUE_AGE)
+        raise Refused(Reason.QUEUE_AGE)
+    return slot
 
 
 def _until_closed(
