@@ -43,8 +43,7 @@ def holding(
             if client_of is None:
                 slot, patience = enter(), client_timeout
             else:
-                client = client_of(environ)
-                slot, patience = _enter_as(client, gate, client_timeout), client.patience
+                slot, patience = _enter_as(client_of(environ), gate, client_timeout)
         except Refused as refusal:
             if read_off is not None:
                 read_off(environ)
@@ -70,8 +69,8 @@ def holding(
     return hold
 
 
-def _enter_as(client: Client, gate: Gate, client_timeout: float) -> Slot:
-    """Take a slot for a client that may give up sooner than others, or be older than it seems."""
+def _enter_as(client: Client, gate: Gate, client_timeout: float) -> tuple[Slot, float]:
+    """Take a slot for a client that may give up sooner than others; return its patience, too."""
     most = own_max_wait(gate.limits, client_timeout, client.patience)
     if client.ago > most and not gate.has_room:
         gate.refuse(Reason.QUEUE_AGE)
@@ -79,7 +78,7 @@ def _enter_as(client: Client, gate: Gate, client_timeout: float) -> Slot:
     if slot.waited > most >= client.ago:  # else it found a slot free, as old as it was
         gate.forfeit(slot, Reason.QUEUE_AGE)
         raise Refused(Reason.QUEUE_AGE)
-    return slot
+    return slot, client.patience
 
 
 def _until_closed(
