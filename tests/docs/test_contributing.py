@@ -142,3 +142,11 @@ def test_what_it_has_pytest_run_is_there(command, pytestconfig):
         assert set(asked) - {"and", "not"} <= set(known)
     if "--all" in words:
         assert pytestconfig.getoption("--all") in (True, False)
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["servers/test_twisted.py", "servers/test_gunicorn_threads.py", "balancers/test_haproxy.py"],
+)
+def test_one_test_each_of_the_real_ones_is_not_slow(file):
+    assert (ROOT / "tests" / file).read_text().count("@pytest.mark.smoke") == 1

@@ -7,7 +7,7 @@ import socket
 import time
 
 import pytest
-from support.client import Line, ask, check, eventually, many, request, together
+from support.client import Line, ask, check, checks, eventually, many, request, together
 
 REFUSALS = "busyguard-refused"
 
@@ -63,10 +63,12 @@ def test_refusals_and_checks_are_marked_and_leave_no_line_in_the_access_log(site
     assert all('"GET /hang HTTP/1.1" 200' in line for line in lines)
 
 
+@pytest.mark.smoke
 def test_a_pipelined_request_behind_a_refusal_stays_in_step(site):
     guarded = site(threads=1, max_queue=0)
     _, threads = many(1, guarded.port, path="/hang")
     guarded.filled(1)
+    assert {answer.status for answer in checks(guarded.port)} == {200}
     with Line(guarded.port) as line:
         line.send(
             request(path="/first")
