@@ -71,7 +71,9 @@ def policy(css: str, js: str) -> str:
             "default-src 'none'",
             f"style-src '{_digest(css)}'",
             f"script-src '{_digest(js)}'",
-            *("connect-src 'self'", "base-uri 'none'", "form-action 'none'"),
+            "connect-src 'self'",
+            "base-uri 'none'",
+            "form-action 'none'",
             "frame-ancestors 'none'",
         ]
     )

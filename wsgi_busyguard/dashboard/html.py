@@ -25,6 +25,20 @@ KNOWN = ("free", "busy", "draining", "absent", STALLED)
 MOST_ROWS = 64
 
 
+PROCESS_HEADS = (
+    "process",
+    "state",
+    "queued",
+    "in the app",
+    "no thread for",
+    "a request takes",
+    "served",
+    "refused",
+    "left",
+    "progress",
+)
+
+
 def parts(shown: Shown, looks: Sequence[Look]) -> dict[str, str]:
     """Return the parts of the page by their ids.
 
@@ -68,10 +82,6 @@ def _processes(shown: Shown) -> str:
     hidden = len(rows) - MOST_ROWS
     if hidden > 0:
         rows = sorted(rows, key=lambda row: (-row["queued"], -row["active"]))[:MOST_ROWS]
-    heads = (
-        *("process", "state", "queued", "in the app", "no thread for", "a request takes"),
-        *("served", "refused", "left", "progress"),
-    )
     body = [
         [
             escape(str(row["pid"])),
@@ -88,7 +98,7 @@ def _processes(shown: Shown) -> str:
     more = f"<p>{hidden} more, with less to do.</p>" if hidden > 0 else ""
     none = "<p>There is none.</p>" if not rows else ""
     name = f"Processes: {len(shown['processes'])}"
-    return _section(name, (_table(heads, body, 2) if rows else "") + none + more)
+    return _section(name, (_table(PROCESS_HEADS, body, 2) if rows else "") + none + more)
 
 
 def _row_word(said: str) -> str:

@@ -30,11 +30,15 @@ def minutes(shown: Mapping[str, Any], looks: Sequence[Look]) -> str:
     most = max(queued)
     drawn = [
         _figure(
-            *("Queue", grouped(last.queued), f"most {grouped(most)}"),
+            "Queue",
+            grouped(last.queued),
+            f"most {grouped(most)}",
             chart(ages, queued, most, says=f"queue, at most {grouped(most)}"),
         ),
         _figure(
-            *("In the app", of(last.active, last.capacity), f"most {grouped(max(active))}"),
+            "In the app",
+            of(last.active, last.capacity),
+            f"most {grouped(max(active))}",
             chart(
                 ages,
                 active,

@@ -48,7 +48,7 @@ SETTLE = 0.002
 STEP = 0.05
 
 
-class Told(Protocol):
+class Monitored(Protocol):
     """What a push needs of a :class:`~wsgi_busyguard.Monitor`."""
 
     @property
@@ -100,7 +100,9 @@ class Push:
     forked goes on by itself where there is a board; else it pushes nothing.
     """
 
-    def __init__(self, monitor: Told, to: Iterable[str] | str, *, every: float = EVERY) -> None:
+    def __init__(
+        self, monitor: Monitored, to: Iterable[str] | str, *, every: float = EVERY
+    ) -> None:
         servers: dict[Where, list[str]] = {}
         for one in targets(to):
             servers.setdefault(one.where, []).append(one.server)
@@ -110,7 +112,9 @@ class Push:
         self._look_every = LOOK if alone else LOOK_AT_OTHERS
         self._lines = [Line(self, where, names) for where, names in servers.items()]
         self._watching = Periodic(
-            *(self._watch, LOOK, "busyguard-push"),
+            self._watch,
+            LOOK,
+            "busyguard-push",
             at_once=True,
             in_children=monitor.shared is not None,
             failing="cannot tell what to push; tried again",
@@ -242,7 +246,9 @@ class Line:
         self._retry_at = 0.0
         self.well = True
         self.telling = Periodic(
-            *(self._tell_now, self._every, "busyguard-push-line"),
+            self._tell_now,
+            self._every,
+            "busyguard-push-line",
             at_once=True,
             in_children=push._monitor.shared is not None,
         )

@@ -46,7 +46,9 @@ class Sender:
         self._every = seconds("every", every)
         self._unsent = Streak()
         self._sending = Periodic(
-            *(self._send_now, self._every, "busyguard-sender"),
+            self._send_now,
+            self._every,
+            "busyguard-sender",
             in_children=True,
             at_end=self.close,
         )

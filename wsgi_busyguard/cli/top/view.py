@@ -289,22 +289,25 @@ def _row_state(row: Mapping[str, Any]) -> Text:
     return Text(row["state"], ROWS.get(row["state"], "bold"))
 
 
+def _row_inside(row: Mapping[str, Any]) -> str:
+    return of(row["active"], row["capacity"])
+
+
+def _row_wait(row: Mapping[str, Any]) -> str:
+    return span(row["waited"]) if row["queued"] else ""
+
+
+def _row_service(row: Mapping[str, Any]) -> str:
+    return "" if row["service"] is None else span(row["service"])
+
+
 PROCESSES = (
     Column("process", 0, lambda row: str(row["pid"]), lambda row: 0.0, words=True),
     Column("state", 0, _row_state, lambda row: float(row["state"] != READY), words=True),
     Column("queued", 0, lambda row: grouped(row["queued"]), lambda row: row["queued"]),
-    Column(
-        *("in the app", 0, lambda row: of(row["active"], row["capacity"])),
-        lambda row: row["active"],
-    ),
-    Column(
-        *("no thread", 0, lambda row: span(row["waited"]) if row["queued"] else ""),
-        lambda row: row["waited"] if row["queued"] else 0.0,
-    ),
-    Column(
-        *("takes", 80, lambda row: "" if row["service"] is None else span(row["service"])),
-        lambda row: row["service"] or 0.0,
-    ),
+    Column("in the app", 0, _row_inside, lambda row: row["active"]),
+    Column("no thread", 0, _row_wait, lambda row: row["waited"] if row["queued"] else 0.0),
+    Column("takes", 80, _row_service, lambda row: row["service"] or 0.0),
     Column("served", 80, lambda row: grouped(row["served"]), lambda row: row["served"] or 0),
     Column("refused", 80, lambda row: grouped(row["refused"]), lambda row: row["refused"] or 0),
     Column("left", 96, lambda row: grouped(row["dropped"]), lambda row: row["dropped"] or 0),
