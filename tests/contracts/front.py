@@ -548,15 +548,6 @@ class ConnectionContract:
             answers = [line.answer() for _ in range(5)]
         assert [answer.text for answer in answers] == ["done", "free", "1000", "alive", "xxxxx"]
 
-    def test_a_pipelined_request_is_served_by_the_thread_that_is_free_again(self, site):
-        """With one thread and no queue, the second must not find the first still in its place."""
-        guarded = site(threads=1, max_queue=0)
-        for _ in range(20):
-            with Line(guarded.port) as line:
-                line.send(request(path="/big/1") + request(path="/big/2") + request(path="/big/3"))
-                assert [line.answer().text for _ in range(3)] == ["x", "xx", "xxx"]
-            guarded.at_rest()
-
     def test_pipelined_requests_stay_in_step_behind_a_refusal(self, site):
         guarded = site(threads=1, max_queue=0)
         _, threads = many(1, guarded.port, path="/hang")

@@ -6,7 +6,7 @@ import signal
 import time
 
 import pytest
-from support.client import check, checks, eventually, many, together
+from support.client import Line, check, checks, eventually, many, request, together
 from support.gunicorns import FrontGunicorn
 from support.processes import Site
 from support.threaded import ThreadedSite
@@ -46,6 +46,18 @@ class Threaded(FrontContract, ConnectionContract):
         assert {answer.text for answer in refused} == {"slow"}
         guarded.tell("release")
         together(hanging)
+
+    def test_a_pipelined_request_is_served_by_the_thread_that_is_free_again(self, site):
+        """With one thread and no queue, the second must not find the first still in its place.
+
+        Under Twisted it may: the reactor has sent an answer before its thread is back.
+        """
+        guarded = site(threads=1, max_queue=0)
+        for _ in range(20):
+            with Line(guarded.port) as line:
+                line.send(request(path="/big/1") + request(path="/big/2") + request(path="/big/3"))
+                assert [line.answer().text for _ in range(3)] == ["x", "xx", "xxx"]
+            guarded.at_rest()
 
     def test_a_second_sigterm_ends_it_at_once(self, site):
         guarded = site(threads=1, grace=60.0)
