@@ -17,7 +17,7 @@ from support.processes import Process, environment
 
 from servers.test_gunicorn_scarce import children
 from wsgi_busyguard import Board
-from wsgi_busyguard.board.respawn import START
+from wsgi_busyguard.board.respawn import STARTING_SECONDS
 
 APP = """
 import os
@@ -72,7 +72,7 @@ def respawned(served):
 
 
 def is_old_enough(began):
-    eventually(lambda: time.monotonic() > began + START + 1)
+    eventually(lambda: time.monotonic() > began + STARTING_SECONDS + 1)
 
 
 @pytest.mark.parametrize("kind", ["sync", "gthread", "gevent"])

@@ -52,7 +52,7 @@ def test_carbon_keeps_every_figure(started, tmp_path, gate, sender):
 
 
 def test_a_carbon_that_dies_is_found_again(started, tmp_path, gate, sender, monkeypatch, caplog):
-    monkeypatch.setattr(sending, "LONGEST_PAUSE", 0.2)
+    monkeypatch.setattr(sending, "LONGEST_RETRY_SECONDS", 0.2)
     carbon = started(Carbon, tmp_path)
     sender(carbon.port)
     path = f"site.web1.{os.getpid()}.active"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 # Seconds between two attempts: as often as processes post.
-EVERY = 0.25
+RETRY_SECONDS = 0.25
 
 # In their order; the values are nothing.
 _postponed: dict[Callable[[], Callable[[], object] | None], None] = {}
@@ -55,7 +55,7 @@ def relaunch() -> None:
 def _try_again() -> None:
     """Start them, oldest first, until one cannot be. Requires _trying."""
     global _due
-    _due = time.monotonic() + EVERY
+    _due = time.monotonic() + RETRY_SECONDS
     for later in tuple(_postponed):
         start = later()
         if start is not None and _failure(start) is not None:

@@ -19,7 +19,6 @@ from .history import note_change, recent_changes
 from .layout import (
     ASKED,
     BEAT,
-    BEAT_EVERY,
     BEFORE,
     BUSY_FOR,
     BUSY_FROM,
@@ -28,7 +27,8 @@ from .layout import (
     COUNTS,
     EXPECTED,
     LAST_READY,
-    LOOK,
+    LOAD_COLUMNS,
+    POST_SECONDS,
     READY,
     SECOND,
     STATE,
@@ -48,11 +48,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 # Whoever has beaten within two beats is alive: to look for each process would take 15 us.
-YOUNG = int(2 * BEAT_EVERY * SECOND)
+YOUNG_NS = int(2 * POST_SECONDS * SECOND)
 
 # For so long it is believed that a silent one is still there. Together with the above it is less
 # than the second within which the dead have to be out of the sum.
-BELIEVED = int(0.25 * SECOND)
+BELIEVED_NS = int(0.25 * SECOND)
 
 
 # Seconds without a beat after which another process speaks for the host.
@@ -62,7 +62,7 @@ SILENT_SECONDS = 1.0
 SLOTS = 256
 
 # Between two looks at whether the path still names the file that is mapped.
-LOOK_AT_PATH = SECOND
+PATH_LOOK_NS = SECOND
 
 
 class BoardFull(RuntimeError):
@@ -70,7 +70,7 @@ class BoardFull(RuntimeError):
 
 
 # A process that is made joins within this, also where its imports are slow.
-SOON = 2 * SECOND
+JOINING_NS = 2 * SECOND
 
 
 class Board:
@@ -126,7 +126,7 @@ class Board:
 
     def _turn_to(self, table: Table) -> None:
         """Go on with these rows. Other threads may look meanwhile: each takes the table once."""
-        self._look_at_path = self.now() + LOOK_AT_PATH
+        self._look_at_path = self.now() + PATH_LOOK_NS
         self.slots = table.rows
         self.table = table
         self._believed: dict[int, tuple[int, int, int, bool]] = {}
@@ -195,7 +195,7 @@ class Board:
         return {
             columns[OWNER][row] >> FLAGS: summed(columns, [row], now)
             for row in ready
-            if columns[BEAT][row] > now - YOUNG
+            if columns[BEAT][row] > now - YOUNG_NS
         }
 
     def is_leader(self) -> bool:
@@ -308,7 +308,7 @@ class Board:
         now, living, columns = self._look(THERE)
         if not living or not all(columns[OWNER][row] & STOPPING for row in living):
             return False
-        return not 0 <= now - self._words[EXPECTED] <= SOON
+        return not 0 <= now - self._words[EXPECTED] <= JOINING_NS
 
     def left(self) -> Load:
         """Return what those that are stopping have left to do together."""
@@ -330,9 +330,11 @@ class Board:
         if also_the_young:
             return is_gone(owner >> FLAGS, since)
         now = self.now()
-        return not (now - YOUNG < beat <= now or self._is_there(row, owner, since, now))
+        return not (now - YOUNG_NS < beat <= now or self._is_there(row, owner, since, now))
 
-    def _look(self, states: int, most: int = LOOK) -> tuple[int, list[int], list[list[int]]]:
+    def _look(
+        self, states: int, most: int = LOAD_COLUMNS
+    ) -> tuple[int, list[int], list[list[int]]]:
         """Return the time, the rows of the living in one of these states, and the columns.
 
         The owners are read first. If a row changes hands in the middle of this, its new process
@@ -341,7 +343,7 @@ class Board:
         table = self.current()
         columns = [table.column(column) for column in range(most)]
         now = self.now()  # after the beats, so that none of them is in the future
-        young = now - YOUNG
+        young = now - YOUNG_NS
         owners = enumerate(zip(columns[OWNER], columns[BEAT], strict=False))
         living = [
             row
@@ -354,8 +356,8 @@ class Board:
     def current(self) -> Table:
         """Return the table that the path names, which is looked at once a second."""
         due, now = self._look_at_path, self.now()
-        if self._where is not None and not due - LOOK_AT_PATH <= now < due:
-            self._look_at_path = now + LOOK_AT_PATH
+        if self._where is not None and not due - PATH_LOOK_NS <= now < due:
+            self._look_at_path = now + PATH_LOOK_NS
             found = self._opened() if self._is_late else self.table.successor(self._where)
             if found is not None:
                 self._turn_to(found)
@@ -377,7 +379,7 @@ class Board:
         if known is not None and known[:2] == (pid, since) and (not known[3] or now < known[2]):
             return known[3]  # the dead stay dead
         there = not is_gone(pid, since)
-        self._believed[row] = pid, since, now + BELIEVED, there
+        self._believed[row] = pid, since, now + BELIEVED_NS, there
         return there
 
     def __repr__(self) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SECOND = 10**9  # the words are nanoseconds
 
 # Seconds between two beats of a process.
-BEAT_EVERY = 0.25
+POST_SECONDS = 0.25
 
 # What shares a word with the process id.
 STARTING, READY, STOPPING, LOOP, CALLED = 1, 2, 4, 8, 16
@@ -30,13 +30,13 @@ STATES = {STARTING: "starting", READY: "ready", STOPPING: "stopping"}
 # always agree. Who waits is known by the moment since when, which goes on counting while the
 # process is stuck.
 BEAT, FIGURES, WAITING, SERVICE, LAG = range(2, 7)
-LOOK = LAG + 1  # the columns before this one are those that make a load
+LOAD_COLUMNS = LAG + 1  # the columns before this one are those that make a load
 
 # What has been counted is added to what the row's last process left, so what a process counted
 # outlives it, however it ended, and the sum over all rows never goes down. How much of it there was
 # when its process came stands in BEFORE, for the counts that are shown by process.
 CHECKED = len(CHECKS)
-BEFORE = LOOK
+BEFORE = LOAD_COLUMNS
 COUNTS = BEFORE + NAMED
 ASKED = COUNTS + COUNTED
 COLUMNS = ASKED + CHECKED
@@ -128,7 +128,7 @@ def _lag(columns: Sequence[Sequence[int]], rows: Sequence[int], now: int) -> flo
     Where the beats do not come from the loop that takes requests in, only what was posted counts.
     """
     owners, beats, lags = columns[OWNER], columns[BEAT], columns[LAG]
-    due = now - int(BEAT_EVERY * SECOND)
+    due = now - int(POST_SECONDS * SECOND)
     late = [max(lags[row], due - beats[row]) if owners[row] & LOOP else lags[row] for row in rows]
     lag = min(late) / SECOND
     return lag if lag >= LAG_FREE else 0.0

@@ -14,7 +14,7 @@ from .._support.forks import Stage, after_fork
 from .._support.listening_sockets import listens
 from .._support.log import logger
 from .board import Board
-from .layout import BEAT_EVERY, CALLED, READY, SECOND, STARTING, STOPPING
+from .layout import CALLED, POST_SECONDS, READY, SECOND, STARTING, STOPPING
 from .publisher import Publisher
 from .respawn import is_late
 
@@ -159,7 +159,7 @@ class Forking(Member):
             self._ancestors = set()
             self._forgotten()
         else:
-            self._look_from = self.board.now() + int(BEAT_EVERY * SECOND)
+            self._look_from = self.board.now() + int(POST_SECONDS * SECOND)
 
     def _after_fork_beat(self) -> None:
         if self._look_from:

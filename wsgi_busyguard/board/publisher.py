@@ -22,12 +22,12 @@ from ..load import UNKNOWN, Adapter, Load
 from .board import Board, BoardFull
 from .layout import (
     BEAT,
-    BEAT_EVERY,
     BEFORE,
     CALLED,
     COUNTS,
     FIGURES,
     LOOP,
+    POST_SECONDS,
     READY,
     SECOND,
     STARTING,
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from .table import Table
 
 # Nanoseconds after which a process that found no slot tries again.
-AGAIN = SECOND
+JOIN_RETRY_NS = SECOND
 
 WITHOUT = "this process is not on %r, and serves on; it tries again"
 
@@ -103,7 +103,7 @@ class Publisher:
         self._tally = Tally(self._asked)
         self._counting = Turn()
         self._uncounted = False  # since what was counted was last stored
-        self._beats = Periodic(self._beat, BEAT_EVERY, "busyguard-beat", at_once=True)
+        self._beats = Periodic(self._beat, POST_SECONDS, "busyguard-beat", at_once=True)
         self._work: tuple[Callable[[], object], ...] = ()  # done at each beat of the thread
         self._failing: defaultdict[object, Streak] = defaultdict(Streak)  # by what is called here
 
@@ -181,7 +181,7 @@ class Publisher:
             self.join()
         except Exception as raised:  # no slot, mostly
             error = raised
-        self._due = 0 if error is None else self.board.now() + AGAIN
+        self._due = 0 if error is None else self.board.now() + JOIN_RETRY_NS
         self._note("join", error, WITHOUT, self.board)
 
     def leave(self) -> None:
@@ -337,7 +337,7 @@ class Publisher:
         if self._beats.running or not self._beats.wanted:
             return
         place = self._mine()
-        if place is None or self.board.now() - place.get(BEAT) >= BEAT_EVERY * SECOND:
+        if place is None or self.board.now() - place.get(BEAT) >= POST_SECONDS * SECOND:
             self._beat()
 
     def stop(self) -> None:

@@ -12,7 +12,7 @@ from .._support.listening_sockets import listens
 from .processes import born
 
 # Seconds in which a server makes its first processes, however slowly they import the app then.
-START = 5.0
+STARTING_SECONDS = 5.0
 
 
 def is_late() -> bool:
@@ -28,4 +28,4 @@ def is_late() -> bool:
         ours, servers = born(os.getpid(), 0), born(os.getppid(), 0)
     except OSError:  # /proc with hidepid=1, and the server is another user's
         return False
-    return ours - servers > START * os.sysconf("SC_CLK_TCK") and servers > 0
+    return ours - servers > STARTING_SECONDS * os.sysconf("SC_CLK_TCK") and servers > 0

@@ -45,19 +45,19 @@ MOST_PEERS = 256
 
 # Seconds in which a peer has to take its answer; then, seconds in which it may go on talking. A
 # socket closed with something unread in it resets the connection, and the answer could be lost.
-LINGER = 1.0
+LINGER_SECONDS = 1.0
 
 # Seconds between two pieces of an answer that goes on, and how many such answers there are at the
 # most: each is a page that somebody looks at.
-FEED_EVERY = 1
-EVERY = 1.0  # likewise for what a port does when nobody asks
+FEED_SECONDS = 1
+LOOK_SECONDS = 1.0  # likewise for what a port does when nobody asks
 MOST_FED = 32
 
 # A peer may talk on for so many bytes; more is no request's body but somebody's game.
 MOST_DRAINED = 1 << 20
 
 # Seconds until accepting is tried again when no file descriptor is left.
-PAUSE = 0.02
+ACCEPT_RETRY_SECONDS = 0.02
 
 
 class Loop:
@@ -135,7 +135,7 @@ class Loop:
                     self._turn()
                 except Exception as error:
                     self._note(error)
-                    self._pause.poll(PAUSE * 1000)
+                    self._pause.poll(ACCEPT_RETRY_SECONDS * 1000)
         finally:
             busy_threads.pop(self._identity(), None)
             self._close()
@@ -153,7 +153,7 @@ class Loop:
                 self._attend(peer)
         now = time.monotonic()
         if self._due is not None and self._due <= now:
-            self._due = now + EVERY
+            self._due = now + LOOK_SECONDS
             self._look(now)
         for peer in [peer for peer in self._peers.values() if peer.deadline <= now]:
             self._attend(peer, late=True)
@@ -183,7 +183,7 @@ class Loop:
         except OSError:  # no file descriptor is left
             if self._made_room():
                 return  # and asked again: the port is readable still
-            self._resume = time.monotonic() + PAUSE
+            self._resume = time.monotonic() + ACCEPT_RETRY_SECONDS
             self._look_out(0)
             return
         if len(self._peers) >= MOST_PEERS:
@@ -247,13 +247,13 @@ class Loop:
             return
         peer.answered = True
         peer.rest = answer
-        peer.deadline = time.monotonic() + LINGER
+        peer.deadline = time.monotonic() + LINGER_SECONDS
         self._send(peer)
 
     def _feed(self, peer: Peer, feed: Callable[[], bytes]) -> None:
         """Send the next piece of an answer that goes on; who does not take it is given up on."""
         peer.rest = feed()
-        peer.deadline = time.monotonic() + LINGER
+        peer.deadline = time.monotonic() + LINGER_SECONDS
         self._send(peer)
 
     def _send(self, peer: Peer) -> None:
@@ -267,7 +267,7 @@ class Loop:
             return
         if peer.feed is not None:
             # All at the same moments, so that what is made for one serves all.
-            peer.deadline = (time.monotonic() // FEED_EVERY + 1) * FEED_EVERY
+            peer.deadline = (time.monotonic() // FEED_SECONDS + 1) * FEED_SECONDS
             self._watch(peer, select.POLLIN)
             return
         peer.port.answered(peer)
@@ -275,7 +275,7 @@ class Loop:
             self._forget(peer)
             return
         self._calls.shut(peer.connection, socket.SHUT_WR)
-        peer.deadline = time.monotonic() + LINGER
+        peer.deadline = time.monotonic() + LINGER_SECONDS
         self._watch(peer, select.POLLIN)
 
     def _watch(self, peer: Peer, events: int) -> None:

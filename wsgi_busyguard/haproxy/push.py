@@ -28,24 +28,24 @@ if TYPE_CHECKING:
 
 # Seconds after which what was said is said again, for HAProxy may have been restarted. A reload
 # costs it the numbers; the agent, which asks more often, sets them before that.
-EVERY = 1.0
+REPEAT_SECONDS = 1.0
 
 # Seconds until a balancer that is not there is tried again; twice as many each time, at most so
 # many.
-PAUSE, LONGEST_PAUSE = 0.1, 5.0
+RETRY_SECONDS, LONGEST_RETRY_SECONDS = 0.1, 5.0
 
 # Seconds between two looks: at whether the server drains, and whose turn it is to push.
-LOOK = 0.25
+LOOK_SECONDS = 0.25
 
 # The same where nobody tells of changes: other processes, and servers that can only be looked at.
-LOOK_AT_OTHERS = 0.01
+LOOK_AT_OTHERS_SECONDS = 0.01
 
 # Seconds for which a queue has to stay before it is one: HAProxy sends the next request when it has
 # the answer to the last one, whose thread may not be back by then.
-SETTLE = 0.002
+SETTLE_SECONDS = 0.002
 
 # Seconds between two steps on the way back to the whole number, where requests are faster.
-STEP = 0.05
+STEP_SECONDS = 0.05
 
 
 class Monitored(Protocol):
@@ -101,7 +101,7 @@ class Push:
     """
 
     def __init__(
-        self, monitor: Monitored, to: Iterable[str] | str, *, every: float = EVERY
+        self, monitor: Monitored, to: Iterable[str] | str, *, every: float = REPEAT_SECONDS
     ) -> None:
         servers: dict[Where, list[str]] = {}
         for one in targets(to):
@@ -109,11 +109,11 @@ class Push:
         self._monitor = monitor
         self._every = seconds("every", every)
         alone = monitor.shared is None and hasattr(monitor.adapter, "subscribe")
-        self._look_every = LOOK if alone else LOOK_AT_OTHERS
+        self._look_every = LOOK_SECONDS if alone else LOOK_AT_OTHERS_SECONDS
         self._lines = [Line(self, where, names) for where, names in servers.items()]
         self._watching = Periodic(
             self._watch,
-            LOOK,
+            LOOK_SECONDS,
             "busyguard-push",
             at_once=True,
             in_children=monitor.shared is not None,
@@ -170,20 +170,20 @@ class Push:
 
     def _watch(self) -> None:
         """Look once, and see to it when to look next."""
-        self._watching.pause = LOOK  # if that raises
+        self._watching.pause = LOOK_SECONDS  # if that raises
         self._watching.pause = self._look()
 
     def _look(self) -> float:
         """Think if there is reason to, and return the seconds until the next look."""
         if not self._monitor.is_leader():
             self._number = None
-            return LOOK
+            return LOOK_SECONDS
         busy, load = self._monitor.state is BUSY, self._monitor.load
         now = time.monotonic()
         if not (busy and self._others(load) > 0):
             self._settled = None
         elif self._settled is None:
-            self._settled = now + SETTLE
+            self._settled = now + SETTLE_SECONDS
         if self._settled is not None and not self._filled:
             if now < self._settled:
                 return self._settled - now
@@ -221,7 +221,7 @@ class Push:
             self._number, self._filled = number, filled
             whole = load.capacity is None or number == share(load.capacity, live)
             # The way back to the whole is one step in each service time, as the agent's is.
-            pause = self._every if whole else max(STEP, load.service or 0.0)
+            pause = self._every if whole else max(STEP_SECONDS, load.service or 0.0)
             self._due = now + min(self._every, pause)
         if number != before:
             for line in self._lines:
@@ -242,7 +242,7 @@ class Line:
         self._where = where
         self._servers = servers
         self._every = push._every
-        self._retry_pause = PAUSE
+        self._retry_pause = RETRY_SECONDS
         self._retry_at = 0.0
         self.well = True
         self.telling = Periodic(
@@ -260,7 +260,7 @@ class Line:
         if now < self._retry_at:  # what changes meanwhile it hears when it is back
             self.telling.pause = self._retry_at - now
         elif number is None:
-            self.telling.pause = LOOK
+            self.telling.pause = LOOK_SECONDS
         else:
             wrong = self._tell(number)
             self._note(wrong)
@@ -268,11 +268,11 @@ class Line:
 
     def _pause_after(self, wrong: str | None) -> None:
         if wrong is None:
-            self.telling.pause, self._retry_pause = self._every, PAUSE
+            self.telling.pause, self._retry_pause = self._every, RETRY_SECONDS
         else:
             self.telling.pause = self._retry_pause
             self._retry_at = time.monotonic() + self._retry_pause
-            self._retry_pause = min(LONGEST_PAUSE, 2 * self._retry_pause)
+            self._retry_pause = min(LONGEST_RETRY_SECONDS, 2 * self._retry_pause)
 
     def _tell(self, number: int) -> str | None:
         """Say the number; return what went wrong, in words that may be logged."""

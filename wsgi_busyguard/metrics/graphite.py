@@ -12,7 +12,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from .figures import COUNTER, FIGURES, GAUGE, HISTOGRAM, TIME, Figure
-from .sender import EVERY, Sender
+from .sender import SEND_SECONDS, Sender
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -91,7 +91,7 @@ class _Named(Sender):
         to: str,
         *,
         prefix: str | None = None,
-        every: float = EVERY,
+        every: float = SEND_SECONDS,
         threadpool: str = "",
         agent: Any = None,
     ) -> None:

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 # What Graphite keeps at its finest by default, and when statsd flushes.
-EVERY = 10.0
+SEND_SECONDS = 10.0
 
 # The longest pause between two attempts at a daemon that is not there.
-LONGEST_PAUSE = 60.0
+LONGEST_RETRY_SECONDS = 60.0
 
 
 class Sender:
@@ -39,7 +39,9 @@ class Sender:
     again, and tried again with longer and longer pauses. After a fork the child goes on by itself.
     """
 
-    def __init__(self, monitor: Any, to: str, *, every: float = EVERY, agent: Any = None) -> None:
+    def __init__(
+        self, monitor: Any, to: str, *, every: float = SEND_SECONDS, agent: Any = None
+    ) -> None:
         self.to = address(to)
         self._monitor = monitor
         self._agent = agent
@@ -83,7 +85,9 @@ class Sender:
             self.close()
             words = "cannot send to %r: %s; tried again until it can"
             self._unsent.failed(words, self, error, level=logging.WARNING)
-            self._sending.pause = min(max(self._every, LONGEST_PAUSE), 2 * self._sending.pause)
+            self._sending.pause = min(
+                max(self._every, LONGEST_RETRY_SECONDS), 2 * self._sending.pause
+            )
             return
         self._sending.pause = self._every
         if self._unsent.over():

@@ -31,7 +31,7 @@ def scarce(monkeypatch):
 
         if start is not None:
             monkeypatch.setattr(threading, name, limited)
-    monkeypatch.setattr(launcher, "EVERY", 0.0)
+    monkeypatch.setattr(launcher, "RETRY_SECONDS", 0.0)
     monkeypatch.setattr(launcher, "_due", 0.0)
     yield scarce
     launcher._postponed.clear()
@@ -97,7 +97,7 @@ def test_a_sender_that_was_stopped_and_started_anew_sends_once(scarce, adapter):
 
 
 def test_attempts_have_a_pause_between_them(scarce, monkeypatch):
-    monkeypatch.setattr(launcher, "EVERY", 1000.0)
+    monkeypatch.setattr(launcher, "RETRY_SECONDS", 1000.0)
     thing = Thing()
     launch(thing.begin)
     relaunch()

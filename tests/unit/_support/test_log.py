@@ -280,7 +280,7 @@ def test_a_beat_goes_on(who, raises_twice):
 
 
 def test_so_do_the_beats_on_a_board(who, raises_twice, adapter, monkeypatch):
-    monkeypatch.setattr("wsgi_busyguard.board.publisher.BEAT_EVERY", 0.001)
+    monkeypatch.setattr("wsgi_busyguard.board.publisher.POST_SECONDS", 0.001)
     publisher = Publisher(Board(), adapter)
     publisher.start(raises_twice)
     raises_twice.well()

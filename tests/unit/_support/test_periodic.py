@@ -116,7 +116,7 @@ def test_what_is_stopped_before_there_was_a_thread_does_not_begin(own, monkeypat
     def none_to_be_had(*_, **__):
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(launcher, "EVERY", 0.0)
+    monkeypatch.setattr(launcher, "RETRY_SECONDS", 0.0)
     owner, other = own(), own()
     with monkeypatch.context() as scarce:
         scarce.setattr(threading.Thread, "start", none_to_be_had)

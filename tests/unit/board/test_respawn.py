@@ -14,7 +14,7 @@ from wsgi_busyguard.adapters.front.prefork import Guarded
 from wsgi_busyguard.board import membership as posting
 from wsgi_busyguard.board import respawn as late
 from wsgi_busyguard.board.publisher import Publisher
-from wsgi_busyguard.board.respawn import START, is_late
+from wsgi_busyguard.board.respawn import STARTING_SECONDS, is_late
 from wsgi_busyguard.load import Load
 
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -36,8 +36,8 @@ def born(monkeypatch):
     ("ours", "servers", "listens", "expected"),
     [
         (1001, 1000, True, False),
-        (1001 + START, 1000, True, True),
-        (1001 + START, 1000, False, False),  # a shell's child, say
+        (1001 + STARTING_SECONDS, 1000, True, True),
+        (1001 + STARTING_SECONDS, 1000, False, False),  # a shell's child, say
         (0, 0, True, False),  # nobody knows
     ],
     ids=["at the start", "a respawn", "does not listen", "no /proc"],

@@ -394,7 +394,7 @@ def test_a_body_does_not_cost_its_sender_the_answer(check, size):
 
 
 def test_who_may_talk_on_is_listened_to_and_nobody_else(monitor, monkeypatch):
-    monkeypatch.setattr(loop, "LINGER", 300.0)
+    monkeypatch.setattr(loop, "LINGER_SECONDS", 300.0)
     port = CheckPort(monitor, "127.0.0.1:0").start()
     with Line(port.address[1]) as line:
         line.send(request(path="/readyz"))
@@ -527,7 +527,7 @@ def test_an_answer_larger_than_any_buffer_arrives_in_whole_and_holds_up_nobody(w
 
 @pytest.mark.slow
 def test_a_peer_that_never_takes_its_answer_is_let_go(watching, monkeypatch):
-    monkeypatch.setattr(loop, "LINGER", 0.2)
+    monkeypatch.setattr(loop, "LINGER_SECONDS", 0.2)
     monkeypatch.setattr(checkport, "SILENCE", 60.0)
     watching.count = 50_000
     port = CheckPort(watching, "127.0.0.1:0").start()
@@ -746,8 +746,8 @@ def test_a_peer_that_made_room_for_another_is_not_attended_to(monitor, monkeypat
 
 
 def test_a_peer_that_never_reads_nor_closes_is_let_go(monitor, monkeypatch):
-    assert loop.LINGER <= 5
-    monkeypatch.setattr(loop, "LINGER", 0.05)
+    assert loop.LINGER_SECONDS <= 5
+    monkeypatch.setattr(loop, "LINGER_SECONDS", 0.05)
     port = AgentPort(monitor, "127.0.0.1:0").start()
     with Line(port.address[1]) as line:
         assert line.socket.recv(100) == LINE
@@ -792,7 +792,7 @@ def test_a_port_without_a_file_descriptor_left_lets_a_silent_peer_go_and_does_no
         assert said(there) == b""
         before, began = len(tried), time.monotonic()
         eventually(lambda: len(tried) >= before + 5)
-        assert len(tried) - before <= (time.monotonic() - began) / loop.PAUSE + 2
+        assert len(tried) - before <= (time.monotonic() - began) / loop.ACCEPT_RETRY_SECONDS + 2
         looping._calls.accept = accept
         line.send(b"lb\n")
         assert said(line)

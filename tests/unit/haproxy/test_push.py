@@ -218,7 +218,7 @@ def test_a_queue_that_is_gone_at_once_is_no_reason_to_say_1(
     push, runtime, telling, until, monkeypatch
 ):
     """HAProxy sends the next request while the thread of the last one is still on its way back."""
-    monkeypatch.setattr(module, "SETTLE", 10.0)
+    monkeypatch.setattr(module, "SETTLE_SECONDS", 10.0)
     balancer = runtime()
     pushing = push(balancer.to)
     until(lambda: balancer.number == 8)
@@ -305,7 +305,7 @@ def test_one_that_is_gone_is_logged_once_tried_again_and_leaves_its_share(
 
 
 def test_one_that_never_was_is_logged_once(push, tmp_path, until, caplog, monkeypatch):
-    monkeypatch.setattr(module, "LONGEST_PAUSE", 0.1)
+    monkeypatch.setattr(module, "LONGEST_RETRY_SECONDS", 0.1)
     tried = []
     monkeypatch.setattr(module, "say", lambda *_: tried.append(1) or module_say())
 

@@ -172,7 +172,7 @@ def test_a_connection_that_carbon_closed_is_made_anew(monitor, sender, carbon, c
 def test_a_carbon_that_is_not_there_is_logged_once_and_tried_again(
     monitor, sender, caplog, until, monkeypatch
 ):
-    monkeypatch.setattr(sending, "LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr(sending, "LONGEST_RETRY_SECONDS", 0.05)
     with socket.socket() as taken:  # so that nobody else is given this port meanwhile
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(("127.0.0.1", 0))
@@ -215,7 +215,7 @@ def test_a_carbon_that_does_not_read_is_given_up_on(monitor, sender, carbon, cap
 
 
 def test_a_look_that_raises_ends_nothing(monitor, sender, carbon, caplog, until, monkeypatch):
-    monkeypatch.setattr(sending, "LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr(sending, "LONGEST_RETRY_SECONDS", 0.05)
     looked = sending.look
 
     def broken(*_):
