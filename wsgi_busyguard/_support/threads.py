@@ -6,6 +6,7 @@ import queue
 import threading
 from typing import TYPE_CHECKING
 
+from .launcher import launch
 from .log import logger
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ class Teller:
         self._thread = threading.Thread(target=self._run, name="busyguard-teller", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
-        self._thread.start()
+        """Begin, at once or as soon as a thread is to be had; what is put meanwhile waits."""
+        launch(self._thread.start)
 
     def stop(self) -> None:
         """Stop after what has been put so far."""

@@ -11,6 +11,7 @@ import pytest
 from wsgi_busyguard import Board, BusyGuard, Load, Monitor
 from wsgi_busyguard._support import launcher
 from wsgi_busyguard._support.launcher import launch, relaunch
+from wsgi_busyguard.adapters.front.threaded import ThreadedFront
 from wsgi_busyguard.board.publisher import Publisher
 from wsgi_busyguard.haproxy import Push
 from wsgi_busyguard.metrics.graphite import StatsD
@@ -220,6 +221,18 @@ def test_no_slot_is_looked_for_at_each_call(scarce, environ, tmp_path, monkeypat
     for _ in range(5):
         guard(environ(path="/x"), print)
     assert len(looks) == 1
+
+
+def test_a_front_serves_without_its_threads_and_has_them_later(scarce, until):
+    front, heard = ThreadedFront(1, on_busy=print), []
+    front.start()
+    front._teller.put(lambda: heard.append("news"))
+    assert not front._beats.running
+    scarce.clear()
+    assert front.match("OPTIONS", "/", "", {}) is not None
+    assert front._beats.running
+    until(lambda: heard)
+    front.stop()
 
 
 def test_a_monitor_that_has_to_look_looks_later(scarce, adapter, until):

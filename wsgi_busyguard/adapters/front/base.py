@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..._support.launcher import relaunch
 from ..._support.log import Streak
 from ...board.membership import Member
 from ...deadlines.client_timeout import Client, reader
@@ -121,6 +122,7 @@ class Front:
         """Return the check that a request is; see :meth:`Checks.match_request`."""
         if path not in self._checks.suspects:
             return None
+        relaunch()  # what no thread was to be had for; checks come often
         return self._checks.match_request(method, path, query, headers)
 
     def client(self, headers: Mapping[str, str], peer: str = "") -> Client:
