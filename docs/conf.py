@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the checkout, installed or not
+sys.path.insert(0, str(Path(__file__).parent))
+
+from option_tables import with_tables
 
 import wsgi_busyguard
 
@@ -21,3 +24,12 @@ exclude_patterns = ["_build"]
 
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints = "none"  # the signatures are long enough; the words say what is meant
+
+
+def setup(app):
+    """Have the pages get their tables of options."""
+
+    def read(app, name, source):
+        source[0] = with_tables(source[0])
+
+    app.connect("source-read", read)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ...board.membership import Member, opened
 from ...middleware import BusyGuard
 from ...monitor import Monitor
+from ...options import PREFORK, from_keywords
 from ..readers.sampling import Sampled
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Guarded:
         slots: int | None = None,
         **options: Any,
     ) -> None:
+        from_keywords(PREFORK, options)  # says of one that is not taken here what to do
         self._member: Any = None
         if slots is not None:
             self.guard = BusyGuard(app, slots=slots, board=board, **options)
