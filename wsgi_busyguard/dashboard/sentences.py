@@ -73,14 +73,14 @@ def summary(shown: Mapping[str, Any]) -> str:
     """Return the figures that matter most, and what balancers make of them, in a sentence."""
     queued, delay = shown["queued"], shown["delay"]
     waits = "nobody waits" if not queued else f"{many(queued, 'request')} waiting"
-    told = "ready (200)" if shown["ready"] else "not ready (503)"
+    answer = "ready (200)" if shown["ready"] else "not ready (503)"
     state, stuck = shown["state"], word(shown) == STALLED
     # What comes now is refused in a shutdown, and of processes that are stuck nobody can tell.
     late = f", one that comes now waits {span(delay)}" if delay and state != DRAINING else ""
     inside = of(shown["active"], shown["capacity"])
     if stuck:
-        inside, late, told = f"When last heard of: {inside}", "", f"{told}; live: no (503)"
-    return f"{inside} in the app, {waits}{late}. Balancers are told: {told}."
+        inside, late, answer = f"When last heard of: {inside}", "", f"{answer}; live: no (503)"
+    return f"{inside} in the app, {waits}{late}. Balancers are told: {answer}."
 
 
 def _all_well(shown: Mapping[str, Any]) -> str:

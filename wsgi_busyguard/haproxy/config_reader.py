@@ -65,11 +65,11 @@ class Server(NamedTuple):
     number: int
     name: str
     where: str
-    said: dict[str, str]
+    settings: dict[str, str]
 
     def on(self, word: str) -> bool:
         """Return whether this is said of it."""
-        return self.said.get(word, "off") != "off"
+        return self.settings.get(word, "off") != "off"
 
 
 class Section(NamedTuple):
@@ -117,11 +117,11 @@ class Section(NamedTuple):
         common: dict[str, str] = {}
         for number, words in self.lines:
             if words[0] == "default-server":
-                common = {**common, **_said(words[1:])}
+                common = {**common, **_settings(words[1:])}
             elif words[0] in ADDRESSES and len(words) > ADDRESSES[words[0]]:
                 at = ADDRESSES[words[0]]
-                said = {**common, **_said(words[at + 1 :])}
-                servers.append(Server(number, words[1], words[at], said))
+                settings = {**common, **_settings(words[at + 1 :])}
+                servers.append(Server(number, words[1], words[at], settings))
         return servers
 
 
@@ -174,12 +174,12 @@ def _words(line: str) -> list[str]:
         return line.partition("#")[0].split()
 
 
-def _said(words: Sequence[str]) -> dict[str, str]:
-    said, rest = {}, list(words)
+def _settings(words: Sequence[str]) -> dict[str, str]:
+    settings, rest = {}, list(words)
     while rest:
         word = rest.pop(0)
         if word.startswith("no-"):
-            said[word[3:]] = "off"
+            settings[word[3:]] = "off"
         else:
-            said[word] = rest.pop(0) if word in VALUED and rest else "on"
-    return said
+            settings[word] = rest.pop(0) if word in VALUED and rest else "on"
+    return settings

@@ -86,7 +86,7 @@ def _queue(backend: Backend) -> Iterator[Finding]:
     section = backend.section
     for server in backend.servers:
         # A backup serves when no other can: a page that says sorry, mostly.
-        if number(server.said.get("maxconn", "0")) == 0 and not server.on("backup"):
+        if number(server.settings.get("maxconn", "0")) == 0 and not server.on("backup"):
             yield Finding(
                 server.number,
                 f"no maxconn for {server.name}: HAProxy sends it everything at once and the queue"
@@ -110,7 +110,7 @@ def _queue(backend: Backend) -> Iterator[Finding]:
 def _balance(backend: Backend) -> Iterator[Finding]:
     line = backend.section.last("balance")
     algorithm = line.words[1] if line and len(line.words) > 1 else "roundrobin"
-    queues = any(number(server.said.get("maxconn", "0")) != 0 for server in backend.servers)
+    queues = any(number(server.settings.get("maxconn", "0")) != 0 for server in backend.servers)
     if algorithm == "roundrobin" and len(backend.servers) > 1 and queues:
         yield Finding(
             (line or backend.section).number,
@@ -123,7 +123,7 @@ def _agent(backend: Backend) -> Iterator[Finding]:
     for server in backend.servers:
         if not server.on("agent-check"):
             continue
-        weight = number(server.said.get("weight", "1"))
+        weight = number(server.settings.get("weight", "1"))
         if weight is not None and weight < 100:
             yield Finding(
                 server.number,
@@ -140,13 +140,13 @@ def _agent(backend: Backend) -> Iterator[Finding]:
 
 def _killing(backend: Backend) -> Iterator[Finding]:
     for server in backend.servers:
-        if server.said.get("on-marked-down") == "shutdown-sessions":
+        if server.settings.get("on-marked-down") == "shutdown-sessions":
             yield Finding(
                 server.number,
                 f"on-marked-down shutdown-sessions for {server.name}: what runs there is killed,"
                 " though a server that fails its check mostly finishes it; leave it out",
             )
-        if server.said.get("observe") == "layer7":
+        if server.settings.get("observe") == "layer7":
             yield Finding(
                 server.number,
                 f"observe layer7 for {server.name}: every refusal counts as a failure of the"

@@ -110,7 +110,7 @@ def _asks(
 
 def has_own_port(server: Server) -> bool:
     """Return whether the checks of a server go to another port than its requests."""
-    return server.said.get("port", "") not in ("", server.where.rpartition(":")[2])
+    return server.settings.get("port", "") not in ("", server.where.rpartition(":")[2])
 
 
 def probed(section: Section, option: Line) -> Probe:
@@ -124,16 +124,19 @@ def probed(section: Section, option: Line) -> Probe:
         version = " ".join(words[2:])  # a header may follow it, as in HTTP/1.1\r\nHost:\ app
     has_host = "host:" in version.lower()
     for send in section.all("http-check send"):
-        said, headers = _sent(send.words[2:])
-        method, path = said.get("meth", method), said.get("uri", said.get("uri-lf", path))
-        version = said.get("ver", version)
+        settings, headers = _sent(send.words[2:])
+        method, path = (
+            settings.get("meth", method),
+            settings.get("uri", settings.get("uri-lf", path)),
+        )
+        version = settings.get("ver", version)
         has_host = has_host or "host" in headers
     return Probe(method, path, version[:8], has_host)
 
 
 def _sent(words: Sequence[str]) -> tuple[dict[str, str], set[str]]:
     """Return what ``http-check send`` says, and the names of its headers."""
-    said, headers, rest = {}, set(), [*words, "", ""]
+    settings, headers, rest = {}, set(), [*words, "", ""]
     while rest[0]:
         word = rest.pop(0)
         value = rest.pop(0)
@@ -141,8 +144,8 @@ def _sent(words: Sequence[str]) -> tuple[dict[str, str], set[str]]:
             headers.add(value.lower())
             rest = [*rest[1:], ""]
         else:
-            said[word] = value
-    return said, headers
+            settings[word] = value
+    return settings, headers
 
 
 def _expects(section: Section) -> Iterator[Finding]:

@@ -278,10 +278,10 @@ class Line:
         """Say the number; return what went wrong, in words that may be logged."""
         commands = [f"set maxconn server {name} {number}" for name in self._servers]
         try:
-            said = say(self._where, ";".join(commands))
+            answer = say(self._where, ";".join(commands))
         except OSError as error:
             return error.strerror or str(error) or type(error).__name__
-        return repr(said[:200]) if said else None  # who knows who answers there
+        return repr(answer[:200]) if answer else None  # who knows who answers there
 
     def _note(self, wrong: str | None) -> None:
         """Log what went wrong, once until it goes well again, and that it does."""

@@ -92,16 +92,16 @@ def say(where: Where, command: str) -> str:
     until = time.monotonic() + WITHIN
     with _connected(where) as connection:
         connection.sendall(command.encode() + b"\n")
-        said = b""
-        while len(said) < LONGEST_ANSWER:
+        answer = b""
+        while len(answer) < LONGEST_ANSWER:
             connection.settimeout(max(0.001, until - time.monotonic()))
             data = connection.recv(LONGEST_ANSWER)
             if not data:
                 break
-            said += data
-    if not said:  # not even the empty line: so it does when it has enough connections
+            answer += data
+    if not answer:  # not even the empty line: so it does when it has enough connections
         raise ConnectionError("closed without an answer")
-    return said.decode("ascii", "replace").strip()
+    return answer.decode("ascii", "replace").strip()
 
 
 def _connected(where: Where) -> socket.socket:

@@ -125,10 +125,10 @@ class Reporter:
             as_text = environ.get(FORMAT, "")[:20].strip().upper() == "TEXT"
 
             def start(status: str, headers: Headers, exc_info: Any = None) -> Any:
-                told = self._with(status, headers, as_text, exc_info is None)
+                extended = self._with(status, headers, as_text, exc_info is None)
                 if exc_info is None:
-                    return start_response(status, told)
-                return start_response(status, told, exc_info)
+                    return start_response(status, extended)
+                return start_response(status, extended, exc_info)
 
             return app(environ, start)
 

@@ -51,9 +51,9 @@ def serve_werkzeug(app: WSGIApplication, arguments: argparse.Namespace) -> int:
 
         def stop(*_: object) -> None:
             leave_at_next_signal()
-            ending.told.set()
+            ending.asked.set()
 
-        threading.Thread(target=ending.stop_when_told, daemon=True).start()
+        threading.Thread(target=ending.stop_when_asked, daemon=True).start()
         at_signals(stop)
         host, port = listener.getsockname()[:2]
         announce(arguments, host, port, where)
@@ -83,7 +83,7 @@ def _watching(
 class Ending:
     """The end of a server: those inside or in the queue are served, then those that have connected.
 
-    :ivar told: set when it is to begin.
+    :ivar asked: set when it is to begin.
     :ivar over: set when all is over.
     """
 
@@ -93,12 +93,12 @@ class Ending:
         self._monitor = guard.monitor
         self._grace = grace
         self._opened_by = os.getpid()
-        self.told = threading.Event()
+        self.asked = threading.Event()
         self.over = threading.Event()
 
-    def stop_when_told(self) -> None:
+    def stop_when_asked(self) -> None:
         """Refuse new requests, wait until those inside are answered, and make the last call."""
-        self.told.wait()
+        self.asked.wait()
         try:
             self._stop(time.monotonic() + self._grace)
         finally:

@@ -27,49 +27,49 @@ MOST_ROWS = 4096
 NEEDED = {"state", "ready", "at", "queued", "active", "capacity", "delay", "idle"}
 
 
-def understood(told: Any) -> dict[str, Any]:
+def understood(value: Any) -> dict[str, Any]:
     """Return what can be shown of the JSON at ``/load``.
 
     A figure that is missing is missing: versions differ.
 
     :raises ValueError: for anything else.
     """
-    if not isinstance(told, dict) or not told.keys() >= NEEDED:
+    if not isinstance(value, dict) or not value.keys() >= NEEDED:
         raise ValueError("expected what /load shows")
-    return {key: kind(told[key]) for key, kind in SHOWN.items() if key in told}
+    return {key: kind(value[key]) for key, kind in SHOWN.items() if key in value}
 
 
-def number(told: Any) -> Any:
+def number(value: Any) -> Any:
     """Return a number as it came; two clocks may have made it a little less than nothing."""
-    if isinstance(told, bool) or not isinstance(told, int | float) or not abs(told) < MOST:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < MOST:
         raise ValueError("expected a number")
-    return max(0, told)
+    return max(0, value)
 
 
-def text(told: Any) -> str:
+def text(value: Any) -> str:
     """Return a word of printable characters."""
-    if not isinstance(told, str):
+    if not isinstance(value, str):
         raise ValueError("expected a word")
-    return plain(told[:LONGEST_WORD])
+    return plain(value[:LONGEST_WORD])
 
 
-def truth(told: Any) -> bool:
+def truth(value: Any) -> bool:
     """Return true or false."""
-    if not isinstance(told, bool):
+    if not isinstance(value, bool):
         raise ValueError("expected true or false")
-    return told
+    return value
 
 
 def maybe(kind: Kind) -> Kind:
     """Return the kind that may also be unknown."""
-    return lambda told: None if told is None else kind(told)
+    return lambda value: None if value is None else kind(value)
 
 
 def record(**fields: Kind) -> Kind:
     """Return the kind that has these fields; one that is missing is unknown."""
 
-    def kind(told: Any) -> dict[str, Any]:
-        return {key: field(_object(told).get(key)) for key, field in fields.items()}
+    def kind(value: Any) -> dict[str, Any]:
+        return {key: field(_object(value).get(key)) for key, field in fields.items()}
 
     return kind
 
@@ -77,27 +77,27 @@ def record(**fields: Kind) -> Kind:
 def several(kind: Kind) -> Kind:
     """Return the kind that is a list of another."""
 
-    def several(told: Any) -> list[Any]:
-        if not isinstance(told, list) or len(told) > MOST_ROWS:
+    def several(value: Any) -> list[Any]:
+        if not isinstance(value, list) or len(value) > MOST_ROWS:
             raise ValueError("expected a list")
-        return [kind(each) for each in told]
+        return [kind(each) for each in value]
 
     return several
 
 
-def numbers(told: Any) -> dict[str, Any]:
+def numbers(value: Any) -> dict[str, Any]:
     """Return numbers by their names."""
-    return {text(key): number(each) for key, each in _object(told).items()}
+    return {text(key): number(each) for key, each in _object(value).items()}
 
 
-def _name(told: Any) -> str:
-    return str(told) if isinstance(told, int) and abs(told) < MOST else text(told)
+def _name(value: Any) -> str:
+    return str(value) if isinstance(value, int) and abs(value) < MOST else text(value)
 
 
-def _object(told: Any) -> dict[str, Any]:
-    if not isinstance(told, dict):
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
         raise ValueError("expected an object")
-    return told
+    return value
 
 
 _unsure = maybe(number)

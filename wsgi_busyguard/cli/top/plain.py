@@ -39,10 +39,10 @@ def line(seen: Seen) -> str:
     figures = {key: seen.shown[key] for key in ("queued", "active", "capacity", "delay")}
     served, refused = rates(seen.looks[-2:])
     figures |= {"served/s": served[-1], "refused/s": refused[-1]}
-    told = [f"{key}={_short(value)}" for key, value in figures.items() if value is not None]
+    parts = [f"{key}={_short(value)}" for key, value in figures.items() if value is not None]
     wrong = " ".join(sentence.text for sentence in seen.said if sentence.kind == WRONG)
     ready = "ready" if seen.shown["ready"] else "not-ready"
-    return " ".join([at, seen.name, seen.word, ready, *told, wrong]).rstrip()
+    return " ".join([at, seen.name, seen.word, ready, *parts, wrong]).rstrip()
 
 
 def _short(value: float) -> str:

@@ -124,8 +124,8 @@ def _unanswered(seen: Seen) -> str:
 def _state(seen: Seen) -> Text:
     if seen.shown is None:
         return Text(seen.word, "bold red" if seen.number else "dim", no_wrap=True)
-    told = "" if seen.shown["ready"] else " (503)"
-    return Text(f"{seen.word}{told}", STYLES.get(seen.word, "bold"), no_wrap=True)
+    status = "" if seen.shown["ready"] else " (503)"
+    return Text(f"{seen.word}{status}", STYLES.get(seen.word, "bold"), no_wrap=True)
 
 
 def _figure(key: str) -> Callable[[Seen], str]:
@@ -260,12 +260,12 @@ def _balancers(shown: Mapping[str, Any]) -> list[Text]:
         return []
     if not balancers:
         return [_line("balancers", "none asks the agent")]
-    told = f"{len(balancers)} ask"
+    text = f"{len(balancers)} ask"
     if shown["capacity"] is not None and shown["state"] != DRAINING:
-        told += f", each for up to {grouped(share(shown['capacity'], len(balancers)))} at once"
+        text += f", each for up to {grouped(share(shown['capacity'], len(balancers)))} at once"
     known = sorted(balancers, key=lambda one: str(one["name"]))
     names = ", ".join(f"{one['name']} {span(one['asked'])} ago" for one in known)
-    line = _line("balancers", f"{told}: {names}")
+    line = _line("balancers", f"{text}: {names}")
     line.no_wrap = False  # a name that is cut off might be the one that is missing
     return [line]
 
