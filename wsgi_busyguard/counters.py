@@ -5,7 +5,7 @@ Values only. Whoever counts has his own way to do it; here is what he hands over
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from .policy import READY_POLICIES, Reason
 
@@ -113,10 +113,17 @@ def asked(checks: Mapping[str, Sequence[int]]) -> list[int]:
     return [n for policy in READY_POLICIES for n in checks[policy]]
 
 
+@runtime_checkable
+class Counts(Protocol):
+    """An adapter that counts."""
+
+    def counts(self) -> Counters | None:
+        """Return what it has counted, from its start."""
+
+
 def counts_of(adapter: object) -> Counters | None:
     """Return what an adapter has counted, or ``None`` if it does not count."""
-    count = getattr(adapter, "counts", None)
-    return None if count is None else count()
+    return adapter.counts() if isinstance(adapter, Counts) else None
 
 
 # So many changes are kept to be shown.

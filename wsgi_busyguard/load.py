@@ -6,10 +6,10 @@ Nothing here reads a clock, takes a lock or knows a server.
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 # A loop that is a whole beat (0.25 s) late does not take requests in, so nothing in its queue
 # would show that it is stuck. Left again at half of that, like every other limit here.
@@ -94,17 +94,49 @@ class Transition(NamedTuple):
     lasted: float
 
 
+@runtime_checkable
 class Adapter(Protocol):
     """Reads one server's :class:`Load`.
 
     ``read()`` is called from any thread, must not block, and must not call the monitor back.
-    ``None`` or an exception means unknown. An adapter that itself notices when the state may have
-    changed also has ``subscribe(changed)`` and calls ``changed()`` then, holding no lock; one
-    without it is polled.
+    ``None`` or an exception means unknown. What an adapter can do beyond that are protocols of
+    their own: :class:`Subscribes`, :class:`Progresses`, :class:`Shares`, and
+    :class:`~wsgi_busyguard.counters.Counts`.
     """
 
     def read(self) -> Load | None:
         """Return the figures of this instant."""
+
+
+@runtime_checkable
+class Subscribes(Protocol):
+    """An adapter that itself notices when the state may have changed; any other is polled."""
+
+    def subscribe(self, changed: Callable[[], object], /) -> object:
+        """Have ``changed`` called then, while no lock is held."""
+
+
+@runtime_checkable
+class Progresses(Protocol):
+    """An adapter that sees in other processes as well whether requests end."""
+
+    def progress(self) -> object:
+        """Return a number which changes when a request has ended in whichever process."""
+
+
+@runtime_checkable
+class Shares(Protocol):
+    """An adapter that reads a queue which several processes have in common."""
+
+    def share(self, board: Any, /) -> Adapter:
+        """Return what reads this process's part, for a board on which each of them posts."""
+
+
+def known_adapter(adapter: Adapter) -> Adapter:
+    """Return ``adapter`` if it can be read, else raise :exc:`TypeError`."""
+    if not isinstance(adapter, Adapter):
+        raise TypeError(f"adapter must have a read() that returns a Load, not {adapter!r}")
+    return adapter
 
 
 def judge(state: State, load: Load) -> State:

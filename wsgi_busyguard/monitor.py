@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from ._support.forks import Stage, after_fork
 from ._support.locks import Turn, under
@@ -30,7 +30,18 @@ from .counters import (
 )
 from .counters import DRAINING as GOING
 from .counters import FREE as IS_FREE
-from .load import BUSY, FREE, UNKNOWN, Adapter, Load, State, Transition, judge
+from .load import (
+    BUSY,
+    FREE,
+    UNKNOWN,
+    Adapter,
+    Load,
+    State,
+    Subscribes,
+    Transition,
+    judge,
+    known_adapter,
+)
 from .policy import DAMPED, DRAINING, PATIENCE, Verdict, is_ready, known_policy, seconds
 from .state_log import Line, StateLog
 
@@ -60,34 +71,21 @@ class Shared(Protocol):
         """Return whether this process is the one that speaks for all."""
 
 
-class Memory(dict[float, bool]):
-    """What damped answered last, by patience, in whichever process.
+@runtime_checkable
+class ReadsSeveral(Protocol):
+    """An adapter that reads the load of several processes."""
 
-    Only for the patience that is asked for first, which is the one that all are set up with; any
-    other has a memory in each process.
-    """
+    @property
+    def shared(self) -> Shared:
+        """What their monitors have in common."""
 
-    def __init__(self, shared: Shared) -> None:
-        super().__init__()
-        self._shared = shared
-        self._first: float | None = None
 
-    def get(self, patience: float, default: bool = True) -> bool:  # type: ignore[override]
-        """Return the last answer."""
-        if self._is_first(patience):
-            return self._shared.was_ready
-        return super().get(patience, default)
+@runtime_checkable
+class PostsChecks(Protocol):
+    """An adapter that tells other processes how many checks were answered here."""
 
-    def __setitem__(self, patience: float, ready: bool) -> None:
-        if self._is_first(patience):
-            self._shared.was_ready = ready
-        else:
-            super().__setitem__(patience, ready)
-
-    def _is_first(self, patience: float) -> bool:
-        if self._first is None:
-            self._first = patience
-        return patience == self._first
+    def hears(self, asked: dict[str, list[int]], /) -> object:
+        """Take the lists in which they are counted, by policy."""
 
 
 class Monitor:
@@ -218,7 +216,8 @@ class Monitor:
             # What under() does, written out for its cost.
             lock.acquire()
             load = self._look()
-            state, was_ready = self._state, self._was_ready.get(patience, True)
+            state, common = self._state, self._shared and self._in_common(patience)
+            was_ready = common.was_ready if common else self._was_ready.get(patience, True)
             if state is FREE:
                 word, well, place = "free", True, IS_FREE
             else:
@@ -228,7 +227,10 @@ class Monitor:
                 well = is_ready(ready, state, load, patience, was_ready)
                 word, place = "busy", BUSY_READY if well else BUSY_NOT
             if well is not was_ready and ready == DAMPED:
-                self._was_ready[patience] = well
+                if common:
+                    common.was_ready = well
+                else:
+                    self._was_ready[patience] = well
             if self.draining:
                 word, well, place = DRAINING, False, GOING
             if count:
@@ -361,24 +363,30 @@ class Monitor:
         self._recent.append(Change(change.state, time.time(), change.lasted, change.load))
 
     def _take(self, adapter: Adapter) -> None:
-        if not callable(getattr(adapter, "read", None)):
-            raise TypeError(f"adapter must have a read() that returns a Load, not {adapter!r}")
-        subscribe = getattr(adapter, "subscribe", None)
-        hears = getattr(adapter, "hears", None)
-        if hears is not None:
-            hears(self._asked)
+        known_adapter(adapter)
+        if isinstance(adapter, PostsChecks):
+            adapter.hears(self._asked)
         under(self._lock, self._have, adapter)
-        if subscribe is not None:
-            subscribe(self.refresh)
+        if isinstance(adapter, Subscribes):
+            adapter.subscribe(self.refresh)
 
     def _have(self, adapter: Adapter) -> None:
         """Read this adapter from now on. Requires self._lock."""
-        shared: Shared | None = getattr(adapter, "shared", None)
         self.adapter = adapter
-        self._shared = shared
-        # Damped: the last answer, by patience.
-        self._was_ready: dict[float, bool] = {} if shared is None else Memory(shared)
-        self._polled = getattr(adapter, "subscribe", None) is None
+        self._shared = adapter.shared if isinstance(adapter, ReadsSeveral) else None
+        self._was_ready: dict[float, bool] = {}  # damped's last answer here, by patience
+        self._patience: float | None = None  # the one for which all have one memory
+        self._polled = not isinstance(adapter, Subscribes)
+
+    def _in_common(self, patience: float) -> Shared | None:
+        """Return what remembers damped's last answer for all processes. Requires self._lock.
+
+        Only for the patience that is asked for first, which is the one that all are set up with;
+        for any other each process has a memory of its own.
+        """
+        if self._patience is None:
+            self._patience = patience
+        return self._shared if patience == self._patience else None
 
     def _tell(self) -> None:
         if self._deliver is None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .._support.forks import Stage, after_fork
 from .._support.locks import under
 from .._support.log import logger
+from ..board.publisher import Publisher
 from ..board.respawn import is_late
 from ..deadlines.environ import MONITOR
 from ..gate.gated import Held
+from ..load import Shares, Subscribes
 from ..monitor import Monitor
 from .detect import BE_THE_QUEUE, Server, behind_a_guard, find, find_early, held_up
 from .readers.in_flight import InFlight
@@ -156,7 +158,7 @@ class FirstRequest:
         adapter = self._part_of(server.adapter())
         if server.counts_checks:
             adapter = WithoutChecks(adapter, self._count_checks())
-        if not hasattr(adapter, "subscribe"):  # what tells of changes by itself knows more
+        if not isinstance(adapter, Subscribes):  # what tells of changes by itself knows more
             adapter = Sampled(adapter, self._next_call)
         return adapter
 
@@ -165,14 +167,15 @@ class FirstRequest:
 
         Each would post the whole queue otherwise, and the sum be many times what waits.
         """
-        board = getattr(self._monitor.adapter, "board", None)
-        share: Any = getattr(adapter, "share", None)
-        return adapter if board is None or share is None else share(board)
+        publisher = self._monitor.adapter
+        if isinstance(publisher, Publisher) and isinstance(adapter, Shares):
+            return adapter.share(publisher.board)
+        return adapter
 
     def _turn_to(self, adapter: Adapter) -> None:
         self._in_flight.is_read = adapter is self._in_flight
-        publisher: Any = self._monitor.adapter
-        if hasattr(publisher, "board"):  # it stays, and posts what the other one reads
+        publisher = self._monitor.adapter
+        if isinstance(publisher, Publisher):  # it stays, and posts what the other one reads
             publisher.adapter = adapter
         else:
             self._monitor.read_from(adapter)

@@ -18,7 +18,7 @@ from .._support.locks import Turn, under
 from .._support.log import Streak
 from .._support.periodic import Periodic
 from ..counters import NAMED, Counters
-from ..load import UNKNOWN, Adapter, Load
+from ..load import UNKNOWN, Adapter, Load, known_adapter
 from .board import Board, BoardFull
 from .layout import (
     BEAT,
@@ -78,10 +78,8 @@ class Publisher:
     def __init__(self, board: Board, adapter: Adapter, *, loop: bool = False) -> None:
         if not isinstance(board, Board):
             raise TypeError(f"board must be a Board, not {board!r}")
-        if not callable(getattr(adapter, "read", None)):
-            raise TypeError(f"adapter must have a read() that returns a Load, not {adapter!r}")
         self.board = board
-        self.adapter = adapter
+        self.adapter = known_adapter(adapter)
         # Who is made by a server, and not by an app that anybody may import, serves for certain.
         self._flags = CALLED | (LOOP if loop else 0)
         self._told: list[Callable[[], object]] = []

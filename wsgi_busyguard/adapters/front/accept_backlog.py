@@ -7,9 +7,11 @@ are idle and the queue in front of them is empty: by those figures it is free.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..._support.periodic import BEAT_SECONDS
+from ...counters import Counts
+from ...load import Subscribes
 from ..acceptqueue import waiting
 
 if TYPE_CHECKING:
@@ -86,15 +88,15 @@ class Outside:
     def __init__(self, adapter: Adapter, queue: StandingQueue) -> None:
         self._adapter = adapter
         self._queue = queue
+        if isinstance(adapter, Counts):
+            self.counts = adapter.counts
+        if isinstance(adapter, Subscribes):
+            self.subscribe = adapter.subscribe
 
     def read(self) -> Load | None:
         """Return the load of both."""
         load = self._adapter.read()
         return None if load is None else self._queue.added(load)
-
-    def __getattr__(self, name: str) -> Any:
-        # Whatever else an adapter can do: count, say when its state may have changed.
-        return getattr(self._adapter, name)
 
     def __repr__(self) -> str:
         return f"{self._adapter!r} and the kernel's queue"

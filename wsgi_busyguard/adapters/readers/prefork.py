@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..._support.listening_sockets import is_socket
 from ..._support.unpatched import socket_at
 from ...counters import counts_of
+from ...load import Progresses
 from ..acceptqueue import waiting
 
 if TYPE_CHECKING:
@@ -122,7 +123,8 @@ class Share:
     def __init__(self, board: Board, adapter: Adapter) -> None:
         self._board = board
         self._adapter = adapter
-        self.progress: Any = getattr(adapter, "progress", None)
+        if isinstance(adapter, Progresses):
+            self.progress = adapter.progress
 
     def read(self) -> Load | None:
         """Return the figures of this instant."""

@@ -6,11 +6,11 @@ Nothing is timed while nobody waits, and no request pays for it but the one that
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 from weakref import ref
 
 from ...counters import counts_of
-from ...load import Load, service_time, smoothed
+from ...load import Load, Progresses, service_time, smoothed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -62,6 +62,7 @@ class Sampled:
     ) -> None:
         self.calls = calls
         self._adapter = adapter
+        self._progresses = adapter if isinstance(adapter, Progresses) else None
         self._clock = clock
         self._next: object = None  # what will be timed
         self._queued = 0  # at the last look
@@ -126,10 +127,11 @@ class Sampled:
             # One has come, or one that came just then has put back what it had found before.
             self._next = calls.time_next(self)
             self._still_since = now
-        progress: Any = getattr(self._adapter, "progress", None)
-        if progress is not None and (ended := progress()) != self._progress:
-            self._progress = ended
-            self._still_since = now
+        if self._progresses is not None:
+            ended = self._progresses.progress()
+            if ended != self._progress:
+                self._progress = ended
+                self._still_since = now
 
     def _service(self, active: int, now: float) -> float | None:
         """Return the seconds that a request takes, those that run counted at their age."""

@@ -121,10 +121,11 @@ def test_one_that_never_says_that_it_has_ended_is_forgotten(sampled, adapter, ca
     assert sampled.read().service == pytest.approx(0.25)
 
 
-def test_progress_elsewhere_is_progress(sampled, adapter, clock):
+def test_progress_elsewhere_is_progress(adapter, calls, clock):
     """Of several processes each hears of its own calls only."""
     ended = [0]
     adapter.progress = lambda: ended[0]
+    sampled = Sampled(adapter, calls, clock)
     adapter.load = Load(1, 16, 16)
     sampled.read()
     clock.now += 1.5
