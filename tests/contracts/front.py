@@ -73,7 +73,7 @@ class FrontContract:
             assert check(guarded.port).status in (200, 503)
             answered += 1
             time.sleep(0.02)
-        assert answered > 5
+        assert answered > 1
         guarded.at_rest()
 
     def test_max_queue_0_lets_as_many_in_as_there_are_threads(self, site):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from gevent import sleep
 from gunicorn.workers.ggevent import GeventWorker
 
 from ...gate import Gate
@@ -81,18 +82,24 @@ class GuardedGevent(Guarded, GeventWorker):
         )
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
-        """Serve a request, and post when it is over."""
+        """Serve a request, and post when it is over. Others have their turn before the next one.
+
+        What a client has sent ahead is read without a wait, and whoever asks for many checks and
+        reads no answer would stop the hub until its buffers are full, some ten seconds.
+        """
         self._idle.pop(sock, None)
         watched = self.clients.watched(sock)
         req.unreader.sock = watched
         self.clients.begin(watched)
         try:
-            return super().handle_request(listener_name, req, sock, addr)
+            kept = super().handle_request(listener_name, req, sock, addr)
         finally:
             self.clients.end(watched)
             req.unreader.sock = sock  # by which gunicorn waits for the next request
             self._idle[sock] = True  # the last, from now on
             self.publisher.post()
+        sleep(0)
+        return kept
 
     def _crowd(self) -> int:
         """Return how many connections are too many to accept another; gevent has a bound."""
