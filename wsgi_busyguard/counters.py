@@ -5,14 +5,16 @@ Values only. Whoever counts has his own way to do it; here is what he hands over
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
+from .load import FREE as IS_FREE
 from .policy import READY_POLICIES, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from .load import Load, State
+    from .load import Load, State, Transition
 
 # The upper bounds of the buckets in which times are counted, in seconds; one more is for all above.
 # Two or three to a decade, from what no client notices to the 30 s after which processes are taken
@@ -126,6 +128,14 @@ def counts_of(adapter: object) -> Counters | None:
     return adapter.counts() if isinstance(adapter, Counts) else None
 
 
+@runtime_checkable
+class PostsChecks(Protocol):
+    """An adapter that tells other processes how many checks were answered here."""
+
+    def hears(self, asked: dict[str, list[int]], /) -> object:
+        """Take the lists in which they are counted, by policy."""
+
+
 # So many changes are kept to be shown.
 RECENT = 16
 
@@ -158,3 +168,24 @@ class Changes(NamedTuple):
     to_free: int = 0
     busy_seconds: float = 0.0
     recent: tuple[Change, ...] = ()
+
+
+class History:
+    """The changes that one process has seen; for whoever sees them, under its lock."""
+
+    def __init__(self) -> None:
+        self._times = 0  # that the state has changed
+        self._busy_before = 0.0  # seconds, without those of a state that lasts
+        self._recent: deque[Change] = deque(maxlen=RECENT)
+
+    def note(self, change: Transition, at: float) -> None:
+        """Note a change, and the time of day at which it was seen."""
+        self._times += 1
+        if change.state is IS_FREE:
+            self._busy_before += change.lasted
+        self._recent.append(Change(change.state, at, change.lasted, change.load))
+
+    def until(self, lasts: float, busy: bool) -> Changes:
+        """Return all of them, where the state has lasted for so many seconds."""
+        seconds = self._busy_before + (lasts if busy else 0.0)
+        return Changes((self._times + 1) // 2, self._times // 2, seconds, tuple(self._recent))

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .board.board import Board
     from .deadlines.client_timeout import Client
     from .load import Adapter
-    from .monitor import Listener
+    from .notifier import Listener
     from .policy import Verdict
     from .responses import Responses
 

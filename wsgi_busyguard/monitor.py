@@ -1,29 +1,27 @@
-"""The monitor: the one lock, the one clock and the listeners.
+"""The monitor: the one lock and the one clock.
 
-What to make of a load is decided elsewhere; here it is decided in which order loads are seen,
-and who hears of it.
+What to make of a load is decided elsewhere; here it is decided in which order loads are seen.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from ._support.forks import Stage, after_fork
-from ._support.locks import Turn, under
+from ._support.locks import under
 from ._support.log import Streak, logger
 from ._support.periodic import Periodic
 from ._support.unpatched import elsewhere
 from .counters import (
     BUSY_NOT,
     BUSY_READY,
-    RECENT,
-    Change,
     Changes,
     Counters,
+    History,
+    PostsChecks,
     asked,
     counts_of,
     no_checks,
@@ -42,13 +40,14 @@ from .load import (
     judge,
     known_adapter,
 )
+from .notifier import Notifier
 from .policy import DAMPED, DRAINING, PATIENCE, Verdict, is_ready, known_policy, seconds
 from .state_log import Line, StateLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    Listener = Callable[[Transition], object]
+    from .notifier import Listener
 
 _new = tuple.__new__  # in half the time that Verdict() takes
 
@@ -78,14 +77,6 @@ class ReadsSeveral(Protocol):
     @property
     def shared(self) -> Shared:
         """What their monitors have in common."""
-
-
-@runtime_checkable
-class PostsChecks(Protocol):
-    """An adapter that tells other processes how many checks were answered here."""
-
-    def hears(self, asked: dict[str, list[int]], /) -> object:
-        """Take the lists in which they are counted, by policy."""
 
 
 class Monitor:
@@ -126,25 +117,20 @@ class Monitor:
         interval: float = 0.25,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if deliver is not None and not callable(deliver):
-            raise TypeError(f"deliver must take a function to call, not {deliver!r}")
+        self._notifier = Notifier(deliver)
+        self._news = self._notifier.news  # what to tell; looked at by each check
         self.interval = seconds("interval", interval)
         self.draining = False
         self.quiet = False
         self.serves = True
         self._clock = clock
-        self._deliver = deliver
         self._lock = threading.RLock()
         self._looking = False
         self._interrupted = False  # asked for a look in the middle of one
         self._load = UNKNOWN
         self._state = FREE
         self._since = clock()
-        self._listeners: dict[State, list[Listener]] = {BUSY: [], FREE: []}
-        self._news: deque[Callable[[], object]] = deque()  # to be told, in order
-        self._voice = Turn()  # of whoever tells them
         self._unread = Streak()  # the adapter, since its last good reading
-        self._undelivered = Streak()  # by ``deliver``, since it last took something
         self._queued = 0  # at the last look, where no service time is known
         self._moved = 0.0  # when that was last seen to get shorter
         self._ticker = Periodic(self.refresh, interval, "busyguard-ticker", in_children=True)
@@ -183,7 +169,7 @@ class Monitor:
         not asked any more. If it tells of changes it goes on to, and each costs a look.
         """
         self._take(adapter)
-        if any(self._listeners.values()):
+        if self._notifier:
             self._listen_on()
 
     def drain(self) -> None:
@@ -198,7 +184,7 @@ class Monitor:
         load = under(self._lock, self._look)
         # In the middle of a look nothing is told; whoever looks comes here afterwards.
         if self._news and not self._looking:
-            self._tell()
+            self._notifier.tell()
         return load
 
     def check(self, ready: str = DAMPED, patience: float = PATIENCE, count: bool = True) -> Verdict:
@@ -241,7 +227,7 @@ class Monitor:
             except RuntimeError:  # it raised while this waited for the lock
                 pass
         if self._news and not self._looking:
-            self._tell()
+            self._notifier.tell()
         return _new(Verdict, (word, well, load))
 
     @property
@@ -333,9 +319,9 @@ class Monitor:
         now = self._clock()
         change = Transition(state, load, now, now - self._since)
         self._state, self._since = state, now
-        self._note(change)
+        self._history.note(change, time.time())
         self._write(self._journal.changed(change))
-        self._news.append(partial(self._announce, change))
+        self._news.append(partial(self._notifier.announce, change))
 
     def _write(self, line: Line | None) -> None:
         """Have a line be written to the log, once it is nobody's lock. Requires self._lock."""
@@ -344,23 +330,11 @@ class Monitor:
 
     def _begin_history(self) -> None:
         self._journal = StateLog()
-        self._times = 0  # that the state has changed
-        self._busy_before = 0.0  # seconds, without those of a state that lasts
-        self._recent: deque[Change] = deque(maxlen=RECENT)
+        self._history = History()
 
     def _seen_here(self) -> Changes:
         """Return what changes were seen here. Requires self._lock."""
-        busy, times = self._busy_before, self._times
-        if self._state is BUSY:
-            busy += self._clock() - self._since
-        return Changes((times + 1) // 2, times // 2, busy, tuple(self._recent))
-
-    def _note(self, change: Transition) -> None:
-        """Note a change that was seen here. Requires self._lock."""
-        self._times += 1
-        if change.state is FREE:
-            self._busy_before += change.lasted
-        self._recent.append(Change(change.state, time.time(), change.lasted, change.load))
+        return self._history.until(self._clock() - self._since, self._state is BUSY)
 
     def _take(self, adapter: Adapter) -> None:
         known_adapter(adapter)
@@ -388,41 +362,8 @@ class Monitor:
             self._patience = patience
         return self._shared if patience == self._patience else None
 
-    def _tell(self) -> None:
-        if self._deliver is None:
-            self._tell_all()
-            return
-        try:
-            self._deliver(self._tell_all)
-            self._undelivered.over()
-        except Exception:
-            self._undelivered.failed(
-                "could not pass on a change of state; tried again at every look", exc_info=True
-            )
-
-    def _tell_all(self) -> None:
-        """Tell the news, oldest first, unless somebody is at it."""
-        self._voice.take(lambda: self._news, self._tell_in_order)
-
-    def _tell_in_order(self) -> None:
-        while self._news:
-            tell = self._news.popleft()
-            try:
-                tell()
-            except Exception as error:  # it would reach a check, or whoever left a slot
-                elsewhere(partial(logger.error, "%r raised", tell, exc_info=error))
-
-    def _announce(self, change: Transition) -> None:
-        for listener in tuple(self._listeners[change.state]):
-            try:
-                listener(change)
-            except Exception:
-                logger.exception("listener %r raised on %s", listener, change.state.value)
-
     def _listen(self, state: State, listener: Listener) -> Listener:
-        if not callable(listener):
-            raise TypeError(f"a listener must be callable with a Transition, not {listener!r}")
-        self._listeners[state].append(listener)  # in one step, so it needs no lock
+        self._notifier.add(state, listener)
         self._listen_on()
         return listener
 
@@ -434,8 +375,8 @@ class Monitor:
 
     def _after_fork(self) -> None:
         """Go on in a child process, where only the thread that forked is left."""
-        self._lock = threading.RLock()  # another thread may have held these
-        self._voice = Turn()
+        self._lock = threading.RLock()  # another thread may have held it
+        self._notifier.after_fork()
         self._looking = False
         for counts in self._asked.values():
             counts[:] = [0] * len(counts)

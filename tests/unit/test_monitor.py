@@ -632,7 +632,7 @@ def test_a_child_has_locks_of_its_own_and_a_ticker(python):
         held, forked = threading.Event(), threading.Event()
 
         def hold():
-            with monitor._lock, monitor._voice._lock:
+            with monitor._lock, monitor._notifier._turn._lock:
                 monitor._looking = True
                 held.set()
                 forked.wait()

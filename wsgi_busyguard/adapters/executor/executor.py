@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from ...counters import Counters
     from ...load import Load
-    from ...monitor import Listener
+    from ...notifier import Listener
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -15,7 +15,7 @@ from ...monitor import Monitor
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ...monitor import Listener
+    from ...notifier import Listener
 
 
 class BusyThreadPool(ThreadPool):
