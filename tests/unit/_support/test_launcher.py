@@ -141,7 +141,7 @@ def board(tmp_path):
     return Board(tmp_path / "board")
 
 
-def test_a_poster_beats_in_a_loop_until_there_is_a_thread(scarce, board, adapter, until):
+def test_a_publisher_beats_in_a_loop_until_there_is_a_thread(scarce, board, adapter, until):
     publisher, worked = Publisher(board, adapter), []
     publisher.join()
     publisher.ready()
@@ -160,7 +160,7 @@ def test_a_poster_beats_in_a_loop_until_there_is_a_thread(scarce, board, adapter
     assert not worked
 
 
-def test_a_poster_that_is_stopped_does_not_begin_later(scarce, board, adapter):
+def test_a_publisher_that_is_stopped_does_not_begin_later(scarce, board, adapter):
     publisher = Publisher(board, adapter)
     publisher.join()
     publisher.start()

@@ -316,7 +316,7 @@ def test_an_adapter_that_fails_is_logged_once_a_streak_and_posted_as_unknown(
     assert "posted as unknown" in caplog.text
 
 
-def test_reading_a_poster_posts_first_so_that_its_own_share_is_never_old(publisher):
+def test_reading_a_publisher_posts_first_so_that_its_own_share_is_never_old(publisher):
     publisher.adapter.load = CROWD
     assert publisher.read() == CROWD
 
@@ -440,7 +440,7 @@ def test_a_daemon_that_closes_all_descriptors_is_still_on_its_board(tmp_path, cl
     monkeypatch.undo()
 
 
-def test_a_poster_that_nobody_has_gives_its_slot_back_and_its_thread_ends(board, until):
+def test_a_publisher_that_nobody_has_gives_its_slot_back_and_its_thread_ends(board, until):
     publisher = Publisher(board, Fixed())
     publisher.join()
     publisher.start()
@@ -511,7 +511,7 @@ def test_there_is_a_sensible_number_of_slots(slots):
         Board(slots=slots)
 
 
-def test_a_board_and_a_poster_say_what_they_are(tmp_path, publisher):
+def test_a_board_and_a_publisher_say_what_they_are(tmp_path, publisher):
     assert repr(publisher.board) == "<Board in memory, 1/256 slots>"
     assert "slot 0 of <Board in memory, 1/256 slots>" in repr(publisher)
     assert repr(Board(tmp_path / "b", 3)) == f"<Board in {str(tmp_path / 'b')!r}, 0/3 slots>"
@@ -876,7 +876,7 @@ def test_a_monitor_tells_its_listeners_of_what_another_process_made_of_the_load(
     assert [change.state for change in told] == [State.BUSY, State.FREE]
 
 
-def test_a_poster_needs_no_thread_of_the_monitor(publisher):
+def test_a_publisher_needs_no_thread_of_the_monitor(publisher):
     before = threading.active_count()
     Monitor(publisher).on_busy(print)
     assert threading.active_count() == before

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import WSGIApplication
 
+    from ...gate import Gate
+    from ...monitor import Monitor
+
 
 def serve_werkzeug(app: WSGIApplication, arguments: argparse.Namespace) -> int:
     """Serve with Werkzeug's threaded server until SIGTERM or Ctrl-C."""
@@ -38,16 +41,18 @@ def serve_werkzeug(app: WSGIApplication, arguments: argparse.Namespace) -> int:
             listener = stack.enter_context(bound(arguments.listen))
         server = Server(listener, guard, Clients(arguments.options.progress_timeout))
         stack.callback(server.server_close)
-        beats = Periodic(
-            _watching(listener, guard.monitor, server.look), BEAT_SECONDS, "busyguard-beat"
-        )
+        # With a board the monitor reads what all processes post, and this one posts what it reads.
+        reader: Any = guard.monitor if arguments.options.board is None else guard.monitor.adapter
+        gate = reader.adapter
+        watch = _watching(listener, guard.monitor, reader, server.look)
+        beats = Periodic(watch, BEAT_SECONDS, "busyguard-beat")
         stack.callback(beats.stop, wait=True)
         guard.monitor.serves = True  # before its first request
         if arguments.options.board is not None:
             publisher: Any = guard.monitor.adapter
             publisher.call()
         where = start_ports(guard.monitor, arguments, stack)
-        ending = Ending(server, listener, guard, arguments.grace)
+        ending = Ending(server, listener, guard.monitor, gate, arguments.grace)
 
         def stop(*_: object) -> None:
             leave_at_next_signal()
@@ -64,13 +69,14 @@ def serve_werkzeug(app: WSGIApplication, arguments: argparse.Namespace) -> int:
 
 
 def _watching(
-    listener: socket.socket, monitor: Any, beside: Callable[[], object]
+    listener: socket.socket, monitor: Monitor, reader: Any, beside: Callable[[], object]
 ) -> Callable[[], object]:
-    """Have a monitor know who cannot get in; return what is to be done for it again and again."""
+    """Have a monitor know who cannot get in; return what is to be done for it again and again.
+
+    :param reader: what reads the gate for it.
+    """
     standing = StandingQueue(lambda: (listener,))
-    # With a board the monitor reads what all processes post, and this one posts what it reads.
-    owner = monitor.adapter if hasattr(monitor.adapter, "adapter") else monitor
-    owner.adapter = Outside(owner.adapter, standing)
+    reader.adapter = Outside(reader.adapter, standing)
 
     def look() -> None:
         beside()
@@ -87,10 +93,13 @@ class Ending:
     :ivar over: set when all is over.
     """
 
-    def __init__(self, server: Any, listener: socket.socket, guard: Any, grace: float) -> None:
+    def __init__(
+        self, server: Any, listener: socket.socket, monitor: Monitor, gate: Gate, grace: float
+    ) -> None:
         self._server = server
         self._listener = listener
-        self._monitor = guard.monitor
+        self._monitor = monitor
+        self._gate = gate
         self._grace = grace
         self._opened_by = os.getpid()
         self.asked = threading.Event()
@@ -105,7 +114,7 @@ class Ending:
             self.over.set()
 
     def _stop(self, until: float) -> None:
-        gate: Any = getattr(self._monitor.adapter, "adapter", self._monitor.adapter)
+        gate = self._gate
         self._monitor.drain()
         gate.drain()
         while not gate.empty and time.monotonic() < until:
