@@ -129,6 +129,17 @@ def counts_of(adapter: object) -> Counters | None:
 
 
 @runtime_checkable
+class KeepsHistory(Counts, Protocol):
+    """A monitor, or a watcher, that knows what has been."""
+
+    def asked(self) -> list[int]:
+        """Return how many checks were answered, in the order of :data:`CHECKS`."""
+
+    def changes(self) -> Changes:
+        """Return how often the state has changed."""
+
+
+@runtime_checkable
 class PostsChecks(Protocol):
     """An adapter that tells other processes how many checks were answered here."""
 

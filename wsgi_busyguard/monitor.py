@@ -72,7 +72,7 @@ class Shared(Protocol):
 
 @runtime_checkable
 class ReadsSeveral(Protocol):
-    """An adapter that reads the load of several processes."""
+    """An adapter, or a monitor of one, that reads the load of several processes."""
 
     @property
     def shared(self) -> Shared:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from .table import FLAGS, OWNER, Table
 
@@ -31,6 +31,14 @@ class Row(NamedTuple):
     dropped: int
     admitted: int = 0
     slot: int = 0
+
+
+@runtime_checkable
+class HasRows(Protocol):
+    """A board, or a watcher of one: knows the processes one by one."""
+
+    def rows(self) -> list[Row]:
+        """Return what each process that is there has posted."""
 
 
 class Place(NamedTuple):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from .._support.listener import address as address
 from .._support.listener import bound as bound
@@ -155,6 +155,14 @@ class Feed:
         return self._event
 
 
+@runtime_checkable
+class SeesProgress(Protocol):
+    """What watches several processes."""
+
+    def alive(self) -> bool:
+        """Return whether any of them makes progress."""
+
+
 class CheckApp:
     """The WSGI app of the check port; answers at once."""
 
@@ -163,8 +171,7 @@ class CheckApp:
         self.agent: Agent | None = None
         self._ready = known_policy(ready)
         self._patience = seconds("patience", patience)
-        # What watches several processes knows whether any makes progress.
-        self._alive = getattr(monitor, "alive", None)
+        self._alive = monitor.alive if isinstance(monitor, SeesProgress) else None
         self._checks = Checks(True, ("/readyz", "/healthz"), ("/livez",), ready)
         # Who reads this port reads the figures, so Envoy may know as well.
         self._responses = Responses(degraded=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..counters import REASONS
+from ..counters import REASONS, KeepsHistory
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -83,11 +83,10 @@ def _goes_on(before: Look, after: Look) -> bool:
 def look_at(monitor: Any, at: float) -> Look:
     """Return a look at what a check port speaks for; less work than all of its figures."""
     load = monitor.load
-    count = getattr(monitor, "counts", None)
-    counts = None if count is None else count()
-    ask = getattr(monitor, "asked", None)
-    asked = None if ask is None else sum(ask())
-    look = Look(at, load.queued, load.active, load.capacity, load.delay, asked=asked)
+    look = Look(at, load.queued, load.active, load.capacity, load.delay)
+    if not isinstance(monitor, KeepsHistory):
+        return look
+    counts, look = monitor.counts(), look._replace(asked=sum(monitor.asked()))
     if counts is None:
         return look
     return look._replace(served=counts.served, refused=counts.refused, dropped=counts.dropped)

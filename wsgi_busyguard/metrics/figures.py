@@ -17,12 +17,15 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..counters import BOUNDS, CHECKS, REASONS, SECOND, Counters
+from ..board.row import HasRows
+from ..counters import BOUNDS, CHECKS, REASONS, SECOND, Counters, KeepsHistory
+from ..monitor import ReadsSeveral
 from ..policy import DAMPED, DRAINING, PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from ..board.row import Row
     from ..counters import Change
     from ..load import Load
 
@@ -100,10 +103,10 @@ def look(
 
 def _rows(monitor: Any, shown: Shown) -> list[dict[str, Any]]:
     """Return a row for each process: of a board, or of this one alone."""
-    shared = getattr(getattr(monitor, "adapter", None), "shared", None)
-    rows = getattr(monitor, "rows", None) or getattr(shared, "rows", None)
-    if rows is not None:
-        return [_of_row(row) for row in rows()]
+    shared = monitor.shared if isinstance(monitor, ReadsSeveral) else None
+    several = monitor if isinstance(monitor, HasRows) else shared
+    if isinstance(several, HasRows):
+        return [_of_row(row) for row in several.rows()]
     counts = shown.get("counts") or {}
     refused = counts.get("refused")
     return [
@@ -141,10 +144,9 @@ def of_load(load: Load) -> dict[str, Any]:
 
 def _look_back(monitor: Any, shown: dict[str, Any]) -> None:
     """Show what has been, as far as the monitor remembers."""
-    counts = getattr(monitor, "counts", None)
-    if counts is None:
+    if not isinstance(monitor, KeepsHistory):
         return
-    shown["counts"] = _of_counts(counts())
+    shown["counts"] = _of_counts(monitor.counts())
     changes = monitor.changes()
     shown["transitions"] = {"busy": changes.to_busy, "free": changes.to_free}
     shown["busy_seconds"] = round(changes.busy_seconds, 3)
@@ -183,7 +185,7 @@ def _of_change(change: Change) -> dict[str, Any]:
     }
 
 
-def _of_row(row: Any) -> dict[str, Any]:
+def _of_row(row: Row) -> dict[str, Any]:
     return {
         "pid": row.pid,
         "slot": row.slot,

@@ -11,6 +11,7 @@ import re
 import socket
 from typing import TYPE_CHECKING, Any
 
+from ..board.row import HasRows
 from .figures import COUNTER, FIGURES, GAUGE, HISTOGRAM, TIME, Figure
 from .sender import SEND_SECONDS, Sender
 
@@ -97,7 +98,7 @@ class _Named(Sender):
     ) -> None:
         super().__init__(monitor, to, every=every, agent=agent)
         if prefix is None:
-            alone = not hasattr(monitor, "rows") and monitor.shared is None
+            alone = not isinstance(monitor, HasRows) and monitor.shared is None
             prefix = "busyguard.{host}.{pid}" if alone else "busyguard.{host}"
         self._prefix = prefix
         self._threadpool = threadpool
