@@ -156,12 +156,32 @@ def test_a_worker_that_cannot_boot_ends_it_as_ever(gunicorn, conf, kind):
     assert "Worker failed to boot" in served.said
 
 
-def test_what_has_no_effect_is_said_once(gunicorn):
-    served = gunicorn("-w2", kind="GuardedSync", slots=4, max_wait=1)
+REFUSING = {"max_queue": 3, "max_wait": 1, "refusal": "gunicorn_app:app", "retry_after": 7}
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "instead"),
+    [
+        ("GuardedSync", {"slots": 4, **REFUSING}, "use GuardedThreads"),
+        ("GuardedGevent", REFUSING, "without BUSYGUARD_SLOTS the guard only counts"),
+        ("GuardedThreads", {"slots": 4}, "--threads is that number"),
+    ],
+)
+def test_what_has_no_effect_is_said_once_with_what_to_do(gunicorn, kind, given, instead):
+    served = gunicorn("-w2", kind=kind, **given)
     served.all_ready(2)
-    said = [line for line in served.errors if "has no effect with GuardedSync" in line]
-    assert len(said) == 2
-    assert all("WARNING" in line for line in said)
+    said = [line for line in served.errors if "has no effect with" in line]
+    assert len(said) == len(given)
+    for name, line in zip(given, said, strict=True):
+        assert f"BUSYGUARD_{name.upper()} has no effect with {kind}: " in line
+        assert "WARNING" in line
+        assert instead in line
+
+
+def test_what_has_its_effect_is_not_said(gunicorn):
+    served = gunicorn("-w1", kind="GuardedGevent", slots=4, **REFUSING)
+    served.all_ready(1)
+    assert "has no effect" not in served.said
 
 
 HOOKS = """

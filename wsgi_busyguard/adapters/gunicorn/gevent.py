@@ -11,12 +11,14 @@ from ...gate import Gate
 from ...gate.gated import holding
 from ...responses import Responses
 from ..front.descriptors import SPARE, Room, bearable, excess, hang_up, in_turn, is_open, overdrawn
-from .worker import Guarded, counting
+from .worker import REFUSING, Guarded, counting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+    from ...options import GuardOptions
 
 
 class GuardedGevent(Guarded, GeventWorker):
@@ -27,6 +29,12 @@ class GuardedGevent(Guarded, GeventWorker):
     """
 
     loop = True
+
+    @classmethod
+    def without(cls, options: GuardOptions) -> dict[str, str]:
+        """Return what has no effect."""
+        reason = "without BUSYGUARD_SLOTS the guard only counts and refuses nothing: set it, too"
+        return dict.fromkeys(REFUSING, reason) if options.slots is None else {}
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)

@@ -53,7 +53,10 @@ PAUSE = 0.02
 class GuardedThreads(Guarded, ThreadWorker):
     """gunicorn's gthread worker with the guard in front of its threads."""
 
-    without = ("slots",)
+    @classmethod
+    def without(cls, options: GuardOptions) -> dict[str, str]:
+        """Return what has no effect."""
+        return {"slots": "the queue is in front of the threads: --threads is that number"}
 
     @classmethod
     def check_config(cls, cfg: Any, log: Any) -> None:

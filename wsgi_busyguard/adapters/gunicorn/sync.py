@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 from gunicorn.workers.sync import SyncWorker
 
 from ...deadlines.environ import stamping
-from .worker import Guarded, counting
+from .worker import REFUSING, Guarded, counting
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
+    from ...options import GuardOptions
     from ..front.progress import Upload
 
 
@@ -23,8 +24,13 @@ class GuardedSync(Guarded, SyncWorker):
     threaded one as soon as there are threads.
     """
 
-    without = ("slots", "max_queue", "max_wait")
     _client: Upload
+
+    @classmethod
+    def without(cls, options: GuardOptions) -> dict[str, str]:
+        """Return what has no effect."""
+        reason = "the queue is in the kernel and nothing can be refused: use GuardedThreads"
+        return dict.fromkeys(("slots", *REFUSING), reason)
 
     def queue(self) -> Any:
         """Return the one place that this worker has."""

@@ -29,7 +29,7 @@ from ..acceptqueue import in_the_kernel
 from ..front.accept_backlog import StandingQueue
 from ..front.progress import Clients
 from .master import Host, judge_options, the_host
-from .options import loaded
+from .options import OPTIONS, loaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -55,6 +55,9 @@ BEHIND = (
     "retry_after",
     "expose_load",
 )
+
+# What only matters where requests are refused.
+REFUSING = ("max_queue", "max_wait", "refusal", "retry_after")
 
 
 class HostLoad:
@@ -124,9 +127,6 @@ class Guarded:
     :ivar standing: knows for how long this worker has taken nobody in who waits in the kernel.
     """
 
-    # What has no effect on a worker of this kind.
-    without: tuple[str, ...] = ()
-
     # Whether the loop that takes connections in is the one that beats.
     loop = False
 
@@ -153,10 +153,15 @@ class Guarded:
             cls.judge(cfg, options)
         except ValueError as error:
             sys.exit(f"busyguard: {error}")
-        for name in cls.without:
-            if getattr(options, name) is not None:
-                told = "BUSYGUARD_%s has no effect with %s", name.upper(), cls.__name__
-                unraised(log.warning, *told)
+        for name, reason in cls.without(options).items():
+            if getattr(options, name) != OPTIONS[name].default:
+                told = OPTIONS[name].variable, cls.__name__, reason
+                unraised(log.warning, "%s has no effect with %s: %s", *told)
+
+    @classmethod
+    def without(cls, options: GuardOptions) -> dict[str, str]:
+        """Return what has no effect on a worker of this kind, with why, and what to do instead."""
+        return {}
 
     @classmethod
     def judge(cls, cfg: Any, options: GuardOptions) -> None:
