@@ -19,12 +19,13 @@ from .gate import Gate
 from .gate.dry_run import DryRun, counted
 from .gate.gated import holding
 from .monitor import Monitor
-from .options import MIDDLEWARE, GuardOptions, taken_by
+from .options import MIDDLEWARE, from_keywords, taken_by
 from .policy import ALWAYS, DAMPED, PATIENCE, limits
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Mapping, Sized
+    from typing import NoReturn
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from .deadlines.client_timeout import Client
     from .load import Adapter
     from .notifier import Listener
+    from .options import GuardOptions
     from .policy import Verdict
     from .responses import Responses
 
@@ -82,10 +84,12 @@ class BusyGuard:
         client_timeout_header: str | None = None,
         push: Iterable[str] | str = (),
         dry_run: bool = False,
+        **others: NoReturn,  # there are none; taken to say why
     ) -> None:
         given = locals()  # every keyword above is one of the list's, which a test sees
         wsgi_app("app", app)
-        options = GuardOptions(**{one.name: given[one.name] for one in taken_by(MIDDLEWARE)})
+        known = {one.name: given[one.name] for one in taken_by(MIDDLEWARE)}
+        options = from_keywords(MIDDLEWARE, {**known, **others})
         _go_together(options)
         self._options = options
         self._in_flight = InFlight(trust_queue_header)
