@@ -2,61 +2,27 @@ from __future__ import annotations
 
 import pytest
 
-from wsgi_busyguard import BusyGuard
 from wsgi_busyguard._support.imported import named
 from wsgi_busyguard.integrations.options import Unknown, from_capitals, from_strings
-from wsgi_busyguard.options import MIDDLEWARE, taken_by
-
-# What an ini file would have for each keyword, and what that is.
-STRINGS = {
-    "slots": ("8", 8),
-    "max_queue": ("inf", float("inf")),
-    "max_wait": ("0.5", 0.5),
-    "ready": ("exact", "exact"),
-    "patience": ("3", 3.0),
-    "check_root": ("false", False),
-    "ready_paths": ("/healthz /readyz", ("/healthz", "/readyz")),
-    "live_paths": ("/alive,/livez", ("/alive", "/livez")),
-    "on_busy": ("builtins:print", print),
-    "on_free": ("builtins.print", print),
-    "refusal": ("wsgiref.simple_server:demo_app", None),
-    "retry_after": ("2", 2),
-    "client_timeout": ("2.5", 2.5),
-    "expose_load": ("On", True),
-    "board": ("/run/shop.board", "/run/shop.board"),
-    "trust_queue_header": ("yes", True),
-    "push": (
-        "unix:/run/haproxy.sock#app/web1 tcp:10.0.0.1:9999#app/web1",
-        ("unix:/run/haproxy.sock#app/web1", "tcp:10.0.0.1:9999#app/web1"),
-    ),
-    "client_timeout_header": ("X-Client-Timeout-Ms", "X-Client-Timeout-Ms"),
-    "dry_run": ("1", True),
-}
 
 
-# What a guard opens when it is made.
-OPENS = ("board", "push")
-
-
-def test_there_is_a_string_for_each_keyword():
-    names = {option.name for option in taken_by(MIDDLEWARE)}
-    assert set(STRINGS) | {"monitor"} == names
-
-
-@pytest.mark.parametrize("name", STRINGS)
-def test_a_string_becomes_what_the_signature_wants(name):
-    text, value = STRINGS[name]
-    converted = from_strings({name: f" {text} "}, "the filter")[name]
-    if value is None:
-        assert callable(converted)
-    else:
-        assert converted == value
-        assert type(converted) is type(value)
-
-
-def test_a_guard_takes_what_the_strings_become():
-    strings = {name: text for name, (text, _) in STRINGS.items() if name not in OPENS}
-    BusyGuard(print, **from_strings(strings, "the filter"))
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("slots", " 8 ", 8),
+        ("max_queue", "inf", float("inf")),
+        ("max_wait", "2", 2.0),
+        ("expose_load", "On", True),
+        ("ready_paths", "/a /b", ("/a", "/b")),
+        ("live_paths", "/a, /b", ("/a", "/b")),
+        ("on_free", "builtins.print", print),
+        ("on_free", "builtins:print", print),
+    ],
+)
+def test_a_string_may_be_written_in_several_ways(name, text, value):
+    read = from_strings({name: text}, "the filter")[name]
+    assert read == value
+    assert type(read) is type(value)
 
 
 def test_an_unknown_name_is_refused_with_the_nearest_right_one():
