@@ -216,7 +216,7 @@ def client(guard, **headers):
 
 
 def hears(guard):
-    return any(heard in one for one in guard.monitor._listeners.values())
+    return any(heard in one for one in guard.monitor._notifier._listeners.values())
 
 
 def old():
