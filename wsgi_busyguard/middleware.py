@@ -86,12 +86,8 @@ class BusyGuard:
         dry_run: bool = False,
         **others: NoReturn,  # there are none; taken to say why
     ) -> None:
-        given = locals()  # every keyword above is one of the list's, which a test sees
         wsgi_app("app", app)
-        known = {one.name: given[one.name] for one in taken_by(MIDDLEWARE)}
-        options = from_keywords(MIDDLEWARE, {**known, **others})
-        _go_together(options)
-        self._options = options
+        self._options = options = _options(locals())
         self._in_flight = InFlight(trust_queue_header)
         self._leftovers = Leftovers()
         self.next_call = NextCall()
@@ -265,6 +261,14 @@ def _responses(options: GuardOptions) -> Responses:
     from .responses import Responses  # WebOb is imported when there is a guard, and not before
 
     return Responses(**options.some("refusal", "retry_after", "expose_load"))
+
+
+def _options(given: Mapping[str, Any]) -> GuardOptions:
+    """Return the options of a guard's arguments, which are the list's, as a test sees."""
+    known = {one.name: given[one.name] for one in taken_by(MIDDLEWARE)}
+    options = from_keywords(MIDDLEWARE, {**known, **given["others"]})
+    _go_together(options)
+    return options
 
 
 def _go_together(options: GuardOptions) -> None:
