@@ -22,7 +22,7 @@ from .checks import LIVE, METHODS, WARNING, Check
 from .policy import DRAINING, PATIENCE, READY_POLICIES, Reason, Verdict, flag, whole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -224,7 +224,7 @@ def _missing(
     return [(name, value) for name, value in marks if name.lower() not in there]
 
 
-def json_answer(shown: dict[str, Any]) -> Answer:
+def json_answer(shown: Mapping[str, object]) -> Answer:
     """Return the answer that shows ``shown``."""
     return _JSON.saying(json.dumps(shown))
 

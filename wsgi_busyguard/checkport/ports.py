@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
     from ..haproxy import Watched
+    from ..load import LoadReport
     from ..responses import Answer
     from .connection import Peer
 
@@ -219,7 +220,7 @@ class CheckApp:
         alive = check.question is not LIVE or self._alive is None or self._alive()
         return self._responses.for_check(check, verdict, accept, alive)
 
-    def shown(self) -> dict[str, Any]:
+    def shown(self) -> LoadReport:
         """Return what ``/load`` shows."""
         shown = look(self._monitor, self.agent, self._ready, self._patience)
         if self._alive is not None:

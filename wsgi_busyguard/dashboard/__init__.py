@@ -21,7 +21,7 @@ from .history import Past, look_at, names_in
 from .html import parts, title
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from ..load import LoadReport
 
 HERE = Path(__file__).parent
 
@@ -48,16 +48,16 @@ class Page:
         """Remember how things are now, for the charts. Once a second."""
         self._past.keep(look_at(self._monitor, now))
 
-    def body(self, shown: Mapping[str, Any]) -> str:
+    def body(self, shown: LoadReport) -> str:
         """Return the page that tells what ``/load`` shows."""
         filled = {"title": escape(title(shown)), **self._parts(shown)}
         return "".join(filled[piece] if n % 2 else piece for n, piece in enumerate(self._pieces))
 
-    def event(self, shown: Mapping[str, Any]) -> str:
+    def event(self, shown: LoadReport) -> str:
         """Return the same for a page that is open already, as JSON."""
         return json.dumps({"title": title(shown), "parts": self._parts(shown)})
 
-    def _parts(self, shown: Mapping[str, Any]) -> dict[str, str]:
+    def _parts(self, shown: LoadReport) -> dict[str, str]:
         names = names_in(shown)
         if names is not None:
             self._past.asking(names)

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..counters import REASONS, KeepsHistory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
+
+    from ..load import LoadReport
 
 # So many looks are kept, one a second: five minutes.
 KEPT = 300
@@ -92,12 +94,12 @@ def look_at(monitor: Any, at: float) -> Look:
     return look._replace(served=counts.served, refused=counts.refused, dropped=counts.dropped)
 
 
-def look_in(shown: Mapping[str, Any], at: float) -> Look:
+def look_in(shown: LoadReport, at: float) -> Look:
     """Return the look in what ``/load`` shows."""
     checks = shown.get("checks")
     asked = None if checks is None else sum(check["count"] for check in checks)
-    figures = [shown[key] for key in ("queued", "active", "capacity", "delay")]
-    look = Look(at, *figures)._replace(asked=asked, balancers=names_in(shown))
+    look = Look(at, shown["queued"], shown["active"], shown["capacity"], shown["delay"])
+    look = look._replace(asked=asked, balancers=names_in(shown))
     counts = shown.get("counts")
     if not counts:
         return look
@@ -105,7 +107,7 @@ def look_in(shown: Mapping[str, Any], at: float) -> Look:
     return look._replace(served=counts["served"], refused=refused, dropped=counts["dropped"])
 
 
-def names_in(shown: Mapping[str, Any]) -> frozenset[str] | None:
+def names_in(shown: LoadReport) -> frozenset[str] | None:
     """Return the names of the balancers that ask, if there is an agent for them to ask."""
     balancers = shown.get("balancers")
     return None if balancers is None else frozenset(one["name"] for one in balancers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 from time import gmtime, strftime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..policy import DRAINING, share
 from .formatting import DASH, grouped, many, of, plain, span
@@ -13,11 +13,11 @@ from .processes import READY, STALLED, row_word, word
 from .sentences import sentences, summary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
+    from ..load import LoadReport, TimeFigures
     from .history import Look
 
-    Shown = Mapping[str, Any]
 
 KNOWN = ("free", "busy", "draining", "absent", STALLED)
 
@@ -39,7 +39,7 @@ PROCESS_HEADS = (
 )
 
 
-def parts(shown: Shown, looks: Sequence[Look]) -> dict[str, str]:
+def parts(shown: LoadReport, looks: Sequence[Look]) -> dict[str, str]:
     """Return the parts of the page by their ids.
 
     :param shown: what ``/load`` shows.
@@ -56,12 +56,12 @@ def parts(shown: Shown, looks: Sequence[Look]) -> dict[str, str]:
     }
 
 
-def title(shown: Shown) -> str:
+def title(shown: LoadReport) -> str:
     """Return what the browser's tab says: the state first, for there is little room."""
     return f"{word(shown)} \N{MIDDLE DOT} busyguard"
 
 
-def _state(shown: Shown) -> str:
+def _state(shown: LoadReport) -> str:
     said = word(shown)
     kind = said if said in KNOWN else "busy"
     return (
@@ -70,12 +70,12 @@ def _state(shown: Shown) -> str:
     )
 
 
-def _said(shown: Shown, looks: Sequence[Look]) -> str:
+def _said(shown: LoadReport, looks: Sequence[Look]) -> str:
     items = [f'<li class="{s.kind}">{escape(s.text)}</li>' for s in sentences(shown, looks)]
     return f"<ul>{''.join(items)}</ul>" if items else ""
 
 
-def _processes(shown: Shown) -> str:
+def _processes(shown: LoadReport) -> str:
     rows = shown.get("processes")
     if rows is None:
         return ""
@@ -118,7 +118,7 @@ def _bar(part: int, whole: int | None) -> str:
     )
 
 
-def _changes(shown: Shown) -> str:
+def _changes(shown: LoadReport) -> str:
     changes = shown.get("changes")
     if changes is None:
         return ""
@@ -143,7 +143,7 @@ def _changes(shown: Shown) -> str:
     return _section("Changes of the state", text + (_table(heads, body, 2) if body else ""))
 
 
-def _balancers(shown: Shown) -> str:
+def _balancers(shown: LoadReport) -> str:
     balancers = shown.get("balancers")
     if balancers is None:
         return ""
@@ -158,7 +158,7 @@ def _balancers(shown: Shown) -> str:
     return _section(name, _share(shown) + _table(heads, body, 1))
 
 
-def _share(shown: Shown) -> str:
+def _share(shown: LoadReport) -> str:
     """Return what the balancers are told, as far as can be known without being one."""
     capacity = shown["capacity"]
     if capacity is None:
@@ -169,12 +169,12 @@ def _share(shown: Shown) -> str:
     return f"<p>Each may have up to {most} here at once, fewer while others fill the server.</p>"
 
 
-def _counts(shown: Shown) -> str:
+def _counts(shown: LoadReport) -> str:
     tables = f'<div class="beside">{_requests(shown)}{_checks(shown)}</div>'
     return _section("Counted since the start", tables + _reads(shown))
 
 
-def _requests(shown: Shown) -> str:
+def _requests(shown: LoadReport) -> str:
     counts = shown.get("counts")
     if not counts:
         return "<p>Requests are not counted here: the guard is no gate.</p>"
@@ -189,12 +189,12 @@ def _requests(shown: Shown) -> str:
     return _table(("requests", ""), body, 1)
 
 
-def _mean(times: Mapping[str, Any]) -> str:
+def _mean(times: TimeFigures) -> str:
     count = sum(times["counts"])
     return span(times["total"] / count) if count else DASH
 
 
-def _checks(shown: Shown) -> str:
+def _checks(shown: LoadReport) -> str:
     checks = [check for check in shown.get("checks", ()) if check["count"]]
     body = [
         [
@@ -209,7 +209,7 @@ def _checks(shown: Shown) -> str:
     return "<p>Nobody has asked whether it is ready.</p>" if "checks" in shown else ""
 
 
-def _reads(shown: Shown) -> str:
+def _reads(shown: LoadReport) -> str:
     reads = shown.get("reads")
     return "" if reads is None else f"<p>The figures are those of <code>{escape(reads)}</code>.</p>"
 

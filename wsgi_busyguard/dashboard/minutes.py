@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .charts import chart
 from .formatting import DASH, grouped, of, span
@@ -10,12 +10,13 @@ from .history import rates
 from .processes import STALLED, word
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
+    from ..load import LoadReport
     from .history import Look
 
 
-def minutes(shown: Mapping[str, Any], looks: Sequence[Look]) -> str:
+def minutes(shown: LoadReport, looks: Sequence[Look]) -> str:
     """Return the charts, the oldest look on the left."""
     if not looks:
         return ""
@@ -58,10 +59,10 @@ def minutes(shown: Mapping[str, Any], looks: Sequence[Look]) -> str:
     return "".join(drawn)
 
 
-def _now(shown: Mapping[str, Any], last: Look) -> Look:
+def _now(shown: LoadReport, last: Look) -> Look:
     """Return the last look as it would be now, of the very instant that all the page tells of."""
     delay = None if word(shown) == STALLED else shown["delay"]
-    queued, active, capacity = (shown[key] for key in ("queued", "active", "capacity"))
+    queued, active, capacity = shown["queued"], shown["active"], shown["capacity"]
     return last._replace(queued=queued, active=active, capacity=capacity, delay=delay)
 
 

@@ -5,14 +5,15 @@ Figures in, words out; see ``sentences.py``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..policy import ABSENT, DRAINING
 from .formatting import many, span
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
+    from ..load import LoadReport, ProcessFigures
     from .history import Look
 
 FREE, BUSY, STALLED = "free", "busy", "stalled"
@@ -31,13 +32,13 @@ MANY = 0.5
 NAMED = 3
 
 
-def word(shown: Mapping[str, Any]) -> str:
+def word(shown: LoadReport) -> str:
     """Return the state in a word: one more than a check is told, for processes that are stuck."""
     state = str(shown["state"])
     return STALLED if state in (FREE, BUSY) and shown.get("alive") is False else state
 
 
-def row_word(row: Mapping[str, Any], shown: Mapping[str, Any]) -> str:
+def row_word(row: ProcessFigures, shown: LoadReport) -> str:
     """Return the state of a process in a word; it says none itself when it is stuck."""
     state = str(row["state"])
     if state != READY:
@@ -46,7 +47,7 @@ def row_word(row: Mapping[str, Any], shown: Mapping[str, Any]) -> str:
     return STALLED if stuck else state
 
 
-def absent(shown: Mapping[str, Any], _: Sequence[Look]) -> str | None:
+def absent(shown: LoadReport, _: Sequence[Look]) -> str | None:
     """Say that none has been there to serve for a while."""
     if shown["state"] != ABSENT:
         return None
@@ -55,19 +56,19 @@ def absent(shown: Mapping[str, Any], _: Sequence[Look]) -> str | None:
     return f"No process is there to serve: does the app start at all? See the server's log.{soon}"
 
 
-def empty(shown: Mapping[str, Any], _: Sequence[Look]) -> str | None:
+def empty(shown: LoadReport, _: Sequence[Look]) -> str | None:
     """Say that none is there, as checks do not yet."""
     if shown["state"] in (ABSENT, DRAINING) or not deserted(shown):
         return None
     return "No process is there to serve. Checks will say so, if none comes in a moment."
 
 
-def deserted(shown: Mapping[str, Any]) -> bool:
+def deserted(shown: LoadReport) -> bool:
     """Return whether there is no process at all now."""
     return shown.get("processes") == [] and shown["capacity"] is None and not shown["active"]
 
 
-def stalled(shown: Mapping[str, Any], _: Sequence[Look]) -> str | None:
+def stalled(shown: LoadReport, _: Sequence[Look]) -> str | None:
     """Say that none makes progress."""
     if word(shown) != STALLED:
         return None
@@ -79,12 +80,12 @@ def stalled(shown: Mapping[str, Any], _: Sequence[Look]) -> str | None:
     )
 
 
-def ready(shown: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def ready(shown: LoadReport) -> list[ProcessFigures]:
     """Return those that say they are ready."""
     return [row for row in shown.get("processes", ()) if row["state"] == READY]
 
 
-def held(shown: Mapping[str, Any]) -> bool:
+def held(shown: LoadReport) -> bool:
     """Return whether it is processes that make no progress which keep requests in the app."""
     rows = ready(shown)
     moving = [row for row in rows if row_word(row, shown) != STALLED]
@@ -92,21 +93,21 @@ def held(shown: Mapping[str, Any]) -> bool:
     return len(moving) < len(rows) and sum(row["active"] for row in moving) < MANY * room
 
 
-def silent(shown: Mapping[str, Any], _: Sequence[Look]) -> str | None:
+def silent(shown: LoadReport, _: Sequence[Look]) -> str | None:
     """Say which make no progress, where others do."""
     silent = [row for row in ready(shown) if row_word(row, shown) == STALLED]
     if not silent or word(shown) == STALLED:
         return None
-    silent.sort(key=lambda row: -row["beat"])
+    silent.sort(key=lambda row: -(row["beat"] or 0.0))
     names = ", ".join(str(row["pid"]) for row in silent[:NAMED])
     more = f" and {len(silent) - NAMED} more" if len(silent) > NAMED else ""
     if len(silent) == 1:
         return f"Process {names} has made no progress for {span(silent[0]['beat'])}."
-    least = min(row["beat"] for row in silent)
+    least = min(row["beat"] or 0.0 for row in silent)
     return f"Processes {names}{more} have made no progress for {span(least)} and longer."
 
 
-def uneven(shown: Mapping[str, Any], _: Sequence[Look]) -> str | None:
+def uneven(shown: LoadReport, _: Sequence[Look]) -> str | None:
     """Say that some have too much to do and others too little."""
     rows = [row for row in ready(shown) if row_word(row, shown) == READY]
     behind = [row for row in rows if row["queued"] and row["waited"] >= LONG]
@@ -120,7 +121,7 @@ def uneven(shown: Mapping[str, Any], _: Sequence[Look]) -> str | None:
     return f"{queued} {waits} in {where} while {threads} idle in others."
 
 
-def coming_and_going(shown: Mapping[str, Any], _: Sequence[Look]) -> str | None:
+def coming_and_going(shown: LoadReport, _: Sequence[Look]) -> str | None:
     """Say how many start and stop."""
     if shown["state"] in (ABSENT, DRAINING):
         return None

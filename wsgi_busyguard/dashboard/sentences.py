@@ -6,7 +6,7 @@ guesses at the cause, it asks. Nothing here reads a clock or knows where the fig
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..load import LAG_BUSY
 from ..policy import ABSENT, DRAINING, Reason
@@ -30,11 +30,12 @@ from .processes import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
+    from ..load import LoadReport
     from .history import Look
 
-    Rule = Callable[[Mapping[str, Any], Sequence[Look]], "str | None"]
+    Rule = Callable[[LoadReport, Sequence[Look]], "str | None"]
 
 WRONG, NOTE, WELL = "wrong", "note", "well"
 
@@ -57,7 +58,7 @@ class Sentence(NamedTuple):
     text: str
 
 
-def sentences(shown: Mapping[str, Any], looks: Sequence[Look] = ()) -> list[Sentence]:
+def sentences(shown: LoadReport, looks: Sequence[Look] = ()) -> list[Sentence]:
     """Return what there is to say, what is wrong first.
 
     :param shown: what ``/load`` shows.
@@ -69,7 +70,7 @@ def sentences(shown: Mapping[str, Any], looks: Sequence[Look] = ()) -> list[Sent
     return said
 
 
-def summary(shown: Mapping[str, Any]) -> str:
+def summary(shown: LoadReport) -> str:
     """Return the figures that matter most, and what balancers make of them, in a sentence."""
     queued, delay = shown["queued"], shown["delay"]
     waits = "nobody waits" if not queued else f"{many(queued, 'request')} waiting"
@@ -83,12 +84,12 @@ def summary(shown: Mapping[str, Any]) -> str:
     return f"{inside} in the app, {waits}{late}. Balancers are told: {answer}."
 
 
-def _all_well(shown: Mapping[str, Any]) -> str:
+def _all_well(shown: LoadReport) -> str:
     queued = shown["queued"]
     return "Nothing is wrong." if not queued else "Nothing is wrong: the queue is moving."
 
 
-def _draining(shown: Mapping[str, Any], _: Sequence[Look]) -> str | None:
+def _draining(shown: LoadReport, _: Sequence[Look]) -> str | None:
     if shown["state"] != DRAINING:
         return None
     left = shown["active"] + shown["queued"]
@@ -96,7 +97,7 @@ def _draining(shown: Mapping[str, Any], _: Sequence[Look]) -> str | None:
     return f"The server is shutting down: {rest}. New ones should go elsewhere."
 
 
-def _stuck(shown: Mapping[str, Any], looks: Sequence[Look]) -> str | None:
+def _stuck(shown: LoadReport, looks: Sequence[Look]) -> str | None:
     if word(shown) == STALLED:
         return None  # then nothing comes out of anywhere
     usual = _usual(shown)
@@ -117,7 +118,7 @@ def _stuck(shown: Mapping[str, Any], looks: Sequence[Look]) -> str | None:
     return None
 
 
-def _usual(shown: Mapping[str, Any]) -> float | None:
+def _usual(shown: LoadReport) -> float | None:
     """Return the seconds that requests took which have come back."""
     counts = shown.get("counts")
     if not counts:
@@ -127,7 +128,7 @@ def _usual(shown: Mapping[str, Any]) -> float | None:
     return float(times["total"]) / served if served else None
 
 
-def _slow(shown: Mapping[str, Any], looks: Sequence[Look]) -> str | None:
+def _slow(shown: LoadReport, looks: Sequence[Look]) -> str | None:
     """Where nobody counts what comes back, the age of what is inside is all there is."""
     service, idle = shown.get("service"), shown["idle"]
     counted = bool(looks) and looks[-1].served is not None
@@ -136,7 +137,7 @@ def _slow(shown: Mapping[str, Any], looks: Sequence[Look]) -> str | None:
     return f"Every thread is in the app and a request takes {span(service)}: the outside service?"
 
 
-def _queue(shown: Mapping[str, Any], looks: Sequence[Look]) -> str | None:
+def _queue(shown: LoadReport, looks: Sequence[Look]) -> str | None:
     if shown["state"] != BUSY or not shown["queued"]:
         return None
     # Not one request's wait: those who wait may have given up and been replaced meanwhile.
@@ -145,13 +146,13 @@ def _queue(shown: Mapping[str, Any], looks: Sequence[Look]) -> str | None:
     return f"{many(shown['queued'], 'request')} {verb} for a thread{since}."
 
 
-def _full(shown: Mapping[str, Any], _: Sequence[Look]) -> str | None:
+def _full(shown: LoadReport, _: Sequence[Look]) -> str | None:
     if word(shown) != BUSY or shown["queued"] or (shown.get("lag") or 0.0) >= LAG_BUSY:
         return None
     return "Every thread is in the app, and nobody waits: the queue has just gone."
 
 
-def _late(shown: Mapping[str, Any], _: Sequence[Look]) -> str | None:
+def _late(shown: LoadReport, _: Sequence[Look]) -> str | None:
     lag = shown.get("lag") or 0.0
     if lag < LAG_BUSY:
         return None
@@ -162,7 +163,7 @@ def _late(shown: Mapping[str, Any], _: Sequence[Look]) -> str | None:
     return f"The server takes new connections in {span(lag)} late: {why}."
 
 
-def _refused(shown: Mapping[str, Any], looks: Sequence[Look]) -> str | None:
+def _refused(shown: LoadReport, looks: Sequence[Look]) -> str | None:
     recent = lately(looks)
     if recent is None or not any(recent.refused.values()):
         return None
@@ -191,7 +192,7 @@ def _within(seconds: float) -> str:
     return "the last minute" if seconds > 55 else f"the last {span(max(1, round(seconds)))}"
 
 
-def _left(shown: Mapping[str, Any], looks: Sequence[Look]) -> str | None:
+def _left(shown: LoadReport, looks: Sequence[Look]) -> str | None:
     recent = lately(looks)
     if recent is None or not recent.dropped:
         return None
@@ -199,7 +200,7 @@ def _left(shown: Mapping[str, Any], looks: Sequence[Look]) -> str | None:
     return f"{clients} left in {_within(recent.seconds)} before being served."
 
 
-def _restless(shown: Mapping[str, Any], _: Sequence[Look]) -> str | None:
+def _restless(shown: LoadReport, _: Sequence[Look]) -> str | None:
     at = shown["at"]
     recent = [c for c in shown.get("changes", ()) if 0 <= at - c["at"] <= 60]
     if len(recent) < RESTLESS:
@@ -207,7 +208,7 @@ def _restless(shown: Mapping[str, Any], _: Sequence[Look]) -> str | None:
     return f"The state has changed {len(recent)} times in the last minute, between free and busy."
 
 
-def _unasked(shown: Mapping[str, Any], looks: Sequence[Look]) -> str | None:
+def _unasked(shown: LoadReport, looks: Sequence[Look]) -> str | None:
     recent = lately(looks)
     if recent is None or recent.seconds < 55 or looks[-1].asked is None:
         return None
@@ -216,12 +217,12 @@ def _unasked(shown: Mapping[str, Any], looks: Sequence[Look]) -> str | None:
     return "Nobody has asked for the state in the last minute: does a balancer check this server?"
 
 
-def _no_balancer(shown: Mapping[str, Any], looks: Sequence[Look]) -> str | None:
+def _no_balancer(shown: LoadReport, looks: Sequence[Look]) -> str | None:
     lost = None if shown.get("balancers") else _balancers_gone(looks)
     return f"No balancer asks the agent any more: {lost}" if lost else None
 
 
-def _fewer_balancers(shown: Mapping[str, Any], looks: Sequence[Look]) -> str | None:
+def _fewer_balancers(shown: LoadReport, looks: Sequence[Look]) -> str | None:
     lost = _balancers_gone(looks) if shown.get("balancers") else None
     return f"Balancers that no longer ask the agent: {lost}" if lost else None
 
@@ -235,7 +236,7 @@ def _balancers_gone(looks: Sequence[Look]) -> str | None:
     return f"{names}{more}."
 
 
-def _unlimited(shown: Mapping[str, Any], _: Sequence[Look]) -> str | None:
+def _unlimited(shown: LoadReport, _: Sequence[Look]) -> str | None:
     if shown["capacity"] is not None or shown["state"] == ABSENT or deserted(shown):
         return None
     if shown.get("processes"):

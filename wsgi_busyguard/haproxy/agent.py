@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ..policy import share
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..load import Load
+    from ..load import BalancerFigures, Load
     from ..policy import Verdict
 
 # HAProxy's default agent-inter, taken for the period of a balancer until it is known.
@@ -160,7 +160,7 @@ class Agent:
         balancers = min(len(others) + 1 + beside, MOST_BALANCERS)
         return b"up maxconn:%d\n" % (self._limit.share(load, balancers, now) or 1)
 
-    def balancers(self) -> list[dict[str, Any]]:
+    def balancers(self) -> list[BalancerFigures]:
         """Return the balancers that ask, with how many seconds ago, and their periods.
 
         The only method for any thread.

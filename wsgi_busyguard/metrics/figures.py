@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from ..board.row import HasRows
 from ..counters import BOUNDS, CHECKS, REASONS, SECOND, Counters, KeepsHistory
@@ -23,15 +23,25 @@ from ..monitor import ReadsSeveral
 from ..policy import DAMPED, DRAINING, PATIENCE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from ..board.row import Row
     from ..counters import Change
-    from ..load import Load
+    from ..load import (
+        ChangeFigures,
+        CountFigures,
+        Load,
+        LoadFigures,
+        LoadReport,
+        ProcessFigures,
+        StateFigures,
+        TimeFigures,
+    )
 
-    Shown = Mapping[str, Any]
+    TimeKey = Literal["service_time", "queue_time"]
+    ProcessKey = Literal["queued", "active", "capacity", "beat"]
     Samples = Iterable[tuple[tuple[str, ...], float]]
-    Read = Callable[[Shown], Iterable[tuple[tuple[str, ...], Any]]]
+    Read = Callable[[LoadReport], Iterable[tuple[tuple[str, ...], Any]]]
 
 VERSION = 1
 
@@ -77,7 +87,7 @@ class Figure(NamedTuple):
 
 def look(
     monitor: Any, agent: Any = None, ready: str = DAMPED, patience: float = PATIENCE
-) -> dict[str, Any]:
+) -> LoadReport:
     """Return every figure, as ``/load`` shows them.
 
     :param monitor: a :class:`~wsgi_busyguard.Monitor`, or what watches several processes.
@@ -85,49 +95,46 @@ def look(
     :param ready: the policy that ``ready`` follows; ``patience`` is for it.
     """
     verdict = monitor.check(ready, patience, count=False)
-    shown = {
+    state: StateFigures = {
         "version": VERSION,
         "at": round(time.time(), 3),
         "state": verdict.word,
         "ready": verdict.ready,
         **of_load(verdict.load),
     }
+    shown = cast("LoadReport", state)  # the rest is added as far as it is known
     if hasattr(monitor, "adapter"):
         shown["reads"] = repr(monitor.adapter)
     _look_back(monitor, shown)
     if agent is not None:
         shown["balancers"] = agent.balancers()
-    shown["processes"] = _rows(monitor, shown)
+    shown["processes"] = _rows(monitor, shown, verdict.load)
     return shown
 
 
-def _rows(monitor: Any, shown: Shown) -> list[dict[str, Any]]:
+def _rows(monitor: Any, shown: LoadReport, load: Load) -> list[ProcessFigures]:
     """Return a row for each process: of a board, or of this one alone."""
     shared = monitor.shared if isinstance(monitor, ReadsSeveral) else None
     several = monitor if isinstance(monitor, HasRows) else shared
     if isinstance(several, HasRows):
         return [_of_row(row) for row in several.rows()]
-    counts = shown.get("counts") or {}
-    refused = counts.get("refused")
+    counts = shown.get("counts")
     return [
         {
             "pid": os.getpid(),
             "slot": 0,
             "state": "stopping" if monitor.draining else "ready",
-            **{key: shown[key] for key in LOAD},
+            **of_load(load),
             "beat": None,
-            "admitted": counts.get("admitted"),
-            "served": counts.get("served"),
-            "refused": None if refused is None else sum(refused.values()),
-            "dropped": counts.get("dropped"),
+            "admitted": counts and counts["admitted"],
+            "served": counts and counts["served"],
+            "refused": counts and sum(counts["refused"].values()),
+            "dropped": counts and counts["dropped"],
         }
     ]
 
 
-LOAD = ("queued", "active", "capacity", "delay", "idle", "waited", "service", "lag")
-
-
-def of_load(load: Load) -> dict[str, Any]:
+def of_load(load: Load) -> LoadFigures:
     """Return the figures of a load, times in seconds."""
     delay = load.delay
     return {
@@ -142,7 +149,7 @@ def of_load(load: Load) -> dict[str, Any]:
     }
 
 
-def _look_back(monitor: Any, shown: dict[str, Any]) -> None:
+def _look_back(monitor: Any, shown: LoadReport) -> None:
     """Show what has been, as far as the monitor remembers."""
     if not isinstance(monitor, KeepsHistory):
         return
@@ -157,7 +164,7 @@ def _look_back(monitor: Any, shown: dict[str, Any]) -> None:
     ]
 
 
-def _of_counts(counts: Counters | None) -> dict[str, Any] | None:
+def _of_counts(counts: Counters | None) -> CountFigures | None:
     if counts is None:
         return None
     reasons = [reason.value for reason in REASONS]
@@ -171,11 +178,11 @@ def _of_counts(counts: Counters | None) -> dict[str, Any] | None:
     }
 
 
-def _of_times(counts: Sequence[int], total_ns: int) -> dict[str, Any]:
+def _of_times(counts: Sequence[int], total_ns: int) -> TimeFigures:
     return {"bounds": BOUNDS, "counts": counts, "total": total_ns / SECOND}
 
 
-def _of_change(change: Change) -> dict[str, Any]:
+def _of_change(change: Change) -> ChangeFigures:
     lasted = change.lasted
     return {
         "state": change.state.value,
@@ -185,7 +192,7 @@ def _of_change(change: Change) -> dict[str, Any]:
     }
 
 
-def _of_row(row: Row) -> dict[str, Any]:
+def _of_row(row: Row) -> ProcessFigures:
     return {
         "pid": row.pid,
         "slot": row.slot,
@@ -199,15 +206,15 @@ def _of_row(row: Row) -> dict[str, Any]:
     }
 
 
-def _plain(key: str) -> Callable[[Shown], Samples]:
-    def read(shown: Shown) -> Samples:
-        value = shown.get(key)
+def _plain(key: str) -> Callable[[LoadReport], Samples]:
+    def read(shown: LoadReport) -> Samples:
+        value: Any = shown.get(key)
         return [] if value is None else [((), value)]
 
     return read
 
 
-def _busy(shown: Shown) -> Samples:
+def _busy(shown: LoadReport) -> Samples:
     """Whether the state is busy, also while a server that drains says so instead."""
     transitions = shown.get("transitions")
     if transitions is None:
@@ -215,52 +222,53 @@ def _busy(shown: Shown) -> Samples:
     return [((), int(transitions["busy"] > transitions["free"]))]
 
 
-def _ready(shown: Shown) -> Samples:
+def _ready(shown: LoadReport) -> Samples:
     return [((), int(shown["ready"]))]
 
 
-def _draining(shown: Shown) -> Samples:
+def _draining(shown: LoadReport) -> Samples:
     return [((), int(shown["state"] == DRAINING))]
 
 
-def _counted(key: str) -> Callable[[Shown], Samples]:
-    def read(shown: Shown) -> Samples:
+def _counted(key: Literal["admitted", "served", "dropped"]) -> Callable[[LoadReport], Samples]:
+    def read(shown: LoadReport) -> Samples:
         counts = shown.get("counts")
         return [] if counts is None else [((), counts[key])]
 
     return read
 
 
-def _times(key: str) -> Callable[[Shown], Iterable[tuple[tuple[str, ...], Times]]]:
-    def read(shown: Shown) -> Iterable[tuple[tuple[str, ...], Times]]:
+def _times(key: TimeKey) -> Callable[[LoadReport], Iterable[tuple[tuple[str, ...], Times]]]:
+    def read(shown: LoadReport) -> Iterable[tuple[tuple[str, ...], Times]]:
         counts = shown.get("counts")
         return [] if counts is None else [((), Times(**counts[key]))]
 
     return read
 
 
-def _refused(shown: Shown) -> Samples:
+def _refused(shown: LoadReport) -> Samples:
     counts = shown.get("counts")
     return [] if counts is None else [((why,), n) for why, n in counts["refused"].items()]
 
 
-def _transitions(shown: Shown) -> Samples:
-    return [((to,), n) for to, n in shown.get("transitions", {}).items()]
+def _transitions(shown: LoadReport) -> Samples:
+    times = shown.get("transitions")
+    return [] if times is None else [(("busy",), times["busy"]), (("free",), times["free"])]
 
 
-def _checks(shown: Shown) -> Samples:
+def _checks(shown: LoadReport) -> Samples:
     return [
         ((check["policy"], check["answer"], "200" if check["ready"] else "503"), check["count"])
         for check in shown.get("checks", ())
     ]
 
 
-def _balancers(shown: Shown) -> Samples:
+def _balancers(shown: LoadReport) -> Samples:
     asking = shown.get("balancers")
     return [] if asking is None else [((), len(asking))]
 
 
-def _processes(shown: Shown) -> Samples:
+def _processes(shown: LoadReport) -> Samples:
     rows = shown.get("processes")
     if rows is None:
         return []
@@ -268,10 +276,10 @@ def _processes(shown: Shown) -> Samples:
     return [((state,), states.count(state)) for state in ("starting", "ready", "stopping")]
 
 
-def _each(key: str) -> Callable[[Shown], Samples]:
-    def read(shown: Shown) -> Samples:
+def _each(key: ProcessKey) -> Callable[[LoadReport], Samples]:
+    def read(shown: LoadReport) -> Samples:
         rows = shown.get("processes", ())
-        return [((str(row["slot"]),), row[key]) for row in rows if row[key] is not None]
+        return [((str(row["slot"]),), n) for row in rows if (n := row[key]) is not None]
 
     return read
 
@@ -283,16 +291,16 @@ def _gauge(
 
 
 def _counter(
-    name: str, says: str, read: Read | None = None, labels: tuple[str, ...] = (), unit: str = NONE
+    name: str, says: str, read: Read, labels: tuple[str, ...] = (), unit: str = NONE
 ) -> Figure:
-    return Figure(name, COUNTER, unit, says, labels, read or _counted(name))
+    return Figure(name, COUNTER, unit, says, labels, read)
 
 
-def _histogram(name: str, says: str) -> Figure:
+def _histogram(name: TimeKey, says: str) -> Figure:
     return Figure(name, HISTOGRAM, TIME, says, (), _times(name))
 
 
-def _of_each(name: str, says: str, unit: str) -> Figure:
+def _of_each(name: ProcessKey, says: str, unit: str) -> Figure:
     """Return the figure of each process that is called ``process_`` and a key of its row."""
     return _gauge(f"process_{name}", says, unit, _each(name), ("slot",))
 
@@ -309,15 +317,17 @@ FIGURES = (
     _gauge("is_draining", "1 while the server is shutting down, else 0.", read=_draining),
     _counter("busy", "Time in the state busy.", _plain("busy_seconds"), unit=TIME),
     _counter("transitions", "Changes of the state, by the state entered.", _transitions, ("to",)),
-    _counter("admitted", "Requests that got a slot."),
-    _counter("served", "Requests that the app is done with."),
+    _counter("admitted", "Requests that got a slot.", _counted("admitted")),
+    _counter("served", "Requests that the app is done with.", _counted("served")),
     _counter(
         "refused",
         "Requests refused; queue-age: expired, having waited long.",
         _refused,
         ("reason",),
     ),
-    _counter("dropped", "Requests whose client left before the app was called."),
+    _counter(
+        "dropped", "Requests whose client left before the app was called.", _counted("dropped")
+    ),
     _counter(
         "checks", "Ready checks answered, by the policy and the answer.", _checks, CHECK_LABELS
     ),

@@ -12,11 +12,13 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from ..board.row import HasRows
-from .figures import COUNTER, FIGURES, GAUGE, HISTOGRAM, TIME, Figure
+from .figures import COUNTER, FIGURES, GAUGE, HISTOGRAM, TIME, Figure, Times
 from .sender import SEND_SECONDS, Sender
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
+
+    from ..load import LoadKey, LoadReport
 
 # Seconds in which a daemon has to take a connection, and then what is sent.
 WITHIN = 5.0
@@ -29,7 +31,12 @@ _OTHERS = re.compile(r"[^A-Za-z0-9_-]+")
 
 # The four figures of the thread pool of 2013, by their names then: threads at work, requests in its
 # queue, threads that wait for one, and threads.
-THREADPOOL = {"working": "active", "queue": "queued", "waiters": "idle", "threads": "capacity"}
+THREADPOOL: dict[str, LoadKey] = {
+    "working": "active",
+    "queue": "queued",
+    "waiters": "idle",
+    "threads": "capacity",
+}
 
 
 def part(text: str) -> str:
@@ -37,7 +44,7 @@ def part(text: str) -> str:
     return _OTHERS.sub("_", text).strip("_") or "_"
 
 
-def flat(shown: Mapping[str, Any], threadpool: str = "") -> Iterator[tuple[str, str, float]]:
+def flat(shown: LoadReport, threadpool: str = "") -> Iterator[tuple[str, str, float]]:
     """Yield each value with its path and its kind, a gauge or a counter.
 
     A histogram is the counters of its buckets, ``le_0_25`` and so on, each with all that are below
@@ -55,8 +62,9 @@ def flat(shown: Mapping[str, Any], threadpool: str = "") -> Iterator[tuple[str, 
                 yield path, figure.kind, value
     if threadpool:
         for name, key in THREADPOOL.items():
-            if shown[key] is not None:
-                yield f"{threadpool}.{name}", GAUGE, shown[key]
+            value = shown[key]
+            if value is not None:
+                yield f"{threadpool}.{name}", GAUGE, value
 
 
 def _path(name: str, figure: Figure, labels: Iterable[str]) -> str:
@@ -66,7 +74,7 @@ def _path(name: str, figure: Figure, labels: Iterable[str]) -> str:
     return ".".join([name, *parts])
 
 
-def _parts(times: Any) -> Iterator[tuple[str, float]]:
+def _parts(times: Times) -> Iterator[tuple[str, float]]:
     below = 0
     for bound, count in zip(times.bounds, times.counts, strict=False):
         below += count
@@ -126,7 +134,7 @@ class Graphite(_Named):
 
     _connection: socket.socket | None = None
 
-    def send(self, shown: Mapping[str, Any]) -> None:
+    def send(self, shown: LoadReport) -> None:
         """Send these figures, on a new connection if there is none or it has been closed."""
         begins, at = self.prefix, int(shown["at"])
         lines = [f"{begins}.{path} {n:.9g} {at}\n" for path, _, n in flat(shown, self._threadpool)]
@@ -154,7 +162,7 @@ class StatsD(_Named):
         super()._renew()
         self._before: dict[str, float] = {}
 
-    def send(self, shown: Mapping[str, Any]) -> None:
+    def send(self, shown: LoadReport) -> None:
         """Send these figures; of counters nothing at first, for what they stood at was before."""
         lines, after = [], {}
         begins = self.prefix

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 from .figures import COUNTER, FIGURES, GAUGE, HISTOGRAM, REQUESTS, TIME, Figure, look
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
     from opentelemetry.metrics import CallbackOptions, Meter, Observation
+
+    from ..load import LoadReport
 
 # Units as the semantic conventions have them (UCUM, with annotations in braces).
 UNITS = {REQUESTS: "{request}", TIME: "s"}
@@ -92,13 +94,13 @@ class _Looking:
     def __init__(self, monitor: Any, agent: Any) -> None:
         self._monitor = monitor
         self._agent = agent
-        self._shown: Mapping[str, Any] = {}
+        self._shown: LoadReport | None = None
         self._at = -SAME
 
-    def __call__(self) -> Mapping[str, Any]:
+    def __call__(self) -> LoadReport | None:
         now = time.monotonic()
         if now - self._at >= SAME:
             self._at = now
             leads = self._monitor.is_leader()
-            self._shown = look(self._monitor, self._agent) if leads else {}
+            self._shown = look(self._monitor, self._agent) if leads else None
         return self._shown

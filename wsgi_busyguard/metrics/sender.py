@@ -16,7 +16,7 @@ from ..policy import DAMPED, PATIENCE, seconds
 from .figures import look
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from ..load import LoadReport
 
 # What Graphite keeps at its finest by default, and when statsd flushes.
 SEND_SECONDS = 10.0
@@ -69,7 +69,7 @@ class Sender:
         """Send no more. Waits for nobody."""
         self._sending.stop()
 
-    def send(self, shown: Mapping[str, Any]) -> None:
+    def send(self, shown: LoadReport) -> None:
         """Send these figures; :exc:`OSError` if that fails."""
         raise NotImplementedError
 

@@ -6,12 +6,14 @@ out; what is not of this form is a ValueError, and what is not known here is lef
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ...dashboard.formatting import plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from ...load import LoadReport
 
     Kind = Callable[[Any], Any]
 
@@ -27,7 +29,7 @@ MOST_ROWS = 4096
 NEEDED = {"state", "ready", "at", "queued", "active", "capacity", "delay", "idle"}
 
 
-def understood(value: Any) -> dict[str, Any]:
+def understood(value: Any) -> LoadReport:
     """Return what can be shown of the JSON at ``/load``.
 
     A figure that is missing is missing: versions differ.
@@ -36,7 +38,8 @@ def understood(value: Any) -> dict[str, Any]:
     """
     if not isinstance(value, dict) or not value.keys() >= NEEDED:
         raise ValueError("expected what /load shows")
-    return {key: kind(value[key]) for key, kind in SHOWN.items() if key in value}
+    shown = {key: kind(value[key]) for key, kind in SHOWN.items() if key in value}
+    return cast("LoadReport", shown)
 
 
 def number(value: Any) -> Any:

@@ -15,10 +15,11 @@ from ...dashboard.sentences import NOTE, WRONG
 from ...policy import DRAINING, share
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from rich.console import JustifyMethod, RenderableType
 
+    from ...load import LoadKey, LoadReport, ProcessFigures
     from .watching import Seen
 
 BLOCKS = "\N{LOWER ONE EIGHTH BLOCK}\u2582\u2583\u2584\u2585\u2586\u2587\N{FULL BLOCK}"
@@ -128,7 +129,7 @@ def _state(seen: Seen) -> Text:
     return Text(f"{seen.word}{status}", STYLES.get(seen.word, "bold"), no_wrap=True)
 
 
-def _figure(key: str) -> Callable[[Seen], str]:
+def _figure(key: LoadKey) -> Callable[[Seen], str]:
     return lambda seen: "" if seen.shown is None else grouped(seen.shown[key])
 
 
@@ -164,7 +165,7 @@ def _rate(number: float) -> str:
     return f"{number:.1f}" if 0 < number < 9.95 else grouped(number)
 
 
-def _number(key: str) -> Callable[[Seen], float]:
+def _number(key: LoadKey) -> Callable[[Seen], float]:
     return lambda seen: -1.0 if seen.shown is None else float(seen.shown[key] or 0)
 
 
@@ -242,7 +243,7 @@ def _charts(seen: Seen, width: int) -> list[Text]:
     return drawn
 
 
-def _changes(shown: Mapping[str, Any]) -> list[Text]:
+def _changes(shown: LoadReport) -> list[Text]:
     times = shown.get("transitions")
     if times is None:
         return []
@@ -254,7 +255,7 @@ def _changes(shown: Mapping[str, Any]) -> list[Text]:
     return [_line("changes", "; ".join([busy, *recent]))]
 
 
-def _balancers(shown: Mapping[str, Any]) -> list[Text]:
+def _balancers(shown: LoadReport) -> list[Text]:
     balancers = shown.get("balancers")
     if balancers is None:
         return []
@@ -274,30 +275,30 @@ def _line(name: str, text: str) -> Text:
     return Text.assemble((f"{name:<11}", "dim"), text, no_wrap=True, overflow="ellipsis")
 
 
-def _rows(shown: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+def _rows(shown: LoadReport | None) -> list[ProcessFigures]:
     """Return the processes, each with the word for how it is."""
     if shown is None:
         return []
     return [{**row, "state": row_word(row, shown)} for row in shown.get("processes") or ()]
 
 
-def _beat(row: Mapping[str, Any]) -> str:
+def _beat(row: ProcessFigures) -> str:
     return "" if row["beat"] is None else f"{span(row['beat'])} ago"
 
 
-def _row_state(row: Mapping[str, Any]) -> Text:
+def _row_state(row: ProcessFigures) -> Text:
     return Text(row["state"], ROWS.get(row["state"], "bold"))
 
 
-def _row_inside(row: Mapping[str, Any]) -> str:
+def _row_inside(row: ProcessFigures) -> str:
     return of(row["active"], row["capacity"])
 
 
-def _row_wait(row: Mapping[str, Any]) -> str:
+def _row_wait(row: ProcessFigures) -> str:
     return span(row["waited"]) if row["queued"] else ""
 
 
-def _row_service(row: Mapping[str, Any]) -> str:
+def _row_service(row: ProcessFigures) -> str:
     return "" if row["service"] is None else span(row["service"])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..._support.health_client import FREE, NO_ANSWER, NOT_NOW, fetched, split
 from ..._support.periodic import Periodic
@@ -16,10 +16,11 @@ from ...dashboard.sentences import sentences, summary
 from .figures import understood
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from ...dashboard.history import Look
     from ...dashboard.sentences import Sentence
+    from ...load import LoadReport
 
 EVERY_SECONDS = 1.0
 
@@ -42,7 +43,7 @@ class Seen(NamedTuple):
     """
 
     name: str
-    shown: Mapping[str, Any] | None = None
+    shown: LoadReport | None = None
     word: str = "asking"
     why: str = ""
     code: int = NO_ANSWER
@@ -103,7 +104,7 @@ class Host:
         self._due = max(due, now)
         self._looking.pause = self._due - now
 
-    def _understood(self, shown: dict[str, Any], number: int) -> Seen:
+    def _understood(self, shown: LoadReport, number: int) -> Seen:
         self._last = time.monotonic()
         self._past.keep(look_in(shown, self._last))
         looks = tuple(self._past.looks)
