@@ -145,6 +145,9 @@ FILE = Kind("FILE", lambda _, text: text)
 HEADER = Kind("NAME", lambda _, text: text)
 OBJECT = Kind("MODULE:NAME", lambda _, text: named(text))
 
+_FRONTS = (TWISTED, FRONT)
+_COMMANDS = (SERVE, TWIST)
+
 # Why a face refuses an option, where several refuse it for the same reason.
 _OWN_QUEUE = "the guard makes its own from the queue in front of the threads: use its .monitor"
 _OWN_SERVER = "wrap the app in BusyGuard(app, monitor=...) and run a server of your own"
@@ -154,11 +157,13 @@ _ACTS = (
     "a guard in front of the threads always acts: for a dry run wrap the app in"
     " BusyGuard(app, slots=N, dry_run=True) and start the server as before"
 )
-_NO_PORT = (
+_NO_PORTS = dict.fromkeys(
+    (MIDDLEWARE, PREFORK),
     "a guard in the app opens no port: give board=FILE,"
-    " and start busyguard agent --board FILE --check HOST:PORT --agent HOST:PORT"
+    " and start busyguard agent --board FILE --check HOST:PORT --agent HOST:PORT",
+) | dict.fromkeys(
+    _FRONTS, "start CheckPort or AgentPort of wsgi_busyguard.checkport with guard.monitor"
 )
-_PORTS = "start CheckPort or AgentPort of wsgi_busyguard.checkport with guard.monitor"
 _NO_CONNECTIONS = (
     "behind the server's threads the guard sees no connections: set the timeouts of the server"
 )
@@ -167,8 +172,6 @@ _STUCK = (
     "a process cannot say that it is stuck itself: give it a board,"
     " and start busyguard agent --board FILE --stall-after S"
 )
-_FRONTS = (TWISTED, FRONT)
-_COMMANDS = (SERVE, TWIST)
 
 
 def option(default: Any, kind: Kind, text: str, refused: Mapping[str, str] | None = None) -> Any:
@@ -274,13 +277,10 @@ class GuardOptions:
         None,
         ADDRESS,
         "Where checks are answered on a port of their own, as HOST:PORT.",
-        {**dict.fromkeys((MIDDLEWARE, PREFORK), _NO_PORT), **dict.fromkeys(_FRONTS, _PORTS)},
+        _NO_PORTS,
     )
     agent: str | None = option(
-        None,
-        ADDRESS,
-        "Where HAProxy's agent-check is answered, as HOST:PORT.",
-        {**dict.fromkeys((MIDDLEWARE, PREFORK), _NO_PORT), **dict.fromkeys(_FRONTS, _PORTS)},
+        None, ADDRESS, "Where HAProxy's agent-check is answered, as HOST:PORT.", _NO_PORTS
     )
     progress_timeout: float = option(
         30.0,
