@@ -361,6 +361,9 @@ def from_keywords(face: str, keywords: Mapping[str, Any]) -> GuardOptions:
     :raises TypeError: for one that there is not, or that this face does not take.
     """
     for name in keywords:
+        if name not in OPTIONS:
+            known = ", ".join(one.name for one in taken_by(face))
+            raise TypeError(f"unexpected keyword argument {name!r}: known are {known}")
         words = refusal(face, name, name)
         if words is not None:
             raise TypeError(words)
