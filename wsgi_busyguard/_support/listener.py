@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import _socket
 import socket
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def address(text: str) -> tuple[str, int]:
@@ -28,10 +32,13 @@ def address(text: str) -> tuple[str, int]:
     return host or "127.0.0.1", int(port)
 
 
-def listening(listen: str, share: bool = False) -> _socket.socket:
+def listening(
+    listen: str, share: bool = False, note: Callable[[_socket.socket], object] = bool
+) -> _socket.socket:
     """Return a socket that listens at ``listen``, of the class that nobody patches.
 
     :param share: whether others may listen there too, if they say the same.
+    :param note: called with it before it listens.
     """
     where = address(listen)
     family = socket.AF_INET6 if ":" in where[0] else socket.AF_INET
@@ -43,6 +50,7 @@ def listening(listen: str, share: bool = False) -> _socket.socket:
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind(where)
+        note(listener)
         listener.listen(256)
         listener.setblocking(False)
     except OSError as error:

@@ -38,7 +38,7 @@ _ours: weakref.WeakSet[Listening] = weakref.WeakSet()
 
 
 def note_ours(port: Listening) -> None:
-    """Have :func:`listens` pass over the listener of this port."""
+    """Have :func:`listens` pass over the listener of this port; to be called before it listens."""
     _ours.add(port)
 
 
@@ -47,8 +47,10 @@ def listens() -> bool:
 
     Some 2 us for each open descriptor.
     """
-    ours = {port.listener.fileno() for port in list(_ours)}
-    return any(number not in ours and _is_listener(number) for number in _descriptors())
+    found = [number for number in _descriptors() if _is_listener(number)]
+    # Looked at last: each is noted before it listens, so what was found of them is among these.
+    ours = {port.listener.fileno() for port in list(_ours)} if found else ()
+    return any(number not in ours for number in found)
 
 
 def is_socket(number: int) -> bool:

@@ -66,10 +66,13 @@ class Face:
     every: Callable[[float], None] | None = None
 
     def __init__(self, listen: str, patience: float, share: bool = False) -> None:
-        self.listener = listening(listen, share)
-        note_ours(self)
+        self.listener = listening(listen, share, self._note)
         self.address: tuple[str, int] = self.listener.getsockname()[:2]
         self.patience = patience
+
+    def _note(self, listener: _socket.socket) -> None:
+        self.listener = listener
+        note_ours(self)
 
     def heard(self, peer: Peer, late: bool) -> bytes | None:
         """Return the answer to what ``peer`` has said so far.
