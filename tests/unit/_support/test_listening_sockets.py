@@ -14,6 +14,7 @@ from wsgi_busyguard._support.listener import listening
 # In a process of its own: another test may have left something that listens.
 ALONE = """
 import socket
+from wsgi_busyguard import Board
 from wsgi_busyguard._support import listening_sockets
 from wsgi_busyguard._support.listening_sockets import listens
 from wsgi_busyguard.board.watcher import Watcher
