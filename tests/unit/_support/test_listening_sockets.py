@@ -33,6 +33,8 @@ listener = socket.create_server(("127.0.0.1", 0))
 print(listens())
 listener.close()
 print(listens(), len(ports))
+for port in ports:
+    port.listener.close()
 """
 
 
