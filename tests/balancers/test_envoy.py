@@ -232,6 +232,7 @@ def test_a_busy_server_leaves_and_comes_back(envoy, servers, fill, check):
     eventually(lambda: ask(front.port, path="/x").text == "a")
 
 
+@pytest.mark.alone
 def test_who_is_degraded_gets_what_the_others_cannot_take(envoy, servers, fill):
     """One of two that is well is to take 70 %, and one that is alone takes all.
 
@@ -361,6 +362,7 @@ QUEUE = {
 }
 
 
+@pytest.mark.alone  # who waits in the kernel meanwhile, for the reactor, is queued as well
 @pytest.mark.parametrize(("changed", "longest"), [({}, 4), (QUEUE, 1)], ids=["guard", "Envoy"])
 def test_overload_is_refused_and_the_queue_is_where_it_should_be(envoy, servers, changed, longest):
     """Twice what the servers can do: the queue stands in the servers, or where Envoy is told to."""

@@ -16,7 +16,7 @@ def test_checks_are_answered_on_both_ports_while_the_app_computes(site):
     """The reactor fights ten threads for the interpreter, and still is sooner than they."""
     guarded = site(threads=10, max_queue=20, max_wait=60.0)
     answers, threads = many(20, guarded.port, path="/cpu/0.1")
-    eventually(lambda: guarded.load["active"] == 10)
+    eventually(lambda: guarded.load["active"] == 10 and guarded.load["queued"])
     assert ask(guarded.check, path="/readyz").text == "busy"
     assert check(guarded.port).text == "busy"
     assert len(answers) < 20
