@@ -213,7 +213,7 @@ def test_to_make_a_guard_and_to_answer_a_check_warns_of_nothing(python):
     python("""
     from wsgi_busyguard import BusyGuard
 
-    guard = BusyGuard(None.__class__, slots=1)
+    guard = BusyGuard(lambda environ, start_response: [], slots=1)
     for accept in ("*/*", "application/json"):
         environ = {"PATH_INFO": "/readyz", "REQUEST_METHOD": "GET", "HTTP_ACCEPT": accept}
         import logging; logging.disable()
