@@ -62,6 +62,7 @@ class FrontContract:
         guarded.at_rest()
         assert guarded.ran == {"/hang": 24}
 
+    @pytest.mark.alone
     def test_checks_are_answered_while_200_clients_keep_every_thread_asleep(self, site, process):
         """Also beside a flood of refusals, which are said by another thread."""
         guarded = site(threads=10)
@@ -73,7 +74,7 @@ class FrontContract:
             assert check(guarded.port).status in (200, 503)
             answered += 1
             time.sleep(0.02)
-        assert answered > 1
+        assert answered > 20
         guarded.at_rest()
 
     def test_max_queue_0_lets_as_many_in_as_there_are_threads(self, site):
@@ -411,6 +412,7 @@ class FrontContract:
         assert guarded.ended(within=10) == 0
         assert 0.9 <= time.monotonic() - began <= 5
 
+    @pytest.mark.alone
     def test_sigterm_while_idle_ends_at_once_also_with_idle_connections(self, site):
         guarded = site(threads=4, grace=20.0)
         with Line(guarded.port) as idle, Line(guarded.port) as silent, Line(guarded.port):
@@ -420,7 +422,7 @@ class FrontContract:
             began = time.monotonic()
             guarded.signal()
             assert guarded.ended(within=10) == 0
-            assert time.monotonic() - began <= 10  # half of the grace
+            assert time.monotonic() - began <= 4
 
     def test_sigterm_lets_a_slow_client_read_the_rest_of_its_answer(self, site):
         size = 24_000_000
