@@ -126,7 +126,7 @@ class Push:
     def _renew(self) -> None:
         """Begin as if nothing had been pushed, in a child for one."""
         self._starting = threading.RLock()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._limit = Limit()
         self._number: int | None = None
         self._due = 0.0  # when the number is next thought over
@@ -212,20 +212,23 @@ class Push:
 
     def _think(self, load: Load, filled: bool) -> None:
         """Note what to say from now on, and have it said if it is something else."""
-        now, live = time.monotonic(), self._live()
-        with self._lock:
-            before, entered = self._number, filled and not self._filled
-            number = self._limit.share(load, live, now)
-            if number is not None and (entered or self._monitor.draining):
-                number = 1
-            self._number, self._filled = number, filled
-            whole = load.capacity is None or number == share(load.capacity, live)
-            # The way back to the whole is one step in each service time, as the agent's is.
-            pause = self._every if whole else max(STEP_SECONDS, load.service or 0.0)
-            self._due = now + min(self._every, pause)
-        if number != before:
+        if under(self._lock, self._decide, load, filled):
             for line in self._lines:
                 line.telling.wake()
+
+    def _decide(self, load: Load, filled: bool) -> bool:
+        """Note the number; return whether it is another one. Requires self._lock."""
+        now, live = time.monotonic(), self._live()
+        before, entered = self._number, filled and not self._filled
+        number = self._limit.share(load, live, now)
+        if number is not None and (entered or self._monitor.draining):
+            number = 1
+        self._number, self._filled = number, filled
+        whole = load.capacity is None or number == share(load.capacity, live)
+        # The way back to the whole is one step in each service time, as the agent's is.
+        pause = self._every if whole else max(STEP_SECONDS, load.service or 0.0)
+        self._due = now + min(self._every, pause)
+        return number != before
 
     def __repr__(self) -> str:
         return f"<Push of {self._number} to {', '.join(map(repr, self._lines))}>"
