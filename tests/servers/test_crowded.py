@@ -170,6 +170,12 @@ def test_a_server_without_a_file_descriptor_says_so_on_its_board(started, server
         hoarder.send(request(path=f"/hoard{over}"))
         eventually((tmp_path / "over.in").exists)
         outside = [stack.enter_context(eventually(lambda: left_standing(site.port))) for _ in "12"]
+        # Of those that it closed Twisted has one descriptor in reserve, which the app may take.
+        before = [*site.errors]
+        if server == "twisted":
+            assert all("/dev/null" in line for line in before if "Too many open files" in line)
+        else:
+            assert "Traceback" not in "".join(before)
         eventually(lambda: not watcher.check().ready)
         load = watcher.load
         assert (load.queued, load.active) == (2, 1)
@@ -177,7 +183,7 @@ def test_a_server_without_a_file_descriptor_says_so_on_its_board(started, server
         over.touch()
         assert [line.answer().status for line in (*outside, hoarder)] == [200] * 3
         eventually(lambda: watcher.check("exact").ready)
-    assert "Traceback" not in site.said
+    assert "Traceback" not in "".join(site.errors[len(before) :])
 
 
 def test_silent_connections_do_not_reach_the_worker_connections_of_gevent(started):
