@@ -19,6 +19,20 @@ if TYPE_CHECKING:
 #: Seconds after which a client is taken to give up, unless the operator says.
 CLIENT_TIMEOUT = 5.0
 
+#: The share of a client's timeout that it may spend in a queue that comes and goes. What is left
+#: has to do for the request itself.
+LOOSE_SHARE = 0.8
+
+#: The same in an overload that stands.
+TIGHT_SHARE = 0.2
+
+#: How many may wait in a queue that comes and goes: more would only cost memory.
+LOOSE_QUEUE = 1000
+
+#: In an overload of Poisson arrivals a queue of K is empty for a share of about rho ** -K of the
+#: time, where rho is arrivals / departures. One in so many is what slots may be idle for that.
+IDLE_ONE_IN = 200
+
 #: HAProxy's default ``inter``: a queue that is gone before the balancer asks again is no reason
 #: to leave the rotation.
 PATIENCE = 2.0
@@ -104,8 +118,140 @@ def limits(
     elif max_queue != math.inf:
         whole("max_queue", max_queue, least=0)
     if max_wait is None:
-        max_wait = 0.2 * client_timeout
+        max_wait = TIGHT_SHARE * client_timeout
     return Limits(slots, max_queue, seconds("max_wait", max_wait))
+
+
+def loose_limits(
+    slots: int,
+    max_queue: float | None = None,
+    max_wait: float | None = None,
+    client_timeout: float | None = None,
+) -> Limits:
+    """Return the limits of a queue that comes and goes: nobody is refused who would be served.
+
+    What is given is a bound always; only the defaults are looser than those of :func:`limits`.
+    """
+    tight = limits(slots, max_queue, max_wait, client_timeout)
+    if max_queue is None:
+        tight = tight._replace(max_queue=max(tight.max_queue, LOOSE_QUEUE))
+    if max_wait is None:
+        tight = tight._replace(max_wait=LOOSE_SHARE * (client_timeout or CLIENT_TIMEOUT))
+    return tight
+
+
+def queue_length(slots: int, arrivals: float, departures: float) -> int:
+    """Return how many have to wait in an overload so that hardly ever a slot is idle."""
+    most = 4 * slots
+    rho = arrivals / max(1, departures)
+    if rho <= 1:
+        return most
+    return min(most, max(2, math.ceil(math.log(IDLE_ONE_IN) / math.log(rho))))
+
+
+class Discipline:
+    """How long a queue may be, and how old who stands in it. A burst is served, an overload is not.
+
+    *Loose* while the queue comes and goes (:func:`loose_limits`). *Tight* once there has been no
+    place to spare for ``client_timeout`` and the queue is beyond the ordinary :func:`limits`, or
+    somebody was refused: as many may wait as keep the slots busy (:func:`queue_length`), and for
+    no longer than ordinarily. Loose again when there is a place to spare that none of those wanted
+    who were refused within the last ``max_wait``. With ``max_wait=math.inf`` it is never tight.
+
+    :param slots: as for :func:`limits`, and so are the others. What is given bounds always.
+    :ivar in_force: the :class:`Limits` for who comes now. Read it as often as you like; it is
+        replaced and never changed.
+    :ivar tight: whether they are those of an overload.
+
+    Its owner says what happens, under a lock of its own: :meth:`crowded` when somebody waits, with
+    how many there are and for how long the first has waited *here*; :meth:`spare` when a slot is
+    left over and nobody waits; :meth:`arrived` for each that comes and does not get a slot at
+    once; :meth:`left` for each that goes from the queue to a slot; :meth:`refused` for each that
+    is refused because of ``in_force`` (not because of what it brought: a drain, a wait elsewhere).
+    """
+
+    def __init__(
+        self,
+        slots: int,
+        max_queue: float | None = None,
+        max_wait: float | None = None,
+        client_timeout: float | None = None,
+    ) -> None:
+        self._given = (max_queue, max_wait, client_timeout)
+        self._client_timeout = client_timeout or CLIENT_TIMEOUT
+        self._since: float | None = None  # when the first came who waited, since a place to spare
+        self._refused_at: float | None = None  # the last, since then or while it is tight
+        self._counted_from = 0.0
+        self._arrivals = self._departures = 0
+        self.tight = False
+        self.resize(slots)
+
+    def resize(self, slots: int) -> None:
+        """Go by so many slots from now on."""
+        self._ordinary = limits(slots, *self._given)
+        self._loose = loose_limits(slots, *self._given)
+        self.in_force = self._loose
+        if self.tight:
+            self._tighten()
+
+    def arrived(self) -> None:
+        """Count one that has come and got no slot at once."""
+        self._arrivals += 1
+
+    def left(self) -> None:
+        """Count one that has gone from the queue to a slot."""
+        self._departures += 1
+
+    def refused(self, now: float) -> None:
+        """Take note that one was refused because of what is in force."""
+        self._refused_at = now
+
+    def crowded(self, now: float, queued: int, waited: float) -> None:
+        """Take note that so many wait, the first of them for so many seconds."""
+        if self._since is None:
+            self._calm_down(now)
+            self._since = now
+            self._count_anew(now)
+        elif self.tight:
+            if now - self._counted_from >= self._client_timeout:
+                self._tighten()
+                self._count_anew(now)
+        elif now - self._since >= self._client_timeout and self._exceeds(queued, waited):
+            self.tight = True
+            self._tighten()
+            self._count_anew(now)
+            self._refused_at = now  # those who stand beyond it are refused just now
+
+    def spare(self, now: float) -> None:
+        """Take note that a slot is left over and nobody waits."""
+        self._since = None
+        self._calm_down(now)
+
+    def _exceeds(self, queued: int, waited: float) -> bool:
+        _, max_queue, max_wait = self._ordinary
+        if max_wait == math.inf:
+            return False
+        return queued > max_queue or waited > max_wait or self._refused_at is not None
+
+    def _calm_down(self, now: float) -> None:
+        """Loosen at a place to spare, if nobody refused of late would have had it."""
+        if self.tight and self._refused_at is not None:
+            if now - self._refused_at <= self._ordinary.max_wait:
+                return
+            self.tight = False
+            self.in_force = self._loose
+        self._refused_at = None
+
+    def _tighten(self) -> None:
+        ordinary = self._ordinary
+        self.in_force = ordinary
+        if ordinary.max_queue != math.inf:  # which turns it off
+            length = queue_length(ordinary.slots, self._arrivals, self._departures)
+            self.in_force = ordinary._replace(max_queue=min(length, ordinary.max_queue))
+
+    def _count_anew(self, now: float) -> None:
+        self._counted_from = now
+        self._arrivals = self._departures = 0
 
 
 def own_max_wait(limits: Limits, client_timeout: float, patience: float) -> float:

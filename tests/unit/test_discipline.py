@@ -1,0 +1,103 @@
+"""When a queue is an overload, and how long it may be then."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from wsgi_busyguard.policy import Discipline, Limits, limits, loose_limits, queue_length
+
+LOOSE, ORDINARY = loose_limits(10), limits(10)
+
+
+def stand(discipline, begin, end, arrivals=2, served=1, queued=50, waited=2.0):
+    """Have a queue stand for so many seconds."""
+    for second in range(begin, end + 1):
+        for _ in range(arrivals):
+            discipline.arrived()
+        for _ in range(served):
+            discipline.left()
+        discipline.crowded(float(second), queued, waited)
+
+
+def test_a_queue_that_comes_and_goes_may_be_long_and_as_old_as_a_client_is_patient():
+    discipline = Discipline(10)
+    assert discipline.in_force == Limits(10, 1000, 4.0)
+    stand(discipline, 0, 4)
+    assert discipline.in_force == LOOSE
+    assert not discipline.tight
+
+
+def test_one_that_stands_for_as_long_as_clients_wait_is_as_long_as_the_slots_need():
+    discipline = Discipline(10)
+    stand(discipline, 0, 5)
+    assert discipline.tight
+    assert discipline.in_force == Limits(10, queue_length(10, 2, 1), 1.0)
+
+
+def test_a_place_to_spare_that_nobody_refused_would_have_had_makes_it_loose():
+    discipline = Discipline(10)
+    stand(discipline, 0, 5)
+    discipline.refused(7.0)
+    discipline.spare(7.9)
+    assert discipline.tight
+    discipline.crowded(7.95, 1, 0.0)
+    assert discipline.tight
+    discipline.spare(8.1)
+    assert discipline.in_force == LOOSE
+
+
+def test_a_short_queue_may_stand_for_ever():
+    discipline = Discipline(10)
+    stand(discipline, 0, 99, queued=40, waited=1.0)
+    assert discipline.in_force == LOOSE
+
+
+def test_a_refusal_without_a_queue_is_forgotten_at_a_place_to_spare():
+    discipline = Discipline(10)
+    discipline.refused(0.0)
+    discipline.spare(0.0)
+    stand(discipline, 1, 99, queued=1, waited=0.0)
+    assert not discipline.tight
+
+
+def test_without_a_limit_of_age_it_is_never_tight():
+    discipline = Discipline(10, max_wait=math.inf)
+    stand(discipline, 0, 99, queued=999, waited=99.0)
+    assert discipline.in_force == Limits(10, 1000, math.inf)
+
+
+@pytest.mark.parametrize("given", [(3, 0.5), (0, 9.0), (30, 9.0)])
+def test_what_is_given_bounds_always(given):
+    discipline = Discipline(10, *given)
+    assert discipline.in_force == Limits(10, *given)
+    stand(discipline, 0, 5)
+    assert discipline.tight
+    assert discipline.in_force.max_queue <= given[0]
+    assert discipline.in_force.max_wait <= given[1]
+
+
+@pytest.mark.parametrize(
+    ("slots", "arrivals", "departures", "length"),
+    [
+        pytest.param(10, 2, 1, 8, id="2 x"),
+        pytest.param(10, 10, 1, 3, id="10 x"),
+        pytest.param(10, 12, 10, 30, id="1.2 x"),
+        pytest.param(10, 1, 1, 40, id="as many as go"),
+        pytest.param(10, 50, 0, 2, id="none goes"),
+        pytest.param(1, 2, 1, 4, id="one slot"),
+    ],
+)
+def test_as_many_wait_as_keep_the_slots_busy(slots, arrivals, departures, length):
+    assert queue_length(slots, arrivals, departures) == length
+
+
+def test_it_goes_by_the_slots_that_there_are():
+    discipline = Discipline(10)
+    discipline.resize(1)
+    assert discipline.in_force == Limits(1, 1000, 4.0)
+    stand(discipline, 0, 5)
+    discipline.resize(2)
+    assert discipline.in_force.slots == 2
+    assert discipline.in_force.max_queue <= 8
