@@ -73,12 +73,12 @@ def front(started, pair):
     return started(Apache, pair).answers()
 
 
-def test_what_one_server_refuses_is_refused(front, pair):
+def test_what_one_server_refuses_is_refused(front, pair, fill, held):
     """With its marks, for Apache does not ask another one."""
-    threads = many(8, pair[0].port, path="/sleep/1.5")[1]
-    eventually(lambda: (pair[0].load["active"], pair[0].load["queued"]) == (4, 4))
+    fill(pair[0])
     answers = [ask(front.port, path="/x") for _ in range(10)]
-    together(threads)
+    held.let_go()
+    eventually(lambda: pair[0].load["active"] == 0)
     assert set(tally(answers)) == {200, 503}
     for answer in answers:
         if answer.status == 503:

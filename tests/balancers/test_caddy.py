@@ -34,24 +34,11 @@ def caddy(started, tmp_path, pair):
     return lambda **more: started(Caddy, tmp_path, pair, changed={**FOUR, **more}).answers()
 
 
-@pytest.fixture
-def full():
-    """Fills a server: every thread has a request, and the queue has no place."""
-    threads = []
-
-    def full(server, seconds):
-        threads.extend(many(8, server.port, path=f"/sleep/{seconds}")[1])
-        eventually(lambda: (server.load["active"], server.load["queued"]) == (4, 4))
-
-    yield full
-    together(threads)
-
-
 @patient
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_what_one_server_refuses_another_serves(caddy, pair, full, method):
+def test_what_one_server_refuses_another_serves(caddy, pair, fill, method):
     front = caddy()
-    full(pair[0], 2)
+    fill(pair[0])
     body = b"hello" if method == "POST" else b""
     answers = [ask(front.port, method, "/x", body=body) for _ in range(20)]
     print(f"\nworst of 20: {max(answer.took for answer in answers) * 1000:.0f} ms", load_average())
@@ -68,10 +55,11 @@ def test_a_503_of_the_app_is_passed_on_and_not_asked_for_again(caddy, pair):
         assert len(pair[0].ran(method) + pair[1].ran(method)) == 1
 
 
-def test_a_refused_body_that_is_not_kept_is_a_503_and_no_half_a_body(caddy, pair, full):
+@patient
+def test_a_refused_body_that_is_not_kept_is_a_503_and_no_half_a_body(caddy, pair, fill):
     front = caddy()
     for server in pair:
-        full(server, 2)
+        fill(server)
     answer = ask(front.port, "POST", "/x", body=b"h" * 300_000)
     assert answer.status == 503
     assert answer.headers["busyguard-refused"] in ("queue-full", "queue-age")
@@ -91,13 +79,14 @@ def test_what_comes_when_every_thread_is_taken_waits_in_caddy(caddy, pair):
     assert took < 2
 
 
-def test_who_has_waited_for_a_second_is_told_to_come_again(caddy, pair):
+def test_who_has_waited_for_a_second_is_told_to_come_again(caddy, pair, held):
     front = caddy()
-    threads = many(8, front.port, path="/sleep/3")[1]
+    threads = many(8, front.port, path=held.path)[1]
     eventually(lambda: [server.load["active"] for server in pair] == [4, 4])
     answer = ask(front.port, path="/x")
     assert (answer.status, answer.headers["retry-after"]) == (503, "1")
     assert 0.9 < answer.took < 2.5
+    held.let_go()
     together(threads)
 
 
@@ -158,16 +147,19 @@ def test_without_fail_duration_a_dead_server_gets_what_the_others_could_serve(ca
     assert visitors.lost()
 
 
-def test_the_active_check_sees_who_is_draining_and_who_is_back(caddy, pair, started, tmp_path):
+def test_the_active_check_sees_who_is_draining_and_who_is_back(
+    caddy, pair, started, tmp_path, held
+):
     changes = {"health_interval 2s": "health_interval 200ms"}
     front = caddy(**changes)
-    threads = many(1, pair[0].port, path="/sleep/4")[1]
+    threads = many(1, pair[0].port, path=held.path)[1]
     eventually(lambda: pair[0].load["active"] == 1)
     pair[0].signal()
     eventually(lambda: ask(pair[0].port, path="/readyz").text == "draining")
     # health_fails is 3
     eventually(lambda: front.said.count("status code out of tolerances") >= 3)
     assert {ask(front.port, path="/x").text for _ in range(10)} == {"b"}
+    held.let_go()
     together(threads)
     assert pair[0].ended() == 0
     again = started(Server, tmp_path, "again", *SERVERS, port=pair[0].port).wait()

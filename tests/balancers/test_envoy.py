@@ -137,27 +137,11 @@ def envoy(started, tmp_path):
     return envoy
 
 
-@pytest.fixture
-def fill():
-    """Fills a server: so many are inside and so many wait, and are let go at the end."""
-    threads, filled = [], []
-
-    def fill(server, seconds, active=4, queued=4):
-        filled.append(server)
-        threads.extend(many(active + queued, server.port, path=f"/sleep/{seconds}")[1])
-        eventually(lambda: (server.load["active"], server.load["queued"]) == (active, queued))
-
-    yield fill
-    for server in filled:
-        server.reap()
-    together(threads)
-
-
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_what_one_server_refuses_another_serves(envoy, servers, fill, method):
     pair = servers(*PATIENT)
     front = envoy(pair)
-    fill(pair[0], 1.5)
+    fill(pair[0])
     body = b"hello" if method == "POST" else b""
     answers = [ask(front.port, method, "/x", body=body) for _ in range(20)]
     print(f"\nworst of 20: {max(answer.took for answer in answers) * 1000:.0f} ms", load_average())
@@ -180,7 +164,7 @@ def test_what_both_refuse_is_refused_after_one_retry(envoy, servers, fill):
     pair = servers(*PATIENT)
     front = envoy(pair)
     for server in pair:
-        fill(server, 1.5)
+        fill(server)
     answer = ask(front.port, "POST", "/x", body=b"hi")
     assert answer.status == 503
     assert answer.headers["busyguard-refused"] in ("queue-full", "queue-age")
@@ -194,16 +178,16 @@ def test_a_refused_body_that_is_not_kept_is_a_503_and_no_half_a_body(envoy, serv
     pair = servers(*PATIENT)
     front = envoy(pair)
     for server in pair:
-        fill(server, 1.5)
+        fill(server)
     answer = ask(front.port, "POST", "/x", body=b"h" * 3_000_000)
     assert answer.status == 503
     assert pair[0].ran("POST") + pair[1].ran("POST") == []
 
 
 def test_many_refusals_at_once_are_all_retried(envoy, servers, fill):
-    pair = servers("--threads=8", "--max-queue=30", "--max-wait=5")
+    pair = servers("--threads=8", "--max-queue=30", "--max-wait=60")
     front = envoy(pair)
-    fill(pair[0], 2, active=8, queued=30)
+    fill(pair[0], active=8, queued=30)
     answers, threads = many(30, front.port, path="/sleep/0.1")
     together(threads)
     assert tally(answers) == {200: 30}
@@ -211,9 +195,9 @@ def test_many_refusals_at_once_are_all_retried(envoy, servers, fill):
 
 
 def test_by_default_only_three_are_retried_at_once(envoy, servers, fill):
-    pair = servers("--threads=8", "--max-queue=30", "--max-wait=5")
+    pair = servers("--threads=8", "--max-queue=30", "--max-wait=60")
     front = envoy(pair, {"max_retries: 1000": "max_retries: 3"})
-    fill(pair[0], 2, active=8, queued=30)
+    fill(pair[0], active=8, queued=30)
     answers, threads = many(30, front.port, path="/sleep/0.3")
     together(threads)
     assert tally(answers)[503] > 0
@@ -221,13 +205,14 @@ def test_by_default_only_three_are_retried_at_once(envoy, servers, fill):
 
 
 @pytest.mark.parametrize("check", ["check", "port"])
-def test_a_busy_server_leaves_and_comes_back(envoy, servers, fill, check):
-    pair = servers("--threads=4", "--max-wait=20", "--patience=0.5")
+def test_a_busy_server_leaves_and_comes_back(envoy, servers, fill, held, check):
+    pair = servers("--threads=4", "--max-wait=60", "--patience=0.5")
     front = envoy(pair, SOON, check=check)
-    fill(pair[0], 1)
+    fill(pair[0])
     eventually(lambda: front.health == [OUT, WELL])
     assert {ask(front.port, path="/x").text for _ in range(20)} == {"b"}
     assert pair[0].load["queued"] == 4
+    held.let_go()
     eventually(lambda: front.health == [WELL, WELL])
     eventually(lambda: ask(front.port, path="/x").text == "a")
 
@@ -241,7 +226,7 @@ def test_who_is_degraded_gets_what_the_others_cannot_take(envoy, servers, fill):
     """
     pair = servers("--threads=4", "--max-queue=300", "--max-wait=60", "--ready=always")
     front = envoy(pair, SOON)
-    fill(pair[0], 60)
+    fill(pair[0])
     eventually(lambda: front.health == [DEGRADED, WELL])
     asked = []
 
@@ -296,16 +281,20 @@ def test_a_graceful_stop_loses_nothing(envoy, servers, visitors_of):
 
 
 @pytest.mark.parametrize(("panic", "status"), [(50, 200), (0, 503)], ids=["default", "without"])
-def test_when_all_are_busy_all_are_used(envoy, servers, fill, panic, status):
+def test_when_all_are_busy_all_are_used(envoy, servers, fill, held, panic, status):
     """Which is failing open, and what Envoy does unless it is told not to."""
-    pair = servers("--threads=4", "--max-queue=20", "--max-wait=20", "--ready=exact")
+    pair = servers("--threads=4", "--max-queue=20", "--max-wait=60", "--ready=exact")
     window = "{update_merge_window: 0s"
     panicking = {window: f"{window}, healthy_panic_threshold: {{value: {panic}}}"}
     front = envoy(pair, {**SOON, **panicking})
     for server in pair:
-        fill(server, 1)
+        fill(server)
     eventually(lambda: front.health == [OUT, OUT])
-    answer = ask(front.port, path="/x")
+    answers, threads = many(1, front.port, path="/x")
+    eventually(lambda: answers or front.count("lb_healthy_panic"))
+    held.let_go()
+    together(threads)
+    [answer] = answers
     assert answer.status == status
     if status == 503:
         assert answer.headers["retry-after"] == "1"  # Envoy's own, with our word for it

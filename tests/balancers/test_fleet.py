@@ -79,8 +79,9 @@ def test_one_slow_server_gets_less_and_the_others_the_rest(fleet):
 
 
 def test_only_those_in_flight_are_lost_with_a_server_that_is_killed(fleet):
-    fleet = fleet()
-    with visitors(fleet) as coming:
+    """While the others have room; else HAProxy's one retry goes to where nobody is any more."""
+    fleet = fleet().shared()
+    with visitors(fleet, load=0.3) as coming:
         coming.came(50)
         fleet.sites[2].signal(signal.SIGKILL)
         fleet.sites[2].ended()
@@ -131,7 +132,7 @@ def test_without_agents_the_number_in_the_file_holds(fleet):
 
 @pytest.mark.alone
 def test_checks_that_are_broken_everywhere_do_not_close_the_site(fleet):
-    fleet = fleet()
+    fleet = fleet().shared()
     with visitors(fleet, load=0.5) as coming:
         coming.came(50)
         fleet.tell(broken=True)
@@ -149,7 +150,7 @@ def test_checks_that_are_broken_everywhere_do_not_close_the_site(fleet):
 @pytest.mark.alone
 def test_when_all_are_stuck_everybody_hears_soon_and_afterwards_is_served_at_once(fleet):
     """The servers stay up: nobody waits in them, and 503 from a check would not free a thread."""
-    fleet = fleet(push=True)
+    fleet = fleet(push=True).shared()
     with visitors(fleet) as coming:
         coming.came(50)
         fleet.tell(hang=True)

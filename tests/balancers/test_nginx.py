@@ -6,7 +6,7 @@ import time
 
 import pytest
 from support.balanced import PATIENT, ROOMY, Nginx, Posts, Server, load_average, tally
-from support.client import Answer, ask, eventually, many, together
+from support.client import Answer, ask, eventually
 from support.haproxies import Visitors
 
 SERVERS = ("--threads=4", "--max-queue=4", "--max-wait=0.5", "--client-timeout=5")
@@ -38,26 +38,11 @@ def nginx(started, tmp_path, pair):
     return lambda **changed: started(Nginx, tmp_path, pair, changed=changed).answers()
 
 
-@pytest.fixture
-def full():
-    """Fills a server: every thread has a request, and the queue has no place."""
-    threads = []
-
-    def full(server, seconds):
-        answers, more = many(8, server.port, path=f"/sleep/{seconds}")
-        threads.extend(more)
-        eventually(lambda: (server.load["active"], server.load["queued"]) == (4, 4))
-        return answers
-
-    yield full
-    together(threads)
-
-
 @patient
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_what_one_server_refuses_another_serves(nginx, pair, full, method):
+def test_what_one_server_refuses_another_serves(nginx, pair, fill, method):
     front = nginx()
-    full(pair[0], 1.5)
+    fill(pair[0])
     body = b"hello" if method == "POST" else b""
     answers = [ask(front.port, method, "/x", body=body) for _ in range(20)]
     assert {(answer.status, answer.text) for answer in answers} == {(200, "b")}
@@ -65,10 +50,10 @@ def test_what_one_server_refuses_another_serves(nginx, pair, full, method):
 
 
 @patient
-def test_what_both_refuse_is_refused_after_one_retry(nginx, pair, full):
+def test_what_both_refuse_is_refused_after_one_retry(nginx, pair, fill):
     front = nginx()
     for server in pair:
-        full(server, 1.5)
+        fill(server)
     for method in ("GET", "POST"):
         answer = ask(front.port, method, "/x", body=b"hi" if method == "POST" else b"")
         assert answer.status == 503
@@ -95,21 +80,23 @@ def test_a_client_is_no_check(nginx, pair):
     assert len(pair[0].ran("OPTIONS") + pair[1].ran("OPTIONS")) == 1
 
 
+@patient
 @pytest.mark.parametrize("kind", ["twisted"], indirect=True)
 @pytest.mark.parametrize(
     "changed",
     [{}, {" max_fails=0": ""}],
     ids=["max_fails=0, as documented", "nginx's default"],
 )
-def test_a_short_refusal_of_all_is_short_only_with_max_fails_0(nginx, pair, full, changed):
+def test_a_short_refusal_of_all_is_short_only_with_max_fails_0(nginx, pair, fill, held, changed):
     """Without it both are out for 10 s as soon as each has refused once."""
     front = nginx(**changed)
     for server in pair:
-        full(server, 0.4)
+        fill(server)
     began = time.monotonic()
     refused = [ask(front.port, path="/x").status for _ in range(4)]
     assert 200 not in refused
-    for server in pair:  # both are well again after 0.8 s
+    held.let_go()
+    for server in pair:
         eventually(lambda server=server: server.load["active"] + server.load["queued"] == 0)
     well = time.monotonic()
     seen = []

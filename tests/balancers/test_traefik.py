@@ -18,7 +18,7 @@ from support.balanced import (
     load_average,
     tally,
 )
-from support.client import ask, eventually, many, together
+from support.client import ask, eventually
 from support.haproxies import Visitors
 
 SERVERS = ("--threads=4", "--max-queue=4", "--max-wait=0.5", "--client-timeout=5")
@@ -82,22 +82,6 @@ def traefik(started, tmp_path):
     return lambda pair, changed=(): started(Traefik, tmp_path, pair, dict(changed)).answers()
 
 
-@pytest.fixture
-def fill():
-    """Fills servers: so many are inside and so many wait, and are let go at the end."""
-    threads, filled = [], []
-
-    def fill(server, seconds, active=4, queued=4):
-        filled.append(server)
-        threads.extend(many(active + queued, server.port, path=f"/sleep/{seconds}")[1])
-        eventually(lambda: (server.load["active"], server.load["queued"]) == (active, queued))
-
-    yield fill
-    for server in filled:
-        server.reap()
-    together(threads)
-
-
 def answered(front, method, count=20):
     body = b"hello" if method == "POST" else b""
     return [ask(front.port, method, "/x", body=body) for _ in range(count)]
@@ -106,7 +90,7 @@ def answered(front, method, count=20):
 def test_what_one_server_refuses_another_serves(traefik, servers, fill):
     pair = servers(*PATIENT)
     front = traefik(pair)
-    fill(pair[0], 1.5)
+    fill(pair[0])
     answers = answered(front, "GET")
     print(f"\nworst of 20: {max(answer.took for answer in answers) * 1000:.0f} ms", load_average())
     assert {(answer.status, answer.text) for answer in answers} == {(200, "b")}
@@ -117,7 +101,7 @@ def test_a_refused_post_is_the_clients(traefik, servers, fill):
     """Traefik can tell by the status alone, and that may be the app's own."""
     pair = servers(*PATIENT)
     front = traefik(pair)
-    fill(pair[0], 1.5)
+    fill(pair[0])
     answers = answered(front, "POST")
     assert {answer.status for answer in answers} == {200, 503}
     refused = [answer.headers for answer in answers if answer.status == 503]
@@ -135,7 +119,7 @@ def test_a_refused_post_is_served_by_another_where_the_apps_own_may_be_repeated(
     front = traefik(pair, changed)
     assert ask(front.port, "POST", "/own503", body=b"hi").status == 503
     assert len(pair[0].ran("POST") + pair[1].ran("POST")) == 2
-    fill(pair[0], 1.5)
+    fill(pair[0])
     assert {(answer.status, answer.text) for answer in answered(front, "POST")} == {(200, "b")}
 
 
@@ -153,44 +137,47 @@ def test_what_both_refuse_is_refused_after_one_retry(traefik, servers, fill):
     pair = servers(*PATIENT)
     front = traefik(pair)
     for server in pair:
-        fill(server, 1.5)
+        fill(server)
     answer = ask(front.port, path="/x")
     assert answer.status == 503
     assert answer.headers["busyguard-refused"] in ("queue-full", "queue-age")
     assert int(answer.headers["retry-after"]) >= 1
 
 
-def test_a_busy_server_leaves_and_comes_back(traefik, servers, fill):
-    pair = servers("--threads=4", "--max-wait=20", "--patience=0.5")
+def test_a_busy_server_leaves_and_comes_back(traefik, servers, fill, held):
+    pair = servers("--threads=4", "--max-wait=60", "--patience=0.5")
     front = traefik(pair, SOON)
-    fill(pair[0], 1)
+    fill(pair[0])
     eventually(lambda: front.out(pair[0]))
     assert {answer.text for answer in answered(front, "POST")} == {"b"}
     assert pair[0].load["queued"] == 4
+    held.let_go()
     eventually(lambda: "a" in {answer.text for answer in answered(front, "GET", 2)})
 
 
-def test_when_all_are_busy_nobody_is_served_until_one_comes_back(traefik, servers, fill):
+def test_when_all_are_busy_nobody_is_served_until_one_comes_back(traefik, servers, fill, held):
     """Traefik fails closed."""
-    pair = servers("--threads=4", "--max-queue=8", "--max-wait=20", "--patience=0.5")
+    pair = servers("--threads=4", "--max-queue=8", "--max-wait=60", "--patience=0.5")
     front = traefik(pair, SOON)
     for server in pair:
-        fill(server, 1)
+        fill(server)
     eventually(lambda: all(map(front.out, pair)))
     answer = ask(front.port, path="/x")
     assert (answer.status, answer.text) == (503, "no available server\n")
+    held.let_go()
     eventually(lambda: ask(front.port, path="/x").status == 200)
 
 
-def test_a_check_port_that_is_named_is_asked(traefik, servers, fill):
+def test_a_check_port_that_is_named_is_asked(traefik, servers, fill, held):
     """One number for all servers, so here is one server."""
-    [one, _] = servers("--threads=4", "--max-wait=20", "--patience=0.5")
+    [one, _] = servers("--threads=4", "--max-wait=60", "--patience=0.5")
     second = "        - url: http://10.0.0.12:8000\n"
     port = {second: "", "path: /readyz": f"path: /readyz\n          port: {one.check}"}
     front = traefik([one], {**SOON, **port})
-    fill(one, 1)
+    fill(one)
     eventually(lambda: front.out(one))
     assert ask(front.port, path="/x").status == 503
+    held.let_go()
     eventually(lambda: ask(front.port, path="/x").text == "a")
 
 

@@ -84,7 +84,9 @@ class FrontContract:
             together(threads)
             assert statuses(answers) == [200] * 4
             guarded.at_rest()
-        answers, threads = many(8, guarded.port, path="/sleep/0.5")
+        answers, threads = many(8, guarded.port, path="/hang")
+        eventually(lambda: len(answers) == 4)
+        guarded.tell("release")
         together(threads)
         assert statuses(answers) == [200] * 4 + [503] * 4
 
@@ -117,13 +119,14 @@ class FrontContract:
         guarded = site(threads=4, max_queue=60, max_wait=30.0)
         lines = [Line(guarded.port) for _ in range(60)]
         for line in lines:
-            line.send(request(path="/sleep/1"))
+            line.send(request(path="/hang"))
         guarded.filled(4, 56)
         for line in lines:
             line.close()
-        eventually(lambda: guarded.load["queued"] == 0, within=0.8)
+        guarded.filled(4, 0)  # long before they are too old, and before a thread is free
+        guarded.tell("release")
         guarded.at_rest()
-        assert guarded.ran == {"/sleep/1": 4}
+        assert guarded.ran == {"/hang": 4}
         assert ask(guarded.port, path="/echo").status == 200
 
     def test_one_who_left_a_moment_before_its_turn_does_not_run(self, site):
@@ -264,11 +267,16 @@ class FrontContract:
         assert 7 < at_once["deadline"] <= 8
         assert "Monitor" in at_once["monitor"]
         assert at_once["pressure"] is False
-        _, threads = many(1, guarded.port, path="/sleep/0.5")
+        _, threads = many(1, guarded.port, path="/hang")
         guarded.filled(1)
-        waited = json.loads(ask(guarded.port, path="/echo/two").body)
-        together(threads)
-        assert 0.1 < waited["waited"] < 2
+        began = time.monotonic()
+        answers, waiting = many(1, guarded.port, path="/echo/two")
+        guarded.filled(1, 1)
+        time.sleep(0.2)  # at least as long as it has waited then
+        guarded.tell("release")
+        together([*threads, *waiting])
+        waited = json.loads(answers[0].body)
+        assert 0.2 <= waited["waited"] < time.monotonic() - began
         assert waited["remaining"] == pytest.approx(8 - waited["waited"], abs=0.3)
 
     @pytest.mark.parametrize("size", [10, 300_000, 20_000_000])
@@ -440,7 +448,7 @@ class FrontContract:
     def test_counts_are_exact_after_a_storm_of_every_kind(self, site):
         guarded = site(threads=3, max_queue=5, max_wait=0.3)
         kinds = [b"/sleep/0.02", b"/before", b"/midway", b"/drip/2", b"/length", b"/livez"]
-        stop = time.monotonic() + 4
+        stop = time.monotonic() + 2
         errors = []
 
         def storm(seed):
@@ -595,7 +603,7 @@ class ConnectionContract:
         self, site, number
     ):
         guarded = site(threads=4, max_queue=20, max_wait=30.0)
-        answers, threads = many(10, guarded.port, path="/sleep/0.7")
+        answers, threads = many(10, guarded.port, path="/hang")
         guarded.filled(4, 6)
         with Line(guarded.port) as kept:
             kept.send(request(path="/livez"))
@@ -611,6 +619,7 @@ class ConnectionContract:
             assert refused.headers["connection"] == "close"
             assert kept.closed()
             assert guarded.popen.poll() is None
+        guarded.tell("release")
         together(threads)
         assert statuses(answers) == [200] * 10
         assert guarded.ended(within=8) == 0

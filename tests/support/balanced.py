@@ -24,7 +24,7 @@ COMMAND = [sys.executable, "-c", "from wsgi_busyguard.cli import main; raise Sys
 ROOMY = ("--threads=4", "--max-queue=100", "--max-wait=5", "--client-timeout=25")
 
 # What they are given where a queue that is full is to stay so while the test looks.
-PATIENT = ("--threads=4", "--max-queue=4", "--max-wait=5", "--client-timeout=25")
+PATIENT = ("--threads=4", "--max-queue=4", "--max-wait=60", "--client-timeout=300")
 
 # Says who it is, and notes in a file, which outlives it, what has begun to run.
 APP = """
