@@ -11,6 +11,7 @@ from .adapters.first_request import FirstRequest, briefly, room_to_start_with
 from .adapters.next_call import NextCall
 from .adapters.readers.in_flight import InFlight
 from .adapters.unread_body import Leftovers
+from .adaptive import adapted
 from .board.membership import Forking
 from .deadlines.client_timeout import reader
 from .deadlines.clock_skew import QueueHeader
@@ -68,6 +69,7 @@ class BusyGuard:
         slots: int | None = None,
         max_queue: float | None = None,
         max_wait: float | None = None,
+        adaptive: bool = True,
         ready: str = DAMPED,
         patience: float = PATIENCE,
         check_root: bool = True,
@@ -139,7 +141,7 @@ class BusyGuard:
         bounds = limits(options.slots, **waits)
         room_to_start_with(bounds)
         if self.dry_run is None:
-            return Gate(options.slots, **waits)
+            return adapted(Gate(options.slots, **waits), options.adaptive)
         self.dry_run = DryRun(bounds)
         return self._in_flight
 

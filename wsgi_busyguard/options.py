@@ -214,6 +214,11 @@ class GuardOptions:
     max_wait: float | None = option(
         None, SECONDS, "Seconds that a request may wait; 20 % of the client timeout if not given."
     )
+    adaptive: bool = option(
+        True,
+        FLAG,
+        "Let fewer than slots or threads in while they only compete for Python's interpreter.",
+    )
     ready: str = option(DAMPED, POLICY, "The policy of ready checks: exact, damped or always.")
     patience: float = option(
         PATIENCE, SECONDS, "Seconds of delay that the policy damped tolerates."
@@ -303,7 +308,7 @@ class GuardOptions:
         root = flag("check_root", self.check_root)
         checks = Checks(root, self.ready_paths, self.live_paths, self.ready)
         object.__setattr__(self, "checks", checks)  # it is frozen
-        for name in ("expose_load", "trust_queue_header", "dry_run"):
+        for name in ("adaptive", "expose_load", "trust_queue_header", "dry_run"):
             flag(name, getattr(self, name))
         for name in ("patience", "progress_timeout", "stall_after"):
             seconds(name, getattr(self, name))

@@ -13,7 +13,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.python import usage
 from waitress.wasyncore import close_all
 
-from wsgi_busyguard import BusyGuard, Load, Monitor
+from wsgi_busyguard import BusyGuard, Gate, Load, Monitor
 from wsgi_busyguard._support.imported import named
 from wsgi_busyguard._support.usage_error import Mistake
 from wsgi_busyguard.adapters.cheroot.front import CherootFront
@@ -64,6 +64,7 @@ TEXTS = {
     "slots": "8",
     "max_queue": "3",
     "max_wait": "0.5",
+    "adaptive": "no",
     "ready": "exact",
     "patience": "3",
     "check_root": "no",
@@ -116,7 +117,13 @@ def prefork(name, text):
 
 def queueing(name):
     """Return what makes the guard a queue, for what is of no use without one."""
-    needs = name in ("max_queue", "max_wait", "trust_queue_header", "client_timeout_header")
+    needs = name in (
+        "adaptive",
+        "max_queue",
+        "max_wait",
+        "trust_queue_header",
+        "client_timeout_header",
+    )
     return {"slots": 8} if needs or name == "dry_run" else {}
 
 
@@ -185,7 +192,7 @@ CASES = [
 
 def gate(guard):
     adapter = guard.monitor.adapter if isinstance(guard, BusyGuard) else guard
-    return getattr(adapter, "limits", None) or adapter.gate.limits
+    return adapter if isinstance(adapter, Gate) else adapter.gate
 
 
 def matched(guard, method, path):
@@ -225,9 +232,10 @@ def old():
 
 SEEN = {
     "monitor": lambda guard: guard.monitor is MONITOR,
-    "slots": lambda guard: gate(guard).slots == 8,
-    "max_queue": lambda guard: gate(guard).max_queue == 3,
-    "max_wait": lambda guard: gate(guard).max_wait == 0.5,
+    "slots": lambda guard: gate(guard).limits.slots == 8,
+    "max_queue": lambda guard: gate(guard).limits.max_queue == 3,
+    "max_wait": lambda guard: gate(guard).limits.max_wait == 0.5,
+    "adaptive": lambda guard: gate(guard).crowding is bool,
     "ready": lambda guard: matched(guard, "OPTIONS", "/").policy == "exact",
     "patience": lambda guard: guard._patience == 3.0,
     "check_root": lambda guard: matched(guard, "OPTIONS", "/") is None,

@@ -56,6 +56,12 @@ def original(module: str, name: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+def is_patched(module: str) -> bool:
+    """Return whether gevent has put its own in the place of what a module has."""
+    patched = getattr(sys.modules.get("gevent.monkey"), "is_module_patched", None)
+    return patched is not None and bool(patched(module))
+
+
 def socket_at(descriptor: int) -> _socket.socket:
     """Return a socket for a descriptor, mostly a copy; nobody who has another one notices.
 

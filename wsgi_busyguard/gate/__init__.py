@@ -61,9 +61,10 @@ nobody refers to any more is lost; that is noticed, and its place gets another s
 
 from __future__ import annotations
 
-from .gate import Gate, Refused
+from .gate import Gate
 from .queue import Ticket
 from .slots import Slot
+from .waiting import Refused
 
 __all__ = [
     "Gate",

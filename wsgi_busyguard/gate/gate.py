@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 import weakref
 from bisect import bisect_left
-from collections import deque
 from functools import partial
-from threading import TIMEOUT_MAX
-from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .._support.forks import Stage, after_fork
 from .._support.locks import under
@@ -18,29 +15,18 @@ from .._support.log import logger
 from ..counters import BOUNDS
 from ..load import SMOOTHING, Load, service_time
 from ..policy import Reason, limits
-from .queue import Queue, Ticket, wake
-from .slots import Place, Slot, Tally
+from .queue import Queue, Ticket, waking
+from .slots import Circulation, Place, Slot, Tally
+from .waiting import Refused, wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..counters import Counters
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
 QUICK = BOUNDS[0]
 
 _new = tuple.__new__  # what a NamedTuple's own constructor does, in half the time
-
-
-class Refused(Exception):
-    """The gate did not let this one in; nothing has run."""
-
-    def __init__(self, reason: Reason) -> None:
-        super().__init__(reason.value)
-        self.reason = reason
 
 
 class Gate:
@@ -57,6 +43,11 @@ class Gate:
     Threads call :meth:`enter` and :meth:`leave`. Event loops, which cannot wait, use a
     :class:`Ticket` with :meth:`offer`, :meth:`withdraw` and :meth:`expire`. Both may be mixed, and
     every method may be called from any thread. It is an adapter.
+
+    :ivar why: why there are fewer :attr:`slots` than were given, for people; ``None`` if there are
+        not.
+    :ivar crowding: called outside the lock, by whoever comes to wait or sees several inside; it
+        must return at once.
     """
 
     def __init__(
@@ -70,6 +61,7 @@ class Gate:
     ) -> None:
         self.limits = limits(slots, max_queue, max_wait, client_timeout)
         self.draining = False
+        self.crowding: Callable[[], object] = bool
         self._clock = clock
         self._watchers: list[Callable[[], object]] = []
         self._service: float | None = None
@@ -89,10 +81,12 @@ class Gate:
 
     def _reset(self) -> None:
         """Start with every slot free and nobody waiting."""
+        self.why: str | None = None
         self._lock: Any = threading.RLock()
         # First, so that the slots from before, which are dropped here, are not missed.
         self._places: dict[Place, object] = {}  # each with what watches its slot
-        self._free: deque[Slot] = deque()
+        self._circulation = Circulation(self.limits.slots)
+        self._free = self._circulation.free
         for _ in range(self.limits.slots):
             self._add(Place())
         self._pop, self._push = self._free.pop, self._free.append  # to look them up takes long
@@ -133,7 +127,7 @@ class Gate:
                 place.waited = ago
                 place.since = now
                 return slot
-        return self._wait(ago)
+        return wait(self, self._clock, ago)
 
     def leave(self, slot: Slot) -> None:
         """Return a slot. Once: whoever calls this must forget the slot, for others will hold it."""
@@ -229,9 +223,10 @@ class Gate:
             under(self._lock, self._tally.lost, refused)
             self._hand_over()
             return refused
-        outcome = self._waking(self._queue_up, ticket)
+        outcome = waking(self._lock, self._queue_up, ticket)
         if outcome is None:
             self._changed()
+            self.crowding()
         self._hand_over()
         return outcome
 
@@ -246,8 +241,26 @@ class Gate:
 
     def expire(self) -> None:
         """Refuse those who have waited too long. For a loop to call a few times a second."""
-        self._waking(self._queue.hand_out)
+        waking(self._lock, self._hand_out)
         self._hand_over()
+
+    def resize(self, slots: int, why: str | None = None) -> None:
+        """Let at most so many in at once from now on, at least one and no more than were given.
+
+        Nobody inside is sent out: what is too many goes out of use when its holder leaves.
+
+        :param why: why it is fewer, for people.
+        """
+        under(self._lock, self._resize, slots, why)
+        self._hand_over()
+        self._changed()
+
+    def _resize(self, slots: int, why: str | None) -> None:
+        """Do it. Requires self._lock."""
+        # First: from now on whoever reads takes the lock, and whoever leaves comes to _serve().
+        self._crowded = True
+        self._circulation.turn_to(slots)
+        self.why = None if self._circulation.wanted == self.limits.slots else why
 
     def drain(self) -> None:
         """Refuse whoever comes from now on; those who wait and those inside are served.
@@ -257,9 +270,29 @@ class Gate:
         self.draining = True
 
     @property
+    def slots(self) -> int:
+        """How many may be in at once now: as many as were given, or fewer (:meth:`resize`)."""
+        return self._circulation.slots()
+
+    @property
+    def wanted(self) -> int:
+        """As how many :attr:`slots` there will be, when surplus holders have left."""
+        return self._circulation.wanted
+
+    @property
+    def queued(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether somebody waited, or saw it full, since a slot was last left over."""
+        return self._crowded
+
+    @property
     def empty(self) -> bool:
         """Whether nobody is inside and nobody waits."""
-        return not self._waiting and len(self._free) == self.limits.slots
+        return under(self._lock, self._is_empty)
 
     @property
     def has_room(self) -> bool:
@@ -268,14 +301,16 @@ class Gate:
 
     def is_idle(self) -> bool:
         """Return whether half of the slots are free, so that nobody needs to wait anywhere."""
-        return 2 * len(self._free) >= self.limits.slots
+        return 2 * len(self._free) >= self.slots
 
     def read(self) -> Load:
         """Return the figures of this instant."""
-        slots = self.limits.slots
+        slots = self.slots
         if not self._crowded:
             free = len(self._free)
-            if free:
+            if free and not self._crowded and slots == self.slots:  # not resized in between
+                if slots - free > 1:
+                    self.crowding()
                 return _new(Load, (0, slots - free, slots, 0.0, self._service, 0.0))
             # Whoever sees no place left may take that for busy still. So the next who leaves has
             # to tell, and one who left before he could know of it is seen below.
@@ -295,85 +330,54 @@ class Gate:
         self._watchers.append(changed)
 
     def __repr__(self) -> str:
-        inside = self.limits.slots - len(self._free)
-        return f"<Gate {inside}/{self.limits.slots} with {len(self._waiting)} waiting>"
-
-    def _wait(self, ago: float) -> Slot:
-        woken = threading.Lock()  # each waits at a lock of his own and is woken alone
-        woken.acquire()
-        ticket = Ticket(lambda _: woken.release(), ago)
-        try:
-            outcome = self.offer(ticket) or self._outcome(ticket, woken)
-        except BaseException:  # raised into the wait, as gevent's timeouts are
-            self.withdraw(ticket)
-            if isinstance(ticket.outcome, Slot):
-                self.forfeit(ticket.outcome)
-            raise
-        if isinstance(outcome, Slot):
-            return outcome
-        raise Refused(outcome)
-
-    def _outcome(self, ticket: Ticket, woken: threading.Lock) -> Slot | Reason:
-        """Wait until the ticket has its outcome or is too old for one."""
-        left = self.limits.max_wait - (self._clock() - ticket.arrived)
-        woken.acquire(timeout=-1 if left == math.inf else min(max(left, 0), TIMEOUT_MAX))
-        self.withdraw(ticket, Reason.QUEUE_AGE)
-        return ticket.outcome or Reason.QUEUE_AGE
+        slots = self.slots
+        return f"<Gate {slots - len(self._free)}/{slots} with {len(self._waiting)} waiting>"
 
     def _hand_over(self, tell: bool = True) -> None:
         """Give free slots to those who wait, and tell when one is left over."""
         while self._free and (self._waiting or (tell and self._crowded)):
             if self._lock._is_owned():  # a finalizer: what it interrupts comes here by itself
                 return
-            if self._waking(self._serve, tell):
+            if waking(self._lock, self._serve, tell):
                 self._changed()
 
-    def _waking(
-        self, step: Callable[Concatenate[list[Ticket], P], R], *args: P.args, **kwargs: P.kwargs
-    ) -> R:
-        """Take a step that adds to a list whoever got an outcome by it, and wake those.
-
-        A list, and not a result, so that they are woken even if an exception comes out of nowhere.
-        """
-        woken: list[Ticket] = []
-        try:
-            return under(self._lock, step, woken, *args, **kwargs)
-        finally:
-            try:
-                wake(woken)
-            finally:
-                if woken:  # a call can be interrupted before it does anything
-                    wake(woken)
-
     def _queue_up(self, woken: list[Ticket], ticket: Ticket) -> Slot | Reason | None:
-        """Put a ticket into the queue and serve that. For :meth:`_waking`."""
+        """Put a ticket into the queue and serve that. For :func:`waking`."""
+        self._circulation.put_aside()
         outcome = self._queue.join(woken, ticket)
         if outcome is None:
             self._crowded = True
         return outcome
 
     def _serve(self, woken: list[Ticket], tell: bool) -> bool:
-        """Serve the queue; return whether to tell of a slot left over. For :meth:`_waking`."""
-        self._queue.hand_out(woken)
+        """Serve the queue; return whether to tell of a slot left over. For :func:`waking`."""
+        self._hand_out(woken)
         relaxed = tell and self._crowded and not self._waiting and bool(self._free)
+        relaxed = relaxed and self.slots == self.wanted  # else who leaves has to come by here
         if relaxed:
             self._crowded = False
             self._queue.unserved_since = None
         return relaxed
 
+    def _hand_out(self, woken: list[Ticket]) -> None:
+        """Serve the queue, of the slots that stay. For :func:`waking`."""
+        self._circulation.put_aside()
+        self._queue.hand_out(woken)
+
+    def _is_empty(self) -> bool:
+        """Return whether nobody is here. Requires self._lock."""
+        return not self._waiting and len(self._free) == self.slots
+
     def _figures(self) -> Load:
         """Return the load of a crowded gate. Requires self._lock."""
-        now, slots = self._clock(), self.limits.slots
-        queued, free = len(self._waiting), len(self._free)
-        waited = now - self._queue.since(now)
-        # A slot that lies free while somebody waits is on its way to him.
-        moving = min(queued, free)
-        service = service_time(self._service, self._ages(now))
-        return Load(queued - moving, slots - free + moving, slots, waited, service)
+        now = self._clock()
+        ages = [now - since for since in self.inside()]
+        return self._queue.load(now, self.slots, service_time(self._service, ages))
 
-    def _ages(self, now: float) -> list[float]:
+    def inside(self) -> list[float]:
+        """Return since when each of those inside is there."""
         sinces = [place.since for place in self._places]
-        return [now - since for since in sinces if since is not None]
+        return [since for since in sinces if since is not None]
 
     def _changed(self) -> None:
         for changed in self._watchers:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
+from .._support.locks import under
 from .._support.log import logger
+from ..load import Load
 from ..policy import Limits, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .slots import Slot
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Ticket:
@@ -114,12 +119,38 @@ class Queue:
         if self.unserved_since is None or ticket.arrived < self.unserved_since:
             self.unserved_since = ticket.arrived
 
+    def load(self, now: float, slots: int, service: float | None) -> Load:
+        """Return the load of so many slots with this queue in front."""
+        queued, free = len(self.tickets), len(self._free)
+        # A slot that lies free while somebody waits is on its way to him.
+        moving = min(queued, free)
+        waited = now - self.since(now)
+        return Load(queued - moving, slots - free + moving, slots, waited, service)
+
     def since(self, now: float) -> float:
         """Return since when nobody has got a slot who needs one."""
         since = self.tickets[0].arrived if self.tickets else now
         if self.unserved_since is not None and (self.tickets or not self._free):
             since = min(since, self.unserved_since)
         return since
+
+
+def waking(
+    lock: Any, step: Callable[Concatenate[list[Ticket], P], R], *args: P.args, **kwargs: P.kwargs
+) -> R:
+    """Take a step, under the lock, that adds to a list whoever got an outcome; wake those.
+
+    A list, and not a result, so that they are woken even if an exception comes out of nowhere.
+    """
+    woken: list[Ticket] = []
+    try:
+        return under(lock, step, woken, *args, **kwargs)
+    finally:
+        try:
+            wake(woken)
+        finally:
+            if woken:  # a call can be interrupted before it does anything
+                wake(woken)
 
 
 def wake(tickets: list[Ticket]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import deque
 from typing import TYPE_CHECKING
 from weakref import ref
 
@@ -88,6 +89,43 @@ class Slot:
         Called with one argument that says nothing, as from a finalizer.
         """
         return ref(self._guard, lost)
+
+
+class Circulation:
+    """Which slots may be taken; the others lie aside. All but reading requires the gate's lock.
+
+    Each slot is free, or aside, or has one holder, and nobody keeps count of them: so whatever is
+    raised between two steps, what :meth:`slots` says is true. One that gets lost on the way is made
+    anew, and is free then.
+
+    :param most: how many there are.
+    :ivar free: those that nobody has.
+    :ivar wanted: how many are to be in circulation: more may be for as long as somebody has them.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = self.wanted = most
+        self.free: deque[Slot] = deque()
+        self._aside: list[Slot] = []
+
+    def slots(self) -> int:
+        """Return how many may be in at once now. Takes no lock."""
+        return self.most - len(self._aside)
+
+    def turn_to(self, wanted: int) -> None:
+        """Have so many, at least one; those beyond that somebody has go when they come back."""
+        self.wanted = max(1, min(self.most, wanted))
+        while self._aside and self.slots() < self.wanted:
+            self.free.append(self._aside.pop())
+        self.put_aside()
+
+    def put_aside(self) -> None:
+        """Take what is too many, and is free, out of circulation."""
+        while self.slots() > self.wanted:
+            try:
+                self._aside.append(self.free.pop())
+            except IndexError:
+                return
 
 
 class Tally:

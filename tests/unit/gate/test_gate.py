@@ -595,6 +595,134 @@ def test_an_exception_thrown_together_with_the_slot_returns_it(monkeypatch):
     assert gate.empty
 
 
+# Fewer slots for a while
+
+
+def test_a_surplus_slot_goes_when_its_holder_leaves_and_comes_back_with_its_counts():
+    gate = Gate(3)
+    slots = [gate.enter() for _ in range(3)]
+    gate.resize(1, "they compute")
+    assert gate.read()[:3] == (0, 3, 3)
+    for slot, left in zip(slots, (2, 1, 1), strict=True):
+        gate.leave(slot)
+        assert gate.slots == left
+    assert gate.read()[:3] == (0, 0, 1)
+    assert (gate.empty, gate.has_room, gate.is_idle(), gate.why) == (
+        True,
+        True,
+        True,
+        "they compute",
+    )
+    first, second = Visitor(gate), Visitor(gate)
+    assert (gate.read()[:3], gate.has_room) == ((1, 1, 1), False)
+    gate.resize(2)
+    assert isinstance(second.outcome, Slot)
+    gate.resize(9)
+    assert (gate.slots, gate.limits.slots, gate.why) == (3, 3, None)
+    for visitor in (first, second):
+        gate.leave(visitor.outcome)
+    assert gate.counts().served == 5
+    assert gate.empty
+
+
+def test_who_offers_gets_no_surplus_slot_before_its_holder_came_by():
+    gate = Gate(2)
+    slots = [gate.enter() for _ in range(2)]
+    gate.resize(1)
+    queued = Visitor(gate)
+    gate._free.append(slots[0])  # as leave() does, which is interrupted there
+    slots[0].place.since = None
+    assert Visitor(gate).outcome is None
+    assert (queued.outcome, gate.slots) == (None, 1)
+    gate.leave(slots[1])
+    assert isinstance(queued.outcome, Slot)
+
+
+def test_the_state_is_told_when_the_slots_change():
+    gate = Gate(4)
+    heard, _ = heard_by(gate)
+    slots = [gate.enter() for _ in range(2)]
+    visitors = [Visitor(gate) for _ in range(2)]
+    gate.resize(1)
+    waits = Visitor(gate)
+    assert [change.state for change in heard] == [State.BUSY]
+    gate.resize(4)
+    assert waiting(gate) == 1
+    for slot in (*slots, *(visitor.outcome for visitor in visitors)):
+        gate.leave(slot)
+    gate.leave(waits.outcome)
+    assert [change.state for change in heard] == [State.BUSY, State.FREE]
+    assert not gate.crowded
+
+
+@pytest.mark.parametrize("way", ["abandon", "forfeit", "lost"])
+def test_a_surplus_slot_that_comes_back_another_way_goes_too(way):
+    gate = Gate(2)
+    kept, other = gate.take(), gate.take()
+    gate.resize(1)
+    if way == "lost":
+        del other
+        gc.collect()
+    else:
+        getattr(gate, way)(other)
+    waits = Visitor(gate)
+    assert (gate.slots, waits.outcome) == (1, None)
+    gate.leave(kept)
+    gate.leave(waits.outcome)
+    assert (gate.read()[:3], gate.empty) == ((0, 0, 1), True)
+    gate.resize(2)
+    assert (gate.read()[:3], gate.empty) == ((0, 0, 2), True)
+
+
+def test_a_child_has_all_slots():
+    gate = Gate(3)
+    slot = gate.enter()
+    gate.resize(1, "they compute")
+    child = os.fork()
+    if child == 0:
+        try:
+            assert (gate.read()[:3], gate.why) == ((0, 0, 3), None)
+            gate.leave(slot)
+            assert gate.read()[:3] == (0, 0, 3)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    gate.leave(slot)
+    assert gate.read()[:3] == (0, 0, 1)
+
+
+def test_no_slot_is_lost_and_never_too_many_are_inside_while_they_are_resized(start, until):
+    gate = Gate(4, max_queue=math.inf, max_wait=math.inf)
+    counter, over = Counter(), threading.Event()
+
+    def visit():
+        for number in range(300):
+            slot = gate.enter()
+            with counter:
+                os.sched_yield()
+            leave = gate.abandon if number % 7 == 0 else gate.leave
+            leave(slot)
+
+    def resize():
+        dice = random.Random(2013)
+        while not over.is_set():
+            gate.resize(dice.randint(1, 4))
+            load = gate.read()
+            assert 0 <= load.active <= load.capacity <= 4
+            os.sched_yield()
+
+    resizer = start(resize)
+    for thread in [start(visit) for _ in range(8)]:
+        thread.join(60)
+    over.set()
+    resizer.join(60)
+    assert counter.all == 8 * 300 == gate.counts().served
+    assert counter.most <= 4
+    gate.resize(4)
+    assert (gate.read()[:3], gate.empty) == ((0, 0, 4), True)
+
+
 # Against a model
 
 
@@ -604,7 +732,8 @@ class GateMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.now = 0.0
-        self.slots, self.max_queue, self.max_wait = 2, 3, 10.0
+        self.slots, self.max_queue, self.max_wait = 3, 3, 10.0
+        self.wanted = 3
         self.gate = Gate(self.slots, self.max_queue, self.max_wait, clock=lambda: self.now)
         self.heard = []
         self.monitor = Monitor(
@@ -623,7 +752,7 @@ class GateMachine(RuleBasedStateMachine):
             visitor, arrived = self.queue[0]
             if self.now - arrived > self.max_wait:
                 visitor.expected = AGE
-            elif len(self.inside) < self.slots:
+            elif len(self.inside) < self.wanted:
                 visitor.expected = Slot
                 self.inside.append(visitor)
             else:
@@ -663,7 +792,14 @@ class GateMachine(RuleBasedStateMachine):
         self.model_hand_out_if_free()
 
     def model_hand_out_if_free(self):
-        assert not self.queue or len(self.inside) == self.slots
+        assert not self.queue or len(self.inside) >= self.wanted
+
+    @rule(wanted=st.integers(-1, 4))
+    def resize(self, wanted):
+        self.gate.resize(wanted, "for a test")
+        self.wanted = min(3, max(1, wanted))
+        if len(self.inside) < self.wanted:
+            self.model_hand_out()
 
     @precondition(lambda self: self.visitors)
     @rule(data=st.data())
@@ -696,7 +832,10 @@ class GateMachine(RuleBasedStateMachine):
     @invariant()
     def the_figures_are_those_of_the_model(self):
         load = self.gate.read()
-        assert load[:3] == (len(self.queue), len(self.inside), self.slots)
+        slots = max(self.wanted, len(self.inside))
+        assert load[:3] == (len(self.queue), len(self.inside), slots)
+        assert (self.gate.slots, self.gate.wanted) == (slots, self.wanted)
+        assert (self.gate.why is None) == (self.wanted == self.slots)
         assert self.gate.empty == (not self.queue and not self.inside)
         if self.queue:
             assert load.waited >= self.now - self.queue[0][1]

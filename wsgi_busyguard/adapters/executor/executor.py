@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from ...adaptive import adapted
 from ...gate import Gate, Slot
 from ...monitor import Monitor
 from ...policy import flag, whole
@@ -43,6 +44,7 @@ class CountingExecutor(ThreadPoolExecutor):
     :param max_wait: seconds that a job may wait; ``None`` is a fifth of ``client_timeout``,
         ``math.inf`` no limit.
     :param client_timeout: seconds after which a client gives up; ``None`` is 5.
+    :param adaptive: whether fewer jobs run at once while they only compete for the interpreter.
     :param on_busy: called with a :class:`~wsgi_busyguard.load.Transition`, in the thread that
         saw the change.
     :param on_free: likewise.
@@ -73,6 +75,7 @@ class CountingExecutor(ThreadPoolExecutor):
         max_queue: float | None = None,
         max_wait: float | None = None,
         client_timeout: float | None = None,
+        adaptive: bool = True,
         on_busy: Listener | None = None,
         on_free: Listener | None = None,
         changed: Callable[[], object] | None = None,
@@ -85,7 +88,8 @@ class CountingExecutor(ThreadPoolExecutor):
         whole("max_workers", max_workers, least=1)
         if changed is not None and not callable(changed):
             raise TypeError(f"changed must be callable with nothing, not {changed!r}")
-        self.gate = Gate(max_workers, max_queue, max_wait, client_timeout=client_timeout)
+        gate = Gate(max_workers, max_queue, max_wait, client_timeout=client_timeout)
+        self.gate = adapted(gate, flag("adaptive", adaptive))
         self._carriers = Carriers(self.gate, changed, flag("ticker", ticker))
         if callable(initializer):  # else the stock executor says what it expected
             initializer, initargs = partial(self._carriers.initialize, initializer), (initargs,)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..._support.launcher import relaunch
 from ..._support.log import Streak
+from ...adaptive import adapted
 from ...board.membership import Member
 from ...deadlines.client_timeout import Client, reader
 from ...deadlines.clock_skew import QueueHeader
@@ -71,7 +72,8 @@ class Front:
         if options.refusal is not None:
             self._plainly = Responses(retry_after=options.retry_after)
         self._unsendable = Streak()  # what the refusal app says
-        self.gate = Gate(threads, **options.some("max_queue", "max_wait", "client_timeout"))
+        waits = options.some("max_queue", "max_wait", "client_timeout")
+        self.gate = adapted(Gate(threads, **waits), options.adaptive)
         queue_header = None
         if options.trust_queue_header:
             queue_header = QueueHeader(self.gate.is_idle, options.timeout)

@@ -101,7 +101,7 @@ class GuardedThreads(Guarded, ThreadWorker):
         self._pool = ConnectionPool(
             self.cfg.threads,
             max_queue=bound,
-            **options.some("max_wait", "client_timeout", "progress_timeout"),
+            **options.some("max_wait", "client_timeout", "progress_timeout", "adaptive"),
             changed=lambda: self.publisher.post(),
             ticker=False,
         )

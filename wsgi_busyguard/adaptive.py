@@ -1,0 +1,397 @@
+"""How many of a gate's slots are worth having: fewer while they only compete for the interpreter.
+
+Python's interpreter runs one thread at a time. Ten requests that compute are served no sooner than
+one after the other, only all late, and the server's own loop starves beside them. Neither their
+number nor their time shows that: a request that waits for the interpreter looks like one that waits
+for a database. What shows it is the processor time of the process *and* the delay of a thread that
+sleeps and then needs the interpreter. Either alone is wrong: code in C that lets go of the
+interpreter uses up the one and leaves the other alone, and on a machine whose processors others use
+it is the other way round. Both are read from outside the requests, and cost them nothing.
+
+:func:`direction` and :class:`Steps` decide and know no clock; :class:`Adaptive` samples, on a
+thread of its own, while the gate is crowded or several inside use the interpreter up. No such
+thread, then all slots.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import threading
+import time
+from contextlib import suppress
+from enum import IntEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+from ._support.forks import Stage, after_fork
+from ._support.log import logger
+from ._support.periodic import Periodic
+from ._support.unpatched import is_patched
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .gate import Gate
+
+# Seconds of sleep between two samples of the delay, and of a look, which is made of several.
+BEAT_SECONDS = 0.02
+LOOK_SECONDS = 0.25
+LOOK_BEATS = 5
+
+# Seconds without a crowd after which all slots are there again and the thread ends.
+QUIET_SECONDS = 5.0
+
+# Shares of the processor time that a process can have: all of it; some of it left; most of it left;
+# so little that to have several inside is worth no look.
+FULL, SPARE, IDLE, LITTLE = 0.95, 0.88, 0.5, 0.2
+
+# Shares of the samples that found the interpreter taken, which are the same on a machine that is
+# busy elsewhere: always, to as few as one in twelve; and often enough to let no more in.
+ALWAYS, MOSTLY = 0.9, 0.8
+
+# Delays in switch intervals, as measured: no thread computes (up to 0.8), one does (1.04), several
+# do (from 1.5 on).
+ALONE, QUEUED = 0.8, 1.5
+
+# From so many switch intervals on, somebody had the interpreter when it was asked for.
+TAKEN = 0.5
+
+# How many looks in a row have to ask for one slot more; twice as many each time that it has to be
+# taken back soon, up to so many.
+ASKED, ASKED_MOST = 2, 32
+SOON_LOOKS = 8
+
+# Seconds of the interpreter that a request may have had before it takes no slot from the others.
+LONG_SECONDS = 1.0
+
+
+class Machine(NamedTuple):
+    """What there is to run on.
+
+    :param one_at_a_time: whether the interpreter runs one thread at a time.
+    :param cores: how many processors this process may use.
+    """
+
+    one_at_a_time: bool
+    cores: float
+
+    @property
+    def usable(self) -> float:
+        """Processor seconds a second that Python code can have."""
+        return min(1.0, self.cores) if self.one_at_a_time else self.cores
+
+
+class Signals(NamedTuple):
+    """What one look has seen.
+
+    :param used: processor seconds a second of the process.
+    :param loop: of these, those of the server's own loop.
+    :param lag: mean delay in getting the interpreter, in switch intervals.
+    :param taken: share of the samples that found it taken.
+    :param waits: whether somebody waited for a slot, most of the time.
+    """
+
+    used: float
+    loop: float
+    lag: float
+    taken: float
+    waits: bool
+
+
+class Direction(IntEnum):
+    """Where to go from the slots that there are."""
+
+    FEWER = -1
+    KEEP = 0
+    MORE = 1
+    MANY_MORE = 2
+
+
+def direction(signals: Signals, machine: Machine, slots: int) -> Direction:
+    """Return whether fewer slots would do, or more would help. In between, nothing moves.
+
+    Fewer only if the interpreter is never idle, *and* threads queue for it, *and* it is not the
+    server's loop that uses it. So a slow outside service never takes a slot away.
+    """
+    used, loop, lag, taken, waits = signals
+    usable, pool = machine.usable, used - loop
+    share = used / usable
+    if machine.one_at_a_time and pool >= max(LITTLE * usable, used / 2):
+        # Where others use the processors, too, whoever has the interpreter needs longer for its
+        # turn: so the delay counts by the processor time that went by.
+        queued = lag * min(1.0, share) >= QUEUED
+        if queued and (share >= FULL or taken >= ALWAYS):
+            return Direction.FEWER
+    # All processors are used up, and as few threads as there are processors could do that.
+    if used >= FULL * machine.cores and pool >= machine.cores / 2 and slots > machine.cores:
+        return Direction.FEWER
+    if not waits or used >= SPARE * machine.cores:
+        return Direction.KEEP
+    if not machine.one_at_a_time or taken < MOSTLY:
+        if share < IDLE:
+            return Direction.MANY_MORE
+        if not machine.one_at_a_time or lag < (ALONE if share >= SPARE else QUEUED):
+            return Direction.MORE
+    return Direction.KEEP
+
+
+class Steps:
+    """How far to go in a direction, look after look.
+
+    Half of the slots at first, half as far after each turn, twice as far while it goes on, so that
+    it is at most five steps from 32 to 1 and the end is found one by one.
+    """
+
+    def __init__(self) -> None:
+        self._size = 0
+        self._way = 0
+        self._asks = 0  # looks in a row that asked for more
+        self._needed = ASKED
+        self._tried: int | None = None  # looks since there was one more that may not last
+
+    def next(self, slots: int, least: int, most: int, way: Direction) -> int:
+        """Return how many slots there should be after ``slots``."""
+        if self._tried is not None:
+            self._tried += 1
+            if self._tried > SOON_LOOKS:  # it has lasted
+                self._tried, self._needed = None, ASKED
+        self._asks = self._asks + 1 if way > 0 else 0
+        if way is Direction.FEWER:
+            if self._tried is not None:
+                self._tried, self._needed = None, min(2 * self._needed, ASKED_MOST)
+            slots -= self._step(slots, -1)
+        elif way is Direction.MANY_MORE:
+            slots, self._size, self._way, self._needed = 2 * slots, slots, 1, ASKED
+        elif way is Direction.MORE and self._asks >= self._needed:
+            slots += self._step(slots, 1)
+            self._asks = self._tried = 0
+        return max(1, least, min(slots, most))
+
+    def _step(self, slots: int, way: int) -> int:
+        if way != self._way:
+            self._size = (self._size or slots) // 2
+        else:
+            self._size *= 2
+        self._size, self._way = max(1, min(self._size, slots // 2)), way
+        return self._size
+
+
+class Adaptive:
+    """Keeps a gate at as many slots as are worth having.
+
+    :param gate: is told by :meth:`~wsgi_busyguard.gate.Gate.resize`.
+    :param clock: monotonic seconds.
+    :param processor: processor seconds of this process.
+    :param loop: of these, those of the server's own loop.
+    """
+
+    def __init__(
+        self,
+        gate: Gate,
+        machine: Machine,
+        clock: Callable[[], float] = time.monotonic,
+        processor: Callable[[], float] = time.process_time,
+        loop: Callable[[], float] | None = None,
+    ) -> None:
+        self._gate = gate
+        self._machine = machine
+        self._clock = clock
+        self._processor = processor
+        self._loop = loop or main_thread
+        self._is_off = False
+        self._beats = Periodic(self.beat, BEAT_SECONDS, "busyguard-adaptive")
+        self._reset()
+        after_fork(Stage.OWN, self._reset)
+
+    def begin(self) -> None:
+        """Have the thread begin, if it is time: the gate is crowded, or the interpreter used up.
+
+        By :attr:`Gate.crowding`, in any thread.
+        """
+        if self._beats.wanted or self._is_off:
+            return
+        try:
+            if self._gate.crowded or self._is_hot():
+                self._is_off = is_patched("threading")  # one thread runs all, and none queues
+                if not self._is_off:
+                    self._beats.start()
+        except Exception:
+            self._fail()
+
+    def beat(self) -> None:
+        """Take a sample; look at them if it is time. In the thread."""
+        if self._is_off:
+            return
+        try:
+            self._sample()
+        except Exception:
+            self._fail()
+
+    def _fail(self) -> None:
+        """Have all slots, and no more of this: guarding must never be the outage."""
+        self._is_off = True
+        logger.exception("could not see how many slots are worth having; leaving them all")
+        self._end()
+
+    def _reset(self) -> None:
+        """Know nothing, as in the beginning."""
+        self._steps = Steps()
+        self._due: float | None = None
+        self._quiet_since: float | None = None
+        self._shares: dict[float, float] = {}
+        self._seen: tuple[float, float] | None = None
+        self._took = Took()
+        self._window: Window | None = None
+
+    def _is_hot(self) -> bool:
+        """Return whether the interpreter was used up since this was last asked, a moment ago."""
+        now = self._clock()
+        if self._seen is not None and now - self._seen[0] < LOOK_SECONDS:
+            return False
+        before, self._seen = self._seen, (now, self._processor())
+        if before is None:
+            return False
+        share = (self._seen[1] - before[1]) / (now - before[0])
+        return share >= LITTLE * self._machine.usable
+
+    def _sample(self) -> None:
+        gate, now = self._gate, self._clock()
+        late = None if self._due is None else max(0.0, now - self._due)
+        window = self._window
+        if window is None or late is None:
+            self._window = Window(now, self._processor(), self._loop())
+        else:
+            window.lags.append(late)
+            window.waits += gate.queued > 0
+            window.crowds += gate.crowded
+            if now - window.since >= LOOK_SECONDS and len(window.lags) >= LOOK_BEATS:
+                self._look(now, window)
+        self._due = self._clock() + BEAT_SECONDS
+
+    def _look(self, now: float, window: Window) -> None:
+        """Decide by what was seen since the last look, and begin anew."""
+        gate, seconds = self._gate, now - window.since
+        used, loop = self._processor(), self._loop()
+        self._window = Window(now, used, loop)
+        signals = window.signals(seconds, used, loop)
+        inside = gate.inside()
+        is_hot = len(inside) > 1 and signals.used >= LITTLE * self._machine.usable
+        if not inside or not (window.crowds or is_hot):
+            self._rest(now)
+            return
+        self._quiet_since = None
+        self._took.add((signals.used - signals.loop) * seconds, gate.counts().served)
+        way, wanted = direction(signals, self._machine, gate.wanted), gate.wanted
+        if gate.slots > wanted:  # surplus holders are still to leave: only the way back is open
+            if way > 0:
+                gate.resize(gate.slots, self._why(gate.slots))
+            return
+        to = self._steps.next(wanted, self._least(inside, now, seconds), gate.limits.slots, way)
+        if to != wanted:
+            gate.resize(to, self._why(to))
+            self._window = None  # the next look is of what comes of it
+        elif gate.why is not None:
+            gate.why = self._why(to)
+
+    def _rest(self, now: float) -> None:
+        """Nobody is in anybody's way: have all slots again when it has been so for a while."""
+        if self._quiet_since is None:
+            self._quiet_since = now
+        elif now - self._quiet_since >= QUIET_SECONDS:
+            self._end()
+
+    def _end(self) -> None:
+        self._gate.resize(self._gate.limits.slots)
+        self._reset()
+        self._beats.stop()
+
+    def _least(self, inside: list[float], now: float, seconds: float) -> int:
+        """Return how many slots there have to be: one beside those who have long had theirs.
+
+        Else a request that computes for minutes would have all others refused.
+        """
+        shares, self._shares = self._shares, {}
+        for since in inside:
+            part = max(0.0, min(seconds, now - since)) / len(inside)
+            self._shares[since] = shares.get(since, 0.0) + part
+        most = min(LONG_SECONDS, self._gate.limits.max_wait)
+        return 1 + sum(share > most for share in self._shares.values())
+
+    def _why(self, slots: int) -> str:
+        machine, most = self._machine, self._gate.limits.slots
+        who = "this interpreter" if machine.one_at_a_time else f"{machine.cores:g} processors"
+        return (
+            f"a request computes {self._took.milliseconds():.0f} ms: {who} cannot use more than"
+            f" {slots} of the {most} slots; more processes would help"
+        )
+
+
+class Window:
+    """What is sampled for one look."""
+
+    def __init__(self, since: float, used: float, loop: float) -> None:
+        self.since = since
+        self.lags: list[float] = []
+        self.waits = self.crowds = 0
+        self._used = used
+        self._loop = loop
+
+    def signals(self, seconds: float, used: float, loop: float) -> Signals:
+        """Return what has been seen in so many seconds."""
+        beats, interval = len(self.lags), sys.getswitchinterval()
+        return Signals(
+            (used - self._used) / seconds,
+            (loop - self._loop) / seconds,
+            math.fsum(self.lags) / beats / interval,
+            sum(lag >= TAKEN * interval for lag in self.lags) / beats,
+            2 * self.waits >= beats,
+        )
+
+
+class Took:
+    """The processor time of one request, from that of all and how many were served."""
+
+    def __init__(self) -> None:
+        self._seconds = self._served = 0.0
+        self._before: int | None = None
+
+    def add(self, seconds: float, served: int) -> None:
+        """Count so many seconds more, by when so many were served in all. Forgets old ones."""
+        if self._before is not None:
+            self._seconds = 0.95 * self._seconds + seconds
+            self._served = 0.95 * self._served + served - self._before
+        self._before = served
+
+    def milliseconds(self) -> float:
+        """Return what one took."""
+        return 1000 * self._seconds / max(1.0, self._served)
+
+
+def adapted(gate: Gate, wanted: bool = True) -> Gate:
+    """Return a gate that goes by what this machine can run, if wanted, and where that is seen."""
+    if wanted and hasattr(time, "pthread_getcpuclockid"):  # not on Windows
+        gate.crowding = Adaptive(gate, this_machine()).begin
+    return gate
+
+
+def this_machine() -> Machine:
+    """Return what this process runs on."""
+    return Machine(getattr(sys, "_is_gil_enabled", lambda: True)(), _cores())
+
+
+def main_thread() -> float:
+    """Return the processor seconds of the main thread, which is the loop of most servers."""
+    ident = threading.main_thread().ident
+    return time.clock_gettime(time.pthread_getcpuclockid(ident or threading.get_ident()))
+
+
+def _cores() -> float:
+    """Return how many processors this process may use: a container's quota counts, too."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores: float = len(affinity(0)) if affinity else os.cpu_count() or 1
+    with suppress(OSError, ValueError), open("/sys/fs/cgroup/cpu.max") as file:
+        quota, period = file.read().split()
+        if quota != "max":
+            cores = min(cores, int(quota) / int(period))
+    return cores
