@@ -60,11 +60,22 @@ class Plan(NamedTuple):
 
 
 class Attempt(NamedTuple):
-    """When one came, in seconds of the run, what it got, and after how many seconds."""
+    """When one came, in seconds of the run, what it got, and after how many seconds.
+
+    :ivar work: for how many seconds the app says it had it.
+    """
 
     at: float
     status: int
     took: float
+    work: float = 0.0
+
+
+class Answer(NamedTuple):
+    """A status, or LEFT or BROKEN, and what the body says: seconds in the app, or nothing."""
+
+    status: int
+    work: float = 0.0
 
 
 class Connection(asyncio.Protocol):
@@ -73,15 +84,15 @@ class Connection(asyncio.Protocol):
     def __init__(self, pool: list[Connection]) -> None:
         self._pool = pool
         self._said = b""
-        self._answer: asyncio.Future[int] | None = None
+        self._answer: asyncio.Future[Answer] | None = None
         self.transport: Any = None
 
     def connection_made(self, transport: Any) -> None:
         """Note where to write."""
         self.transport = transport
 
-    def ask(self, head: bytes) -> asyncio.Future[int]:
-        """Send a request, and return what will be its status."""
+    def ask(self, head: bytes) -> asyncio.Future[Answer]:
+        """Send a request, and return what will be its answer."""
         self._said = b""
         self._answer = asyncio.get_running_loop().create_future()
         self.transport.write(head)
@@ -102,7 +113,8 @@ class Connection(asyncio.Protocol):
         else:
             self._pool.append(self)
         if not answer.done():
-            answer.set_result(int(self._said[9:12]))
+            status = int(head[9:12])
+            answer.set_result(Answer(status, float(body) if body[:1].isdigit() else 0.0))
 
     def connection_lost(self, _error: Exception | None) -> None:
         """Say so to whoever waits for an answer."""
@@ -127,8 +139,8 @@ class Visitors:
         self.calm: list[float] = []
         self.late: list[float] = []
 
-    async def ask(self, patience: float, method: str = "GET", *, fresh: bool = False) -> int:
-        """Return the status that one request gets, LEFT or BROKEN."""
+    async def ask(self, patience: float, method: str = "GET", *, fresh: bool = False) -> Answer:
+        """Return what one request gets."""
         head = f"{method} / HTTP/1.1\r\nHost: a\r\n\r\n".encode()
         loop, connection, late = asyncio.get_running_loop(), None, False
         task = asyncio.current_task()
@@ -153,9 +165,9 @@ class Visitors:
         except asyncio.CancelledError:
             if not late:
                 raise
-            return LEFT
+            return Answer(LEFT)
         except OSError:
-            return BROKEN
+            return Answer(BROKEN)
         finally:
             timer.cancel()
             if connection is not None and (late or fresh):
@@ -173,8 +185,8 @@ class Visitors:
     async def _visit(self) -> None:
         for left in reversed(range(self._plan.tries)):
             at = self._now()
-            status = await self.ask(self._plan.patience)
-            self.attempts.append(Attempt(at, status, self._now() - at))
+            status, work = await self.ask(self._plan.patience)
+            self.attempts.append(Attempt(at, status, self._now() - at, work))
             if status == 200:
                 return
             if left:
@@ -183,7 +195,7 @@ class Visitors:
     async def _check(self) -> None:
         at = self._now()
         try:
-            status = await self.ask(CHECK_PATIENCE, "OPTIONS", fresh=True)
+            status, _ = await self.ask(CHECK_PATIENCE, "OPTIONS", fresh=True)
         except asyncio.CancelledError:  # the end of the run: it has taken as long as this so far
             status = LEFT
         self.checks.append(Attempt(at, status, self._now() - at))
@@ -225,14 +237,14 @@ class Visitors:
     async def _first(self) -> None:
         """Wait until the server answers, and ask it one by one for a while."""
         until = time.monotonic() + START_PATIENCE
-        while await self.ask(START_PATIENCE / 6) != 200:
+        while (await self.ask(START_PATIENCE / 6)).status != 200:
             if time.monotonic() > until:
                 sys.exit("the server does not answer")
             await asyncio.sleep(0.02)
         until = time.monotonic() + self._plan.calm
         while time.monotonic() < until:
             began = time.monotonic()
-            if await self.ask(START_PATIENCE) == 200:
+            if (await self.ask(START_PATIENCE)).status == 200:
                 self.calm.append(time.monotonic() - began)
 
     async def run(self) -> None:

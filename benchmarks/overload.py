@@ -44,6 +44,7 @@ def run(row: Row, seconds: float, package: str | None) -> Seen:
     """Have the visitors come to the server, and return what they saw."""
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # of those accepted, too
         listener.bind(("127.0.0.1", 0))
         listener.listen(BACKLOG)
         port, fd = listener.getsockname()[1], listener.fileno()
@@ -81,11 +82,11 @@ def end(process: subprocess.Popen[Any]) -> None:
 def summary(row: Row, seconds: float, said: dict[str, Any]) -> Seen:
     """Make figures of what the visitors say."""
     skip = row.plan(0, seconds)["skip"]
-    ended = [(at + took, status, took) for at, status, took in said["attempts"]]
+    ended = [(at + took, status, took, work) for at, status, took, work in said["attempts"]]
     inside = [each for each in ended if skip <= each[0] < skip + seconds] if row.load else ended
-    good = [took for _, status, took in inside if status == 200]
-    refused = [took for _, status, took in inside if status >= 400]
-    checks = [took for at, _, took in said["checks"] if at >= skip]
+    good = [took for _, status, took, _ in inside if status == 200]
+    refused = [took for _, status, took, _ in inside if status >= 400]
+    checks = [took for at, _, took, _ in said["checks"] if at + took >= skip]
     count = max(1, len(inside))
     return Seen(
         goodput=_goodput_in(row, ended, skip, skip + seconds),
@@ -97,24 +98,25 @@ def summary(row: Row, seconds: float, said: dict[str, Any]) -> Seen:
         refused=len(refused) / count,
         refused_after=_at(refused, 0.5),
         check99=_at(checks, 0.99),
-        left=sum(status == 0 for _, status, _ in inside) / count,
-        broken=sum(status < 0 for _, status, _ in inside),
+        left=sum(status == 0 for _, status, *_ in inside) / count,
+        broken=sum(status < 0 for _, status, *_ in inside),
         asked=len(inside),
         late=_at(said["late"], 0.99) or 0.0,
     )
 
 
-def _goodput_in(row: Row, ended: list[tuple[float, int, float]], begin: float, end: float) -> float:
+def _goodput_in(row: Row, ended: list[Any], begin: float, end: float) -> float:
     """Return the share of the capacity that got out to people between two moments.
 
-    What was served across one of them counts in part: ten threads that sleep do it in step.
+    What was served across one of them counts in part: ten threads that sleep do it in step. What an
+    app that sleeps can do is what its threads have time for; how long a sleep is, it says itself.
     """
-    service = APPS[row.app].service
-    served = sum(
-        max(0.0, min(at, end) - max(at - service, begin)) / service
-        for at, status, _ in ended
-        if status == 200
-    )
+    service, sleeps = APPS[row.app].service, row.app in ("sleeps", "long")
+    served = 0.0
+    for at, status, _, work in ended:
+        if status == 200:
+            span = work if sleeps else service
+            served += max(0.0, min(at, end) - max(at - span, begin)) / service
     return served / (end - begin) / row.capacity
 
 
