@@ -263,6 +263,19 @@ class BalancerFigures(TypedDict):
     period: float
 
 
+class BulkheadFigures(TypedDict):
+    """A bulkhead of the process of the check port."""
+
+    name: str
+    inside: int
+    at_most: int | None
+    oldest: float
+    shut_for: float | None
+    made: int
+    slow: int
+    refused: int
+
+
 class StateFigures(LoadFigures):
     """What has always been said."""
 
@@ -283,4 +296,15 @@ class LoadReport(StateFigures, total=False):
     changes: list[ChangeFigures]
     checks: list[CheckFigures]
     balancers: list[BalancerFigures]
+    bulkheads: list[BulkheadFigures]
     processes: list[ProcessFigures]
+
+
+def told(figures: BulkheadFigures) -> str:
+    """Return how a bulkhead is, for people."""
+    most, since = figures["at_most"], figures["shut_for"]
+    many = f"{figures['inside']} of {most}" if most is not None else f"{figures['inside']}"
+    words = f"{figures['name']}: {many} in calls"
+    if figures["inside"]:
+        words += f" for up to {figures['oldest']:.1f} s"
+    return words if since is None else f"{words}, shut for {since:.0f} s"

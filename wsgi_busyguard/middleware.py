@@ -15,6 +15,7 @@ from .adaptive import adapted
 from .board.membership import Forking
 from .deadlines.client_timeout import reader
 from .deadlines.clock_skew import QueueHeader
+from .deadlines.current_guard import calls_apps
 from .deadlines.environ import stamping
 from .gate import Gate
 from .gate.dry_run import DryRun, counted
@@ -289,3 +290,7 @@ def _go_together(options: GuardOptions) -> None:
         raise ValueError("max_queue and max_wait need slots: without them nothing queues here")
     if options.push and options.dry_run:
         raise ValueError("give push or dry_run, not both: a dry run tells balancers nothing")
+
+
+# So that a bulkhead knows a request also where nothing is stamped.
+calls_apps(BusyGuard.__call__.__code__, lambda names: names["self"].monitor)

@@ -290,3 +290,21 @@ def seconds(name: str, value: float) -> float:
 def share(limit: int, balancers: int) -> int:
     """Return how many requests each balancer may have here, so that it is ``limit`` together."""
     return max(1, math.ceil(limit / max(1, balancers)))
+
+
+def places(at_most: int | None, part: float | None) -> tuple[int | None, float]:
+    """Return the limits of a bulkhead that are meant: a number of calls, or a part of the slots."""
+    if at_most is not None and part is not None:
+        raise ValueError(f"give at_most or share, not both: at_most={at_most!r}, share={part!r}")
+    if at_most is not None:
+        whole("at_most", at_most, least=1)
+    if part is not None and seconds("share", part) > 1:
+        raise ValueError(f"share must be at most 1, not {part}")
+    return at_most, 0.5 if part is None else part
+
+
+def calls_at_most(slots: int | None, at_most: int | None, part: float) -> float:
+    """Return how many calls to one service may run at once, with so many slots in force."""
+    if at_most is not None:
+        return at_most
+    return math.inf if slots is None else max(1, math.ceil(slots * part))

@@ -286,6 +286,38 @@ def test_wrong_settings_are_told_by_the_checks(given, words):
     assert words in told
 
 
+def test_settings_limit_bulkheads():
+    from wsgi_busyguard.bulkhead import Bulkhead
+
+    rates = Bulkhead("rates of a Django site", at_most=7)
+    given = {"BULKHEADS": {"rates of a Django site": {"AT_MOST": 2}, "api.example.com": {}}}
+    with override_settings(BUSYGUARD=given):
+        assert complaints() == []
+        guarded()
+    assert rates.figures()["at_most"] == 2
+
+
+def test_a_bulkhead_that_there_is_not_is_told():
+    from wsgi_busyguard.bulkhead import Bulkhead
+
+    rates = Bulkhead("exchange-rates")
+    with override_settings(BUSYGUARD={"BULKHEADS": {"exchange-rate": {}, "localhost": {}}}):
+        [(number, told, hint)] = complaints()
+    assert number == "W003"
+    assert told == "BUSYGUARD[\"BULKHEADS\"] has 'exchange-rate', which is no bulkhead and no host"
+    assert hint == f"did you mean {rates.name!r}?"
+
+
+@pytest.mark.parametrize("given", [3, {"rates": 3}, {"rates": {"MOST": 3}}, {"r": {"AT_MOST": 0}}])
+def test_bulkheads_that_cannot_be_meant_are_told(given):
+    with override_settings(BUSYGUARD={"BULKHEADS": given}):
+        [(number, told, _)] = complaints()
+        assert number == "E002"
+        assert 'BUSYGUARD["BULKHEADS"]' in told
+        with pytest.raises(ImproperlyConfigured):
+            guarded()
+
+
 def test_the_checks_open_nothing_and_start_nothing(tmp_path):
     import threading
 

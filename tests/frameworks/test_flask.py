@@ -8,6 +8,7 @@ from flask import Flask, request
 
 import wsgi_busyguard
 from wsgi_busyguard import current_deadline, under_pressure
+from wsgi_busyguard.bulkhead import Bulkhead
 from wsgi_busyguard.integrations.flask import BusyGuard, command
 
 
@@ -71,6 +72,19 @@ def test_an_app_has_one_guard(app):
 def test_unknown_settings_are_refused(app):
     app.config["BUSYGUARD"] = {"SLOT": 3}
     with pytest.raises(ValueError, match=r"has no 'SLOT'; did you mean 'SLOTS'\?"):
+        BusyGuard(app)
+
+
+def test_settings_limit_bulkheads(app):
+    rates = Bulkhead("rates of a Flask app", at_most=7)
+    app.config["BUSYGUARD"] = {"BULKHEADS": {"rates of a Flask app": {"AT_MOST": 2}}}
+    BusyGuard(app)
+    assert rates.figures()["at_most"] == 2
+
+
+def test_wrong_settings_of_bulkheads_are_told(app):
+    app.config["BUSYGUARD"] = {"BULKHEADS": {"rates": {"MOST": 2}}}
+    with pytest.raises(ValueError, match=r"\['rates'\] has no 'MOST'; there are AT_MOST, SHARE"):
         BusyGuard(app)
 
 

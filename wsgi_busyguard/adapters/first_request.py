@@ -11,7 +11,7 @@ from .._support.locks import under
 from .._support.log import logger
 from ..board.publisher import Publisher
 from ..board.respawn import is_late
-from ..deadlines.environ import MONITOR
+from ..deadlines.deadline import MONITOR
 from ..gate.gated import Held
 from ..load import Shares, Subscribes
 from ..monitor import Monitor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 from time import gmtime, strftime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ..policy import DRAINING, share
 from .formatting import DASH, grouped, many, of, plain, span
@@ -39,6 +39,9 @@ PROCESS_HEADS = (
 )
 
 
+COUNTED_CALLS: tuple[Literal["made", "slow", "refused"], ...] = ("made", "slow", "refused")
+
+
 def parts(shown: LoadReport, looks: Sequence[Look]) -> dict[str, str]:
     """Return the parts of the page by their ids.
 
@@ -51,6 +54,7 @@ def parts(shown: LoadReport, looks: Sequence[Look]) -> dict[str, str]:
         "charts": minutes(shown, looks),
         "processes": _processes(shown),
         "changes": _changes(shown),
+        "bulkheads": _bulkheads(shown),
         "balancers": _balancers(shown),
         "counts": _counts(shown),
     }
@@ -141,6 +145,24 @@ def _changes(shown: LoadReport) -> str:
         for change in reversed(changes)
     ]
     return _section("Changes of the state", text + (_table(heads, body, 2) if body else ""))
+
+
+def _bulkheads(shown: LoadReport) -> str:
+    bulkheads = shown.get("bulkheads")
+    if not bulkheads:
+        return ""
+    body = [
+        [
+            escape(plain(one["name"])),
+            of(one["inside"], one["at_most"]),
+            span(one["oldest"]) if one["inside"] else DASH,
+            DASH if one["shut_for"] is None else f"<b>{span(one['shut_for'])}</b>",
+            *(grouped(one[key]) for key in COUNTED_CALLS),
+        ]
+        for one in bulkheads
+    ]
+    heads = ("service", "in calls", "for up to", "shut for", "calls made", "slow", "not made")
+    return _section("Calls to outside services, of this process", _table(heads, body, 1))
 
 
 def _balancers(shown: LoadReport) -> str:

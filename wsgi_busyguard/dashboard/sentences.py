@@ -12,6 +12,7 @@ from ..load import LAG_BUSY
 from ..policy import ABSENT, DRAINING, Reason
 from .formatting import many, of, plain, span
 from .history import gone, lately, stuck_for
+from .outside import failing
 from .processes import (
     BUSY,
     FREE,
@@ -251,6 +252,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (NOTE, _draining),
     (WRONG, _stuck),
     (WRONG, _slow),
+    (WRONG, failing),
     (WRONG, _late),
     (WRONG, _queue),
     (NOTE, _full),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from .deadline import TooLate, call_timeout, carrying, current_deadline, within
+from .deadline import NotMade, TooLate, call_timeout, carrying, current_deadline, within
 
 __all__ = [
+    "NotMade",
     "TooLate",
     "call_timeout",
     "carrying",

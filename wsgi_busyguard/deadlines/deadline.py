@@ -26,12 +26,20 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 DEADLINE = "busyguard.deadline"
+MONITOR = "busyguard.monitor"
 
 # A deadline that was set by hand, for the code it is set around and what has a copy of its context.
 _narrowed: ContextVar[float | None] = ContextVar("wsgi_busyguard.deadline", default=None)
 
+#: The monitor of the guard whose request this is, for what has a copy of its context.
+carried_monitor: ContextVar[Any] = ContextVar("wsgi_busyguard.monitor", default=None)
 
-class TooLate(TimeoutError):
+
+class NotMade(Exception):
+    """A call to an outside service was not made, so the view answers without it."""
+
+
+class TooLate(NotMade, TimeoutError):
     """Raised in place of a call that would outlive the client it is for."""
 
 
@@ -96,12 +104,14 @@ def carrying(app: WSGIApplication) -> WSGIApplication:
         deadline = environ.get(DEADLINE)
         if deadline is None:
             return app(environ, start_response)
-        token = _narrowed.set(deadline)
+        monitor = environ.get(MONITOR)
+        token, carried = _narrowed.set(deadline), carried_monitor.set(monitor)
         try:
             body = app(environ, start_response)
         finally:
             _narrowed.reset(token)
-        return streamed(body, deadline, environ.get("wsgi.file_wrapper"))
+            carried_monitor.reset(carried)
+        return streamed(body, deadline, environ.get("wsgi.file_wrapper"), monitor)
 
     return carry
 
@@ -116,13 +126,15 @@ def call_until(
 class Streamed:
     """A body that is passed on as it is, after the call that made it, and knows its deadline.
 
+    :param monitor: of the guard whose request it answers.
     :ivar until: monotonic seconds.
     """
 
-    __slots__ = ("_body", "until")
+    __slots__ = ("_body", "_monitor", "until")
 
-    def __init__(self, body: Any, until: float) -> None:
+    def __init__(self, body: Any, until: float, monitor: object = None) -> None:
         self._body = body
+        self._monitor = monitor
         self.until = until
 
     def __iter__(self) -> Iterator[bytes]:
@@ -137,20 +149,26 @@ class Streamed:
         if close is not None:
             close()
 
+    def guard(self) -> object:
+        """Return what knows the slots of the guard whose request it answers, if anything does."""
+        return self._monitor
 
-def timed(body: Iterable[bytes], until: float) -> Iterable[bytes]:
+
+def timed(body: Iterable[bytes], until: float, monitor: object = None) -> Iterable[bytes]:
     """Return a generator as a body that knows its deadline, and any other body as it is.
 
     A generator works for the client still, and looks like any other iterable to a server.
     """
-    return Streamed(body, until) if type(body) is GeneratorType else body
+    return Streamed(body, until, monitor) if type(body) is GeneratorType else body
 
 
-def streamed(body: Iterable[bytes], until: float, file_wrapper: object = None) -> Iterable[bytes]:
+def streamed(
+    body: Iterable[bytes], until: float, file_wrapper: object = None, monitor: object = None
+) -> Iterable[bytes]:
     """Return a body that knows its deadline, unless servers measure it or send it as a file."""
     if hasattr(body, "__len__") or hasattr(body, "read") or is_servers_file(body, file_wrapper):
         return body
-    return Streamed(body, until)
+    return Streamed(body, until, monitor)
 
 
 def is_servers_file(body: object, file_wrapper: object) -> bool:

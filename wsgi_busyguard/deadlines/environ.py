@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..load import State
 from ..policy import CLIENT_TIMEOUT
-from .deadline import DEADLINE, call_until, timed
+from .deadline import DEADLINE, MONITOR, call_until, timed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from .client_timeout import Client
 
 WAITED = "busyguard.waited"
-MONITOR = "busyguard.monitor"
 
 
 def remaining(environ: Mapping[str, Any]) -> float:
@@ -64,6 +63,6 @@ def stamping(
             ago, patience = (0.0, client_timeout) if told is None else told(environ)
             stamp(environ, monitor, ago, time.monotonic() - ago + patience)
         until: float = environ[DEADLINE]
-        return timed(call_until(until, app, environ, start_response), until)
+        return timed(call_until(until, app, environ, start_response), until, environ.get(MONITOR))
 
     return stamped

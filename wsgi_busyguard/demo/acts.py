@@ -16,5 +16,7 @@ class Act(NamedTuple):
 ACTS = (
     Act("one", "as it was", "bare option httpchk, checks go through the app, no bound"),
     Act("two", "the remedy of 2013", "check off the pool, 503 while busy, no bound"),
-    Act("three", "the guard", "bounded queue, damped check, agent says maxconn"),
+    Act(
+        "three", "the guard", "bounded queue, damped check, agent says maxconn, calls in a bulkhead"
+    ),
 )

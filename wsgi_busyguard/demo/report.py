@@ -38,8 +38,8 @@ def small_print(patience: float, possible: float) -> str:
     return (
         f"goodput: of those who arrive then, the share who get the page within {patience:.0f} s, a"
         f" second try included\n"
-        f"in the blip: the servers can serve {possible:.0%} of the visits then; those who try again"
-        f" after it come on top\n"
+        f"in the blip: with the outside service the servers can serve {possible:.0%} of the visits"
+        f" then, and those who try again after it; in the last act a page comes without it\n"
         f"{WELL:.0%} again: from when on {WELL:.0%} of those who arrive in the next {WINDOW:.0f} s"
         f" get it, and {WELL:.0%} of all who arrive later\n"
         f"p99: of the pages that came, 99 of 100 within that time\n"

@@ -1,8 +1,8 @@
 """A small Django site: a home page that costs something and asks an outside service.
 
 It knows no server, has no timeouts worth the name and no opinion on OPTIONS, like the site of 2013.
-In the third act it gives its calls the time that their visitors have left; that is all it knows of
-the guard.
+In the third act its calls go through a bulkhead, and while the service is slow a page comes without
+what it says; that is all it knows of the guard.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from django.http import HttpRequest, HttpResponse
 from django.template import Context, Engine
 from django.urls import path
 
-from ..deadlines.deadline import call_timeout
+from ..bulkhead import Bulkhead
+from ..deadlines.deadline import NotMade
 from .load import ARRIVED
 from .probe import PROBE_AGENT
 
@@ -28,6 +29,12 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
 PEOPLE, CHECKS, PROBES = "people", "checks", "probes"
+
+# Of the third act. Every page calls, so calls may have all slots: what helps is that it shuts.
+CALL_AT_MOST = 1.0
+_service = Bulkhead("weather", share=1.0)
+
+UNKNOWN = "hard to tell"
 
 PAGE = """<!doctype html><title>{{ title }}</title>
 <h1>{{ title|upper }}</h1><p>Outside it is {{ weather }}.</p>
@@ -50,17 +57,17 @@ _counting = threading.Lock()
 _own = threading.local()  # a connection to the outside service for each thread, kept open
 _outside_port = 0
 _patience = 0.0
-_minds_deadlines = False
+_is_careful = False
 
 
-def build(outside_port: int, patience: float, minds_deadlines: bool = False) -> WSGIApplication:
+def build(outside_port: int, patience: float, is_careful: bool = False) -> WSGIApplication:
     """Return the site as a WSGI app.
 
     :param patience: seconds after which visitors leave, to tell what is done for nobody.
-    :param minds_deadlines: whether calls have the time that their visitors have left.
+    :param is_careful: whether calls are limited, in time and in number.
     """
-    global _outside_port, _patience, _minds_deadlines
-    _outside_port, _patience, _minds_deadlines = outside_port, patience, minds_deadlines
+    global _outside_port, _patience, _is_careful
+    _outside_port, _patience, _is_careful = outside_port, patience, is_careful
     settings.configure(
         ALLOWED_HOSTS=["*"], ROOT_URLCONF=__name__, SECRET_KEY="only a demo", LOGGING_CONFIG=None
     )
@@ -73,9 +80,7 @@ def home(request: HttpRequest) -> HttpResponse:
     """Render the home page."""
     began = time.monotonic()
     try:
-        weather = ask_outside(call_timeout() if _minds_deadlines else None)
-    except TimeoutError:  # TooLate is one: nobody is there to read the page
-        return HttpResponse("too late", status=503)
+        weather = ask_with_care() if _is_careful else ask_outside(None)
     finally:
         _count_the_wait(request, began)
     context = {"title": "The daily demo", "articles": ARTICLES, "weather": weather}
@@ -83,6 +88,15 @@ def home(request: HttpRequest) -> HttpResponse:
     with _counting:
         rendered[_asked_by(request)] += 1
     return HttpResponse(page)
+
+
+def ask_with_care() -> str:
+    """Ask the outside service for as long as that is of use to anybody."""
+    try:
+        with _service:
+            return ask_outside(_service.timeout(CALL_AT_MOST))
+    except (NotMade, TimeoutError):
+        return UNKNOWN
 
 
 def ask_outside(timeout: float | None) -> str:
@@ -101,7 +115,7 @@ def ask_outside(timeout: float | None) -> str:
         raise
     except (OSError, http.client.HTTPException):
         connection.close()
-        return "hard to tell"
+        return UNKNOWN
 
 
 def _count_the_wait(request: HttpRequest, began: float) -> None:

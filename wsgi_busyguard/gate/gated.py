@@ -9,8 +9,8 @@ import contextlib
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
-from ..deadlines.deadline import DEADLINE, Streamed, call_until, is_servers_file
-from ..deadlines.environ import MONITOR, WAITED
+from ..deadlines.deadline import DEADLINE, MONITOR, Streamed, call_until, is_servers_file
+from ..deadlines.environ import WAITED
 from ..gate import Gate, Refused, Slot
 from ..policy import Reason, own_max_wait
 
@@ -170,6 +170,10 @@ class Held(Streamed):
             if slot.place.since is self._since:
                 self._gate.leave(slot)
             self._slot = None
+
+    def guard(self) -> object:
+        """Return the gate."""
+        return self._gate
 
     def __del__(self) -> None:
         try:

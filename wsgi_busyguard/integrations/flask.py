@@ -9,8 +9,10 @@ from flask import current_app
 
 from .._support.health_client import NO_ANSWER, TIMEOUT, Said, ask, default_target
 from .._support.wsgi_app import wsgi_app
+from ..bulkhead import configure
 from ..deadlines.deadline import carrying
 from ..middleware import BusyGuard as Guard
+from .bulkheads import from_settings
 from .options import from_capitals
 
 if TYPE_CHECKING:
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from ..monitor import Monitor
 
 NAME = "busyguard"
+
+# What the settings are called, and the key for the limits of bulkheads, by their names.
+CONFIG, BULKHEADS = 'app.config["BUSYGUARD"]', "BULKHEADS"
 
 
 class BusyGuard:
@@ -46,7 +51,9 @@ class BusyGuard:
         wsgi_app("app", inner)
         if NAME in app.extensions:
             raise RuntimeError(f"{app!r} has a guard already: app.extensions[{NAME!r}]")
-        said = from_capitals(app.config.get("BUSYGUARD") or {}, 'app.config["BUSYGUARD"]')
+        config = app.config.get("BUSYGUARD") or {}
+        said = from_capitals(config, CONFIG, [BULKHEADS])
+        configure(from_settings(config.get(BULKHEADS) or {}, f'{CONFIG}["{BULKHEADS}"]'))
         guard = Guard(carrying(inner), **{**self._options, **said})
         app.extensions[NAME] = guard
         app.wsgi_app = guard  # type: ignore[method-assign]

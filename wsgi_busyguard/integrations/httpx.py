@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import httpx
 
+from ..bulkhead import BulkheadFull
 from ..deadlines.deadline import TooLate, call_timeout
+from .bulkheads import chosen, known
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from ..bulkhead import Bulkhead, Place
 
 
 class NotBegun(httpx.ConnectTimeout, TooLate):
     """Raised in place of a call that would outlive the client it is for; an HTTPX timeout."""
+
+
+class NoPlace(httpx.ConnectError, BulkheadFull):
+    """Raised in place of a call for which its service's bulkhead has no place."""
 
 
 class DeadlineTransport(httpx.BaseTransport):
@@ -18,18 +29,36 @@ class DeadlineTransport(httpx.BaseTransport):
 
     :param transport: what sends; HTTPX's own with its defaults if not given.
     :param least: what such a call takes at best. With less left it is not begun.
+    :param bulkhead: holds a place for each call until its body is closed; ``True``: one per host.
 
     ``httpx.Client(transport=DeadlineTransport(), timeout=3.0)``.
     """
 
-    def __init__(self, transport: httpx.BaseTransport | None = None, *, least: float = 0.0) -> None:
+    def __init__(
+        self,
+        transport: httpx.BaseTransport | None = None,
+        *,
+        least: float = 0.0,
+        bulkhead: Bulkhead | bool | None = None,
+    ) -> None:
         self._transport = transport or httpx.HTTPTransport()
         self._least = least
+        self._bulkhead = known(bulkhead)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request, if there is time for an answer."""
+        said = (request.extensions.get("timeout") or {}).get("read")
         _limit(request, self._least)
-        return self._transport.handle_request(request)
+        place = _taken(self._bulkhead, request, said)
+        if place is None:
+            return self._transport.handle_request(request)
+        try:
+            response = self._transport.handle_request(request)
+        except BaseException as error:
+            place.give(error)
+            raise
+        response.stream = _Held(cast("httpx.SyncByteStream", response.stream), place)
+        return response
 
     def close(self) -> None:
         """Close the transport."""
@@ -44,19 +73,90 @@ class AsyncDeadlineTransport(httpx.AsyncBaseTransport):
     """
 
     def __init__(
-        self, transport: httpx.AsyncBaseTransport | None = None, *, least: float = 0.0
+        self,
+        transport: httpx.AsyncBaseTransport | None = None,
+        *,
+        least: float = 0.0,
+        bulkhead: Bulkhead | bool | None = None,
     ) -> None:
         self._transport = transport or httpx.AsyncHTTPTransport()
         self._least = least
+        self._bulkhead = known(bulkhead)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request, if there is time for an answer."""
+        said = (request.extensions.get("timeout") or {}).get("read")
         _limit(request, self._least)
-        return await self._transport.handle_async_request(request)
+        place = _taken(self._bulkhead, request, said)
+        if place is None:
+            return await self._transport.handle_async_request(request)
+        try:
+            response = await self._transport.handle_async_request(request)
+        except BaseException as error:
+            place.give(error)
+            raise
+        response.stream = _AsyncHeld(cast("httpx.AsyncByteStream", response.stream), place)
+        return response
 
     async def aclose(self) -> None:
         """Close the transport."""
         await self._transport.aclose()
+
+
+class _Held(httpx.SyncByteStream):
+    """A body that has a place in a bulkhead until it is closed."""
+
+    def __init__(self, stream: httpx.SyncByteStream, place: Place) -> None:
+        self._stream = stream
+        self._place = place
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            yield from self._stream
+        except BaseException as error:
+            self._place.give(error)
+            raise
+
+    def close(self) -> None:
+        try:
+            self._stream.close()
+        finally:
+            self._place.give()
+
+
+class _AsyncHeld(httpx.AsyncByteStream):
+    """The same for an event loop."""
+
+    def __init__(self, stream: httpx.AsyncByteStream, place: Place) -> None:
+        self._stream = stream
+        self._place = place
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._stream:
+                yield chunk
+        except BaseException as error:
+            self._place.give(error)
+            raise
+
+    async def aclose(self) -> None:
+        try:
+            await self._stream.aclose()
+        finally:
+            self._place.give()
+
+
+def _taken(
+    bulkhead: Bulkhead | bool | None, request: httpx.Request, timeout: float | None
+) -> Place | None:
+    """Return a place for a request, if it needs one."""
+    one = chosen(bulkhead, request.url.host)
+    if one is None:
+        return None
+    try:
+        return one.take(timeout)
+    except BulkheadFull as full:
+        raise NoPlace(str(full), request=request) from None
 
 
 def _limit(request: httpx.Request, least: float) -> None:

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from requests.adapters import HTTPAdapter
+from requests.exceptions import ConnectionError as NoConnection
 from requests.exceptions import ConnectTimeout
 
+from ..bulkhead import BulkheadFull
 from ..deadlines.deadline import TooLate, call_timeout
+from .bulkheads import chosen, known
 from .urllib3 import DeadlineTimeout
 
 if TYPE_CHECKING:
     from requests import PreparedRequest, Response
 
+    from ..bulkhead import Bulkhead, Place
+
 
 class NotBegun(ConnectTimeout, TooLate):
     """Raised in place of a call that would outlive the client it is for; a requests.Timeout."""
+
+
+class NoPlace(NoConnection, BulkheadFull):
+    """Raised in place of a call for which its service's bulkhead has no place."""
 
 
 class DeadlineAdapter(HTTPAdapter):
@@ -24,17 +35,27 @@ class DeadlineAdapter(HTTPAdapter):
     :param at_most: seconds for calls that are made without ``timeout=``; ``None`` where it is the
         client alone who limits them. A ``timeout=`` of a call is a limit likewise.
     :param least: what such a call takes at best. With less left it is not begun.
+    :param bulkhead: holds a place for each call until its body is read or closed; ``True``: one
+        for each host.
     :param options: see :class:`requests.adapters.HTTPAdapter`.
 
     ``session.mount("https://", DeadlineAdapter(3.0))``. Where no deadline is known it limits to
     what is said alone.
     """
 
-    __attrs__ = (*HTTPAdapter.__attrs__, "at_most", "least")
+    __attrs__ = (*HTTPAdapter.__attrs__, "at_most", "least", "bulkhead")
 
-    def __init__(self, at_most: float | None = None, *, least: float = 0.0, **options: Any) -> None:
+    def __init__(
+        self,
+        at_most: float | None = None,
+        *,
+        least: float = 0.0,
+        bulkhead: Bulkhead | bool | None = None,
+        **options: Any,
+    ) -> None:
         self.at_most = at_most
         self.least = least
+        self.bulkhead = known(bulkhead)
         super().__init__(**options)
 
     def send(
@@ -52,5 +73,39 @@ class DeadlineAdapter(HTTPAdapter):
             raise NotBegun(str(late), request=request) from None
         said = self.at_most if timeout is None else timeout
         connect, read = said if isinstance(said, tuple) else (said, said)
-        limit = DeadlineTimeout(connect, read, least=self.least)
-        return super().send(request, stream, limit, *rest, **more)  # type: ignore[arg-type]
+        limit: Any = DeadlineTimeout(connect, read, least=self.least)
+        place = self._place(request, read)
+        if place is None:
+            return super().send(request, stream, limit, *rest, **more)
+        try:
+            response = super().send(request, stream, limit, *rest, **more)
+        except BaseException as error:
+            place.give(error)
+            raise
+        _hold(response.raw, place)
+        return response
+
+    def _place(self, request: PreparedRequest, at_most: float | None) -> Place | None:
+        """Return a place for a request, if it needs one."""
+        bulkhead = chosen(self.bulkhead, urlsplit(request.url or "").hostname)
+        if bulkhead is None:
+            return None
+        try:
+            return bulkhead.take(at_most)
+        except BulkheadFull as full:
+            raise NoPlace(str(full), request=request) from None
+
+
+def _hold(raw: Any, place: Place) -> None:
+    """Have an answer of urllib3's keep a place until it lets go of its connection."""
+    # Weakly: one that is dropped unread is to go at once.
+    reference = weakref.ref(raw)
+
+    def released() -> None:
+        try:
+            answer: Any = reference()
+            type(answer).release_conn(answer)
+        finally:
+            place.give()
+
+    raw.release_conn = released

@@ -18,6 +18,7 @@ import time
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from ..board.row import HasRows
+from ..bulkhead import bulkheads
 from ..counters import BOUNDS, CHECKS, REASONS, SECOND, Counters, KeepsHistory
 from ..monitor import ReadsSeveral
 from ..policy import DAMPED, DRAINING, PATIENCE
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
     TimeKey = Literal["service_time", "queue_time"]
     ProcessKey = Literal["queued", "active", "capacity", "beat"]
+    BulkheadKey = Literal["inside", "at_most", "oldest", "shut_for", "made", "slow", "refused"]
     Samples = Iterable[tuple[tuple[str, ...], float]]
     Read = Callable[[LoadReport], Iterable[tuple[tuple[str, ...], Any]]]
 
@@ -108,8 +110,17 @@ def look(
     _look_back(monitor, shown)
     if agent is not None:
         shown["balancers"] = agent.balancers()
+    if not isinstance(monitor, HasRows):  # that process makes no calls
+        _look_outside(shown)
     shown["processes"] = _rows(monitor, shown, verdict.load)
     return shown
+
+
+def _look_outside(shown: LoadReport) -> None:
+    """Show the bulkheads of this process, if it has any; of those of one name the last."""
+    found = {one.name: one.figures() for one in bulkheads()}
+    if found:
+        shown["bulkheads"] = list(found.values())
 
 
 def _rows(monitor: Any, shown: LoadReport, load: Load) -> list[ProcessFigures]:
@@ -284,6 +295,14 @@ def _each(key: ProcessKey) -> Callable[[LoadReport], Samples]:
     return read
 
 
+def _bulkheads(key: BulkheadKey) -> Callable[[LoadReport], Samples]:
+    def read(shown: LoadReport) -> Samples:
+        found = shown.get("bulkheads", ())
+        return [((one["name"],), n) for one in found if (n := one[key]) is not None]
+
+    return read
+
+
 def _gauge(
     name: str, says: str, unit: str = NONE, read: Read | None = None, labels: tuple[str, ...] = ()
 ) -> Figure:
@@ -298,6 +317,11 @@ def _counter(
 
 def _histogram(name: TimeKey, says: str) -> Figure:
     return Figure(name, HISTOGRAM, TIME, says, (), _times(name))
+
+
+def _of_bulkhead(name: BulkheadKey, kind: str, says: str, unit: str = NONE) -> Figure:
+    """Return the figure of each bulkhead that is called ``bulkhead_`` and its key."""
+    return Figure(f"bulkhead_{name}", kind, unit, says, ("bulkhead",), _bulkheads(name))
 
 
 def _of_each(name: ProcessKey, says: str, unit: str) -> Figure:
@@ -341,4 +365,11 @@ FIGURES = (
     _of_each("active", "Requests in the application in one process.", REQUESTS),
     _of_each("capacity", "Requests that may be in it at once.", REQUESTS),
     _of_each("beat", "How long ago a process showed that it makes progress.", TIME),
+    _of_bulkhead("inside", GAUGE, "Calls to an outside service that run now."),
+    _of_bulkhead("at_most", GAUGE, "How many may run at once."),
+    _of_bulkhead("oldest", GAUGE, "For how long the longest of them has run.", TIME),
+    _of_bulkhead("shut_for", GAUGE, "For how long a service is only probed.", TIME),
+    _of_bulkhead("made", COUNTER, "Calls made, as far as they have ended."),
+    _of_bulkhead("slow", COUNTER, "Calls that were slow, or cut by their deadline."),
+    _of_bulkhead("refused", COUNTER, "Calls not made, for no place was free."),
 )

@@ -729,6 +729,38 @@ def test_of_processes_that_are_stuck_themselves_no_outside_service_is_suspected(
     assert "just gone" not in " ".join(said({**full, "alive": False}))
 
 
+# Calls to outside services
+
+
+def calls(name="rates", inside=5, at_most=5, oldest=4.8, shut_for=None):
+    made = {"made": 12, "slow": 3, "refused": 7}
+    most = {"at_most": at_most, "shut_for": shut_for}
+    return {"name": name, "inside": inside, "oldest": oldest, **most, **made}
+
+
+def test_calls_that_fail_at_once_are_told_of():
+    now = {**shown(), "bulkheads": [calls(shut_for=12.0), calls("stock", 1), calls("x", 0, None)]}
+    assert said(now, kind=WRONG) == [
+        "Calls to outside services fail at once: rates: 5 of 5 in calls for up to 4.8 s, shut for"
+        " 12 s."
+    ]
+    assert said({**shown(), "bulkheads": [calls("stock", 1)]}, kind=WRONG) == []
+
+
+def test_of_many_services_that_fail_a_few_are_named():
+    now = {**shown(), "bulkheads": [calls(f"host{n}") for n in range(9)]}
+    assert said(now, kind=WRONG)[0].endswith("host4: 5 of 5 in calls for up to 4.8 s; and 4 more.")
+
+
+def test_bulkheads_have_a_table_and_their_names_give_no_orders():
+    made = Page(Scene())
+    now = {**shown(), "bulkheads": [calls("\x1b[2J<b>", shut_for=12.0)]}
+    text = Words(made.body(now)).text
+    assert "Calls to outside services, of this process" in text
+    assert "?[2J<b>" in text
+    assert "outside services" not in Words(made.body(shown())).text
+
+
 # Balancers
 
 

@@ -10,6 +10,7 @@ import pytest
 from wsgi_busyguard import Board, Gate, Load, Monitor
 from wsgi_busyguard.board.publisher import Publisher
 from wsgi_busyguard.board.watcher import Watcher
+from wsgi_busyguard.bulkhead import Bulkhead
 from wsgi_busyguard.haproxy import Agent
 from wsgi_busyguard.metrics.figures import COUNTER, FIGURES, KINDS, REQUESTS, TIME, look
 from wsgi_busyguard.metrics.prometheus import named
@@ -61,7 +62,18 @@ def test_a_gate_shows_every_figure_but_those_of_others():
     assert value(shown, "process_active", "0") == 2
     assert value(shown, "processes", "ready") == 1
     missing = [figure.name for figure in FIGURES if not list(figure.read(shown))]
+    missing = [name for name in missing if not name.startswith("bulkhead_")]
     assert missing == ["balancers", "process_beat"]
+
+
+def test_the_bulkheads_of_this_process_are_shown():
+    rates = Bulkhead("the rates", at_most=3)
+    with rates:
+        shown = json.loads(json.dumps(look(Monitor(Gate(4)))))
+    [one] = [one for one in shown["bulkheads"] if one["name"] == "the rates"]
+    assert (one["inside"], one["at_most"], one["shut_for"]) == (1, 3, None)
+    assert value(shown, "bulkhead_inside", "the rates") == 1
+    assert value(shown, "bulkhead_refused", "the rates") == 0
 
 
 def test_busy_is_shown_and_its_time_and_changes():

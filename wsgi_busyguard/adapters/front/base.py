@@ -175,7 +175,8 @@ class Front:
                 return self.refusal(Reason.QUEUE_AGE)(environ, start_response)
             until = visit.began + visit.patience
             stamp(environ, self.monitor, visit.waited, until)
-            return timed(call_until(until, app, environ, start_response), until)
+            body = call_until(until, app, environ, start_response)
+            return timed(body, until, self.monitor)
 
         return serve
 

@@ -153,7 +153,8 @@ class ConnectionPool(CountingExecutor):
             waited = max(waited, ago)  # in the proxy and here
             until = since - waited + patience
             stamp(environ, monitor, waited, until)
-            return timed(call_until(until, app, environ, start_response), until)
+            body = call_until(until, app, environ, start_response)
+            return timed(body, until, monitor)
 
         return stamped
 

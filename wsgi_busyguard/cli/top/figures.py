@@ -123,6 +123,12 @@ _COUNTS = record(
     service_time=record(total=number, counts=several(number)),
 )
 
+_BULKHEAD = record(
+    name=text,
+    **dict.fromkeys(("inside", "oldest", "made", "slow", "refused"), number),
+    **dict.fromkeys(("at_most", "shut_for"), _unsure),
+)
+
 SHOWN: Mapping[str, Kind] = {
     "state": text,
     "ready": truth,
@@ -135,5 +141,6 @@ SHOWN: Mapping[str, Kind] = {
     "changes": several(record(state=text, at=number)),
     "transitions": record(busy=number),
     "busy_seconds": number,
+    "bulkheads": several(_BULKHEAD),
     "balancers": several(record(name=text, asked=number, period=number)),
 }

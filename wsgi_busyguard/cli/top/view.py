@@ -10,6 +10,7 @@ from rich.text import Text
 
 from ...dashboard.formatting import grouped, of, span
 from ...dashboard.history import lately, rates
+from ...dashboard.outside import bulkhead
 from ...dashboard.processes import READY, STALLED, row_word
 from ...dashboard.sentences import NOTE, WRONG
 from ...policy import DRAINING, share
@@ -213,7 +214,7 @@ def _host(seen: Seen, order: Order, width: int, height: int) -> Iterable[Rendera
     yield Text()
     charts = _charts(seen, width)
     yield from charts
-    last = [*_changes(shown), *_balancers(shown)]
+    last = [*_changes(shown), *_bulkheads(shown), *_balancers(shown)]
     rows = _rows(shown)
     used += len(charts) + sum(1 + len(line) // width for line in last) + 3
     if rows:
@@ -253,6 +254,10 @@ def _changes(shown: LoadReport) -> list[Text]:
         for change in reversed(shown.get("changes", ())[-3:])
     ]
     return [_line("changes", "; ".join([busy, *recent]))]
+
+
+def _bulkheads(shown: LoadReport) -> list[Text]:
+    return [_line("calls", bulkhead(one)) for one in shown.get("bulkheads") or ()]
 
 
 def _balancers(shown: LoadReport) -> list[Text]:

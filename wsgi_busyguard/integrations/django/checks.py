@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import ipaddress
 import math
 import os
+import re
 import shlex
+from contextlib import suppress
 from typing import Any
 
 from django.conf import settings
 from django.core import checks
 from django.core.checks import CheckMessage, Error, Info
+from django.urls import get_resolver
 from django.utils.module_loading import import_string
 
 from ...adapters.thread_budget import needed
+from ...bulkhead import bulkheads as every_bulkhead
 from ...middleware import BusyGuard
 from ...policy import limits
+from ..bulkheads import OTHER_HOSTS
 from ..options import complaints
-from .conf import INNER, options, said
+from .conf import BULKHEADS, INNER, bulkheads, options, said
 
 TAG = "busyguard"
+
+# A name with a dot, an address, or this machine: what a URL may have for a host.
+HOST = re.compile(r"localhost|[\w-]+(\.[\w-]+)+|[0-9A-Fa-f]*:[0-9A-Fa-f:.]*")
 
 # What a guard opens, starts or calls; the rest of its arguments can be tried out.
 NOT_TRIED = ("board", "monitor", "on_busy", "on_free", "push")
@@ -33,11 +42,12 @@ def right(**_: Any) -> list[CheckMessage]:
         return [
             Error(f"BUSYGUARD must be a dict, as {{'SLOTS': 8}}, not {given!r}", id=f"{TAG}.E002")
         ]
-    wrong = complaints(given, "BUSYGUARD", [INNER])
+    wrong = complaints(given, "BUSYGUARD", [INNER, BULKHEADS])
     if wrong:
         return [Error(words, id=f"{TAG}.E001") for words in wrong]
     try:
         keywords = options()
+        bulkheads()
         for name in ("on_busy", "on_free"):
             if not callable(keywords.get(name, print)):
                 raise TypeError(
@@ -47,6 +57,23 @@ def right(**_: Any) -> list[CheckMessage]:
     except (ValueError, TypeError, ImportError) as error:
         return [Error(f"BUSYGUARD: {error}", id=f"{TAG}.E002")]
     return []
+
+
+def known_services(**_: Any) -> list[CheckMessage]:
+    """Return which of ``BUSYGUARD["BULKHEADS"]`` are neither a bulkhead's name nor a host's."""
+    if right():
+        return []
+    with suppress(Exception):  # whatever it is, Django's own checks say it in better words
+        len(get_resolver().url_patterns)  # imports the views, which have the bulkheads
+    names = sorted({one.name for one in every_bulkhead()} | {OTHER_HOSTS})
+    said = []
+    for name in bulkheads():
+        if name not in names and not HOST.fullmatch(name):
+            near = difflib.get_close_matches(name, names, 1, 0.5)
+            meant = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
+            words = f'BUSYGUARD["{BULKHEADS}"] has {name!r}, which is no bulkhead and no host'
+            said.append(checks.Warning(words, hint=meant, id=f"{TAG}.W003"))
+    return said
 
 
 def enough_threads(**_: Any) -> list[CheckMessage]:
@@ -112,6 +139,7 @@ def guards(**_: Any) -> list[CheckMessage]:
 def register() -> None:
     """Have ``manage.py check`` run these."""
     checks.register(right, TAG)
+    checks.register(known_services, TAG)
     for hint in (enough_threads, hosts, guards):
         checks.register(hint, TAG, deploy=True)
 

@@ -11,16 +11,23 @@ from django.core.wsgi import get_wsgi_application
 
 from ..._support.imported import named
 from ..._support.wsgi_app import wsgi_app
+from ...bulkhead import configure
 from ...deadlines.deadline import carrying
 from ...middleware import BusyGuard
+from ..bulkheads import from_settings
 from ..options import Unknown, from_capitals
 from . import signals
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from _typeshed.wsgi import WSGIApplication
 
 #: The app behind the guard, by its dotted path; Django's own application if it is not set.
 INNER = "WSGI_APPLICATION"
+
+#: The limits of bulkheads, by their names: ``{"rates": {"AT_MOST": 3}}``.
+BULKHEADS = "BULKHEADS"
 
 _importing = threading.local()
 
@@ -35,7 +42,15 @@ def options() -> dict[str, Any]:
 
     :raises Unknown, TypeError, ImportError: if it is wrong.
     """
-    return from_capitals(said(), "BUSYGUARD", [INNER])
+    return from_capitals(said(), "BUSYGUARD", [INNER, BULKHEADS])
+
+
+def bulkheads() -> dict[str, Mapping[str, Any]]:
+    """Return the limits of bulkheads that the settings have.
+
+    :raises ValueError, TypeError: if they are wrong.
+    """
+    return from_settings(said().get(BULKHEADS) or {}, f'BUSYGUARD["{BULKHEADS}"]')
 
 
 def guarded(application: WSGIApplication | None = None) -> BusyGuard:
@@ -48,6 +63,7 @@ def guarded(application: WSGIApplication | None = None) -> BusyGuard:
     try:
         wsgi_app("application" if application is not None else f'BUSYGUARD["{INNER}"]', inner)
         guard = BusyGuard(carrying(inner), **options())
+        configure(bulkheads())
     except (Unknown, ValueError, TypeError, ImportError, OSError) as error:
         raise ImproperlyConfigured(str(error)) from error
     signals.watch(guard.monitor)

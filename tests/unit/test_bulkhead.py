@@ -1,0 +1,612 @@
+"""Bulkheads: a limit and a breaker for calls to one outside service."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import gc
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from wsgiref.util import setup_testing_defaults
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from wsgi_busyguard import BusyGuard, Gate, Load, Monitor, bulkhead
+from wsgi_busyguard._support import frames, locks
+from wsgi_busyguard.bulkhead import Bulkhead, BulkheadFull, bulkheads, configure
+from wsgi_busyguard.deadlines import NotMade, TooLate, deadline, slowness
+from wsgi_busyguard.gate.gated import holding
+
+from . import test_out_of_nowhere
+from .test_out_of_nowhere import Interruption, Late
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+class Fixed:
+    """Reads a server of so many threads."""
+
+    def __init__(self, capacity):
+        self.capacity = capacity
+
+    def read(self):
+        return Load(0, 0, self.capacity)
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    """No bulkhead of another test, and no pause of chance."""
+    monkeypatch.setattr(bulkhead, "_jitter", lambda: 1.0)
+    monkeypatch.setattr(bulkhead, "_settings", {})
+    gc.collect()
+    for one in bulkheads():
+        one._held.clear()
+        one._service.shut = None
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def requested(work, slots=10):
+    """Do ``work`` as a request of a guard with so many slots does; return what it returns."""
+    said = []
+
+    def app(environ, start_response):
+        said.append(work())
+        return []
+
+    gate = slots if isinstance(slots, Gate) else Gate(slots)
+    holding(app, gate, Monitor(gate), lambda reason: None, 5.0)({}, lambda *_: None)
+    return said[0]
+
+
+def called(app):
+    """Call an app as a server does, but for the body."""
+    environ = {"PATH_INFO": "/"}
+    setup_testing_defaults(environ)
+    return app(environ, lambda *_: None)
+
+
+def many(one, most=100):
+    """Take places until there is none."""
+    places = []
+    with contextlib.suppress(BulkheadFull):
+        while len(places) < most:
+            places.append(one.take())
+    return places
+
+
+@pytest.mark.parametrize(("slots", "places"), [(1, 1), (2, 1), (3, 2), (4, 2), (9, 5), (10, 5)])
+def test_half_of_the_slots_may_be_in_calls(slots, places):
+    rates = Bulkhead("rates")
+    taken = requested(lambda: many(rates), slots)
+    assert len(taken) == places
+    with pytest.raises(BulkheadFull, match=rf"rates: {places} of {places} in calls for up to"):
+        requested(rates.take, slots)
+
+
+def test_a_number_or_a_share_may_be_given():
+    assert len(requested(lambda: many(Bulkhead("rates", at_most=3)))) == 3
+    assert len(requested(lambda: many(Bulkhead("rates", share=0.3)))) == 3
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"at_most": 0}, "at_most must be at least 1, not 0"),
+        ({"share": 2}, "share must be at most 1, not 2"),
+        ({"at_most": 3, "share": 0.5}, "give at_most or share, not both"),
+        ({"slow": 0}, "slow must be more than 0 seconds"),
+    ],
+)
+def test_what_cannot_be_meant_is_told(wrong, words):
+    with pytest.raises(ValueError, match=words):
+        Bulkhead("rates", **wrong)
+
+
+def test_outside_of_a_request_it_is_free_or_counts_against_the_number():
+    rates = Bulkhead("rates")
+    kept = many(rates, 50)
+    assert (len(kept), rates.figures()["inside"]) == (50, 0)
+    three = many(Bulkhead("rates", at_most=3))
+    assert len(three) == 3
+
+
+def test_the_slots_in_force_count_and_not_those_of_the_beginning(monkeypatch):
+    rates, adapter = Bulkhead("rates"), Fixed(10)
+    monkeypatch.setattr("wsgi_busyguard.deadlines.current_guard.FRESH_SECONDS", 0.0)
+    seen = []
+
+    def app(environ, start_response):
+        seen.append(len(many(rates)))
+        return []
+
+    guard = BusyGuard(app, monitor=Monitor(adapter))
+    for adapter.capacity in (10, 4, 6):
+        called(guard)
+    assert seen == [5, 2, 3]
+
+
+def test_of_a_guard_that_stamps_nothing_the_server_is_read():
+    taken, rates = [], Bulkhead("rates")
+
+    def app(environ, start_response):
+        taken.extend(many(rates))
+        return []
+
+    called(BusyGuard(app, monitor=Monitor(Fixed(4))))
+    assert len(taken) == 2
+
+
+@pytest.mark.parametrize("adapter", [Fixed(None), Fixed("x")])
+def test_where_the_slots_are_not_known_there_is_no_limit(adapter):
+    taken, rates = [], Bulkhead("rates")
+
+    def app(environ, start_response):
+        taken.extend(many(rates, 30))
+        return []
+
+    called(BusyGuard(app, monitor=Monitor(adapter)))
+    assert len(taken) == 30
+
+
+def test_a_place_is_given_back_whatever_the_block_raises():
+    rates = Bulkhead("rates", at_most=1)
+    for error in (ValueError, KeyboardInterrupt, GeneratorExit):
+        with pytest.raises(error), rates:
+            raise error
+    with rates, pytest.raises(BulkheadFull):
+        rates.take()
+
+
+def test_one_function_that_comes_in_twice_has_one_place():
+    rates = Bulkhead("rates", at_most=1)
+    with rates:
+        with rates:
+            assert rates.figures()["inside"] == 1
+        assert rates.figures()["inside"] == 1
+    assert rates.figures()["inside"] == 0
+
+
+def test_the_decorator_holds_a_place_for_each_call():
+    rates = Bulkhead("rates", at_most=1)
+
+    @rates
+    def today(currency):
+        """Return a rate."""
+        assert rates.figures()["inside"] == 1
+        return currency
+
+    assert today("SEK") == "SEK"
+    assert today.__doc__ == "Return a rate."
+    assert rates.figures()["inside"] == 0
+    with rates, pytest.raises(BulkheadFull):
+        today("SEK")
+
+
+def test_a_generator_has_its_place_while_it_is_iterated_in_whichever_threads():
+    rates = Bulkhead("rates", at_most=1)
+
+    @rates
+    def lines():
+        yield 1
+        yield 2
+
+    stream = lines()
+    assert rates.figures()["inside"] == 0
+    with ThreadPoolExecutor(1) as there:
+        assert there.submit(next, stream).result() == 1
+        assert rates.figures()["inside"] == 1
+        assert next(stream) == 2
+        there.submit(stream.close).result()
+    assert rates.figures()["inside"] == 0
+
+
+def test_a_generator_that_nobody_has_any_more_gives_its_place_back():
+    rates = Bulkhead("rates", at_most=1)
+    stream = rates(lambda: (yield 1))()
+    next(stream)
+    del stream
+    gc.collect()
+    assert rates.figures()["inside"] == 0
+
+
+def test_an_async_function_has_its_place_until_it_is_done():
+    rates = Bulkhead("rates", at_most=1)
+
+    @rates
+    async def today():
+        await asyncio.sleep(0)
+        return rates.figures()["inside"]
+
+    async def both():
+        return await asyncio.gather(today(), today(), return_exceptions=True)
+
+    first, second = asyncio.run(both())
+    assert first == 1
+    assert isinstance(second, BulkheadFull)
+
+
+def test_an_exit_stack_gives_it_back():
+    rates = Bulkhead("rates", at_most=1)
+
+    def view():
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(rates)
+            stack.enter_context(Bulkhead("stock", at_most=1))
+
+    view()
+    view()
+
+
+def test_a_place_taken_by_hand_is_given_back_once():
+    rates = Bulkhead("rates", at_most=2)
+    first, second = rates.take(), rates.take()
+    first.give()
+    first.give()
+    assert rates.figures()["inside"] == 1
+    del second
+    assert rates.figures()["inside"] == 0
+
+
+def test_both_ways_of_not_making_a_call_are_caught_in_one_word():
+    assert issubclass(BulkheadFull, NotMade)
+    assert issubclass(TooLate, NotMade)
+
+
+def test_the_limit_is_exact_with_many_threads():
+    rates, most, seen, refused = Bulkhead("rates", at_most=3), 3, [], []
+    begin = threading.Barrier(8)
+
+    def call():
+        begin.wait()
+        for _ in range(500):
+            try:
+                with rates:
+                    seen.append(len(rates._held))
+            except BulkheadFull:
+                refused.append(1)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            for done in [pool.submit(call) for _ in range(8)]:
+                done.result()
+    finally:
+        sys.setswitchinterval(before)
+    assert len(seen) + len(refused) == 4000
+    assert rates.figures()["inside"] == 0
+    assert rates.figures()["refused"] == len(refused)
+    assert len(many(rates)) == most
+
+
+def test_no_more_are_inside_than_may_be(clock):
+    """Counted by those who are inside, for one on its way out again is in the table, too."""
+    rates, inside, most = Bulkhead("rates", at_most=2), [], []
+    begin = threading.Barrier(6)
+
+    def call():
+        begin.wait()
+        for _ in range(400):
+            with contextlib.suppress(BulkheadFull), rates:
+                inside.append(1)
+                most.append(len(inside))
+                inside.pop()
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(6) as pool:
+            for done in [pool.submit(call) for _ in range(6)]:
+                done.result()
+    finally:
+        sys.setswitchinterval(before)
+    assert max(most) <= 2
+
+
+def test_in_a_child_process_every_place_is_free():
+    rates = Bulkhead("rates", at_most=2)
+    place = rates.take()
+    with rates:
+        pid = os.fork()
+        if not pid:
+            free = len(many(rates)) == 2
+            os._exit(0 if free else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert rates.figures()["inside"] == 1
+    place.give()
+
+
+def test_a_child_that_was_forked_inside_leaves_quietly():
+    rates = Bulkhead("rates", at_most=2)
+    pid = None
+    with rates:
+        pid = os.fork()
+    if not pid:
+        os._exit(rates.figures()["inside"])
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_no_place_is_lost_wherever_an_exception_comes(monkeypatch):
+    """By the names of the files in which it may: see test_out_of_nowhere.py."""
+    files = {module.__file__ for module in (bulkhead, deadline, frames, locks, slowness)}
+    monkeypatch.setattr(test_out_of_nowhere, "FILES", files)
+    for usual in (True, False):
+        rates, interrupted = Bulkhead("rates", at_most=2), 0
+
+        def view(rates=rates):
+            with rates:
+                pass
+
+        def long_view(rates=rates):
+            with rates:
+                rates._service.good.clear()
+                raise TimeoutError
+
+        while True:
+            interruption = Interruption(interrupted)
+            with contextlib.suppress(Late, TimeoutError), interruption:
+                view() if usual else long_view()
+            rates._service.shut = None
+            rates._service.bad.clear()
+            assert len(many(rates)) == 2, interrupted
+            if interruption.left >= 0:
+                break
+            interrupted += 1
+        assert interrupted >= 5
+
+
+def test_it_is_exact_for_greenlets():
+    """Also where nothing is patched, so that all of them are one thread."""
+    code = """
+        import gevent
+        from wsgi_busyguard.bulkhead import Bulkhead, BulkheadFull
+        rates = Bulkhead("rates", at_most=3)
+        refused = []
+        def call(n):
+            try:
+                with rates:
+                    gevent.sleep(0.01 * (n % 3))
+            except BulkheadFull:
+                refused.append(n)
+        jobs = [gevent.spawn(call, n) for n in range(10)]
+        gevent.sleep(0)
+        assert rates.figures()["inside"] == 3, rates
+        jobs[0].kill()
+        gevent.joinall(jobs)
+        assert rates.figures()["inside"] == 0, rates
+        assert len(refused) == 7, refused
+    """
+    pytest.importorskip("gevent")
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=60)
+
+
+# When it shuts
+
+
+def calls(rates, clock, *seconds, error=None):
+    """Make calls, one after the other, that take so long."""
+    for each in seconds:
+        with contextlib.suppress(Exception), rates:
+            clock.now += each
+            if error is not None:
+                raise error
+
+
+def test_slow_calls_shut_it_and_fast_errors_do_not(clock):
+    rates = Bulkhead("rates", at_most=5, slow=1.0, clock=clock)
+    calls(rates, clock, *[0.1] * 20, error=ConnectionRefusedError())
+    assert rates.figures()["shut_for"] is None
+    calls(rates, clock, *[2.0] * 3)
+    assert rates.figures()["shut_for"] is None  # the window has the quick ones, too
+    calls(rates, clock, *[2.0] * 3)
+    assert rates.figures()["shut_for"] is not None
+    with pytest.raises(BulkheadFull, match=r"rates: 0 of 5 in calls, shut for 0 s"):
+        rates.take()
+
+
+def test_calls_that_were_cut_by_their_deadline_shut_it(clock):
+    rates = Bulkhead("rates", at_most=5, slow=10.0, clock=clock)
+    calls(rates, clock, *[0.1] * 3, error=TimeoutError())
+    assert rates.figures()["shut_for"] is not None
+
+
+def test_a_call_that_was_not_made_is_no_failure(clock):
+    rates = Bulkhead("rates", at_most=1, slow=1.0, clock=clock)
+    with rates:
+        for _ in range(10):
+            with pytest.raises(BulkheadFull):
+                rates.take()
+    calls(rates, clock, *[0.1] * 9, error=TooLate())
+    assert (rates.figures()["shut_for"], rates.figures()["made"]) == (None, 1)
+
+
+def test_calls_that_hang_shut_it_before_any_of_them_has_ended(clock):
+    rates = Bulkhead("rates", at_most=5, slow=1.0, clock=clock)
+    calls(rates, clock, *[0.01] * 1000)
+    hanging = many(rates)
+    clock.now += 1.0
+    with pytest.raises(BulkheadFull, match="shut for 0 s"):
+        rates.take()
+    del hanging
+
+
+def test_one_probe_at_a_time_and_two_good_ones_open_it(clock):
+    rates = Bulkhead("rates", at_most=5, slow=1.0, clock=clock)
+    calls(rates, clock, 2.0, 2.0, 2.0)
+    clock.now += 0.9
+    assert many(rates) == []
+    clock.now += 0.1
+    (probe,) = many(rates)
+    clock.now += 0.2
+    probe.give()
+    (probe,) = many(rates)
+    probe.give()
+    assert rates.figures()["shut_for"] is None
+    assert len(many(rates)) == 5
+
+
+def test_after_a_bad_probe_it_waits_twice_as_long(clock):
+    rates = Bulkhead("rates", at_most=5, slow=1.0, clock=clock)
+    calls(rates, clock, 2.0, 2.0, 2.0)
+    for pause in (1.0, 2.0, 4.0):
+        clock.now += pause - 0.01
+        assert many(rates) == []
+        clock.now += 0.01
+        (probe,) = many(rates)
+        clock.now += 1.5
+        probe.give()
+
+
+def test_a_probe_that_nobody_has_any_more_does_not_keep_it_shut(clock):
+    rates = Bulkhead("rates", at_most=5, slow=1.0, clock=clock)
+    calls(rates, clock, 2.0, 2.0, 2.0)
+    clock.now += 1.0
+    many(rates)
+    assert len(many(rates)) == 1
+
+
+def test_services_that_hang_together_never_hold_more_than_half_of_the_slots(clock):
+    gate = Gate(10)
+    rates, stock = (Bulkhead(name, slow=1.0, clock=clock) for name in ("rates", "stock"))
+    held = []
+    requested(lambda: calls(rates, clock, 0.1, 0.1) or calls(stock, clock, 0.1, 0.1), gate)
+    for _ in range(20):
+        clock.now += 0.1
+        for one in (rates, stock):
+            with contextlib.suppress(BulkheadFull):
+                held.append(requested(one.take, gate))
+    assert len(held) <= 8  # what they held before it was seen that they hang
+    assert rates.figures()["shut_for"] is not None
+    assert stock.figures()["shut_for"] is not None
+    held.clear()
+    clock.now += 30
+    for name in "abcdefgh":
+        one = Bulkhead(name, slow=1.0, clock=clock)
+        one._service.shut = slowness.shut(clock.now - 60, 1.0)
+        with contextlib.suppress(BulkheadFull):
+            held.append((one, requested(one.take, gate)))
+    assert len(held) == 5
+
+
+def test_it_says_when_it_is_full_when_it_shuts_and_when_it_opens(clock, caplog):
+    rates = Bulkhead("rates", at_most=2, slow=1.0, clock=clock)
+    taken = many(rates)
+    many(rates)
+    clock.now += 4.8
+    many(rates)
+    taken.clear()
+    clock.now += 1.0
+    for _ in range(2):
+        with rates:
+            clock.now += 0.1
+    assert [record.message for record in caplog.records] == [
+        "bulkhead rates: 2 of 2 in calls for up to 0.0 s; further calls fail at once",
+        "bulkhead rates: 2 of 2 in calls for up to 4.8 s, shut for 0 s;"
+        " 0 of 0 calls of the last 10 s and 2 that still run are slow",
+        "bulkhead rates: open again",
+    ]
+
+
+def test_the_timeout_is_what_the_client_has_left_and_half_of_it_is_slow():
+    rates = Bulkhead("rates")
+    assert rates.timeout(2.0) == 2.0
+    assert rates._service.slow == 1.0
+    left = requested(functools.partial(rates.timeout, 60.0))
+    assert 4.0 < left <= 5.0
+
+
+def test_settings_go_before_what_the_code_says():
+    rates = Bulkhead("rates", at_most=5)
+    configure({"rates": {"at_most": 2}, "stock": {"share": 0.1, "slow": 0.3}})
+    assert len(many(rates)) == 2
+    stock = Bulkhead("stock", at_most=9, slow=9.0)
+    assert len(requested(lambda: many(stock), 20)) == 2
+    assert stock._service.slow == 0.3
+
+
+def test_what_the_settings_do_not_say_stays_as_the_code_says():
+    rates = Bulkhead("rates", at_most=5, slow=0.7)
+    configure({"rates": {"share": 0.1}})
+    assert rates._service.slow == 0.7
+    assert len(requested(lambda: many(rates), 20)) == 2
+
+
+@pytest.mark.parametrize("wrong", [{"at_most": 0}, {"most": 3}, {"share": "x"}])
+def test_settings_that_cannot_be_meant_change_nothing(wrong):
+    rates = Bulkhead("rates", at_most=5)
+    with pytest.raises((ValueError, TypeError)):
+        configure({"rates": wrong})
+    assert len(many(rates)) == 5
+
+
+class BulkheadMachine(RuleBasedStateMachine):
+    """Comes and goes in any order, by hand and in generators; a list knows who is inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.clock = Clock()
+        self.one = Bulkhead("machine", at_most=3, slow=1.0, clock=self.clock)
+        self.inside = []
+        self.made = 0
+
+    def stream(self):
+        with self.one:
+            yield
+
+    @rule(by_hand=st.booleans())
+    def comes(self, by_hand):
+        shut = self.one._service.shut
+        full = len(self.inside) >= 3
+        try:
+            if by_hand:
+                call = self.one.take()
+            else:
+                call = self.stream()
+                next(call)
+        except BulkheadFull:
+            assert full or self.one._service.shut is not None
+            return
+        assert shut is not None or not full
+        self.inside.append(call)
+
+    @precondition(lambda self: self.inside)
+    @rule(data=st.data(), lost=st.booleans())
+    def goes(self, data, lost):
+        call = self.inside.pop(data.draw(st.integers(0, len(self.inside) - 1)))
+        if lost:
+            del call
+            gc.collect(0)
+        elif hasattr(call, "give"):
+            call.give()
+        else:
+            call.close()
+
+    @rule(seconds=st.sampled_from([0.01, 0.5, 1.5, 40.0]))
+    def passes(self, seconds):
+        self.clock.now += seconds
+
+    @invariant()
+    def knows_who_is_inside(self):
+        figures = self.one.figures()
+        assert figures["inside"] == len(self.inside) <= 4  # 3, and a probe
+        assert len(self.one._deeper) == 0
+
+
+TestBulkhead = BulkheadMachine.TestCase

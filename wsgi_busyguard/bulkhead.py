@@ -1,0 +1,400 @@
+"""Bulkheads: how many requests may be in calls to one outside service at once.
+
+While a service hangs, each request that calls it holds a slot for as long as it waits, and soon
+holds them all. Behind a bulkhead such requests hold half of them, and the others fail at once, so
+that their views answer something cheaper. Nothing here waits, and nothing here knows HTTP.
+
+Who is inside
+-------------
+
+``_held`` says who has a place and since when, in the order in which they came. To add to it, to
+take from it and to ask for its length is one step each, so the usual way takes no lock: who finds
+itself beyond the limit steps back and asks again under the lock, one after the other. ``with``
+gives its object nothing to remember a call by, so a place is known by the frame that has it: its
+own, whichever thread or greenlet runs it. A frame that ended without giving its place back (a
+signal handler may raise where no ``finally`` helps) is noticed when the bulkhead is full.
+
+When it shuts
+-------------
+
+By *slowness*: if of the calls that ended in the last 10 s (at least 3) half were slow or cut by
+their deadline, or if half of the places are held by calls that are slow already. Errors that come
+fast hold no slots. Then one call at a time is let through as a probe, after 1, 2, 4 ... 30 s; two
+good ones in a row open it. See :mod:`wsgi_busyguard.deadlines.slowness`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from contextlib import suppress
+from types import FrameType
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from ._support.forks import Stage, after_fork
+from ._support.frames import has_ended
+from ._support.inside import inside
+from ._support.locks import under
+from ._support.log import logger
+from ._support.unpatched import elsewhere
+from .deadlines.current_guard import current_guard, is_only_guard, slots_of
+from .deadlines.deadline import NotMade, call_timeout, current_deadline
+from .deadlines.slowness import Slowness, is_timeout
+from .load import SMOOTHING, told
+from .policy import calls_at_most, places, seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
+
+    from .load import BulkheadFigures
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+_frame = sys._getframe
+
+# How long the number of slots, and where on the stack a guard was found, is taken to be the same.
+FRESH_SECONDS = 0.25
+
+# A call that took less is neither slow nor cut by anything, whatever its limits are.
+QUICK_SECONDS = 0.05
+
+# Seconds between two lines of the log that say that a bulkhead is full.
+LOG_INTERVAL_SECONDS = 10.0
+
+
+class BulkheadFull(NotMade):
+    """Raised in place of a call: no place is free for it, or the service is too slow."""
+
+
+class Bulkhead:
+    """Lets at most half of a guard's slots be in calls to one outside service, and never waits.
+
+    :param name: of the service, for people.
+    :param at_most: how many at once, whatever the slots are, and outside of requests, too.
+    :param share: which part of the slots, if not half.
+    :param slow: seconds from which on a call is slow. Half of the timeout if not given, see
+        :meth:`timeout`; half of the default client timeout where there is none.
+    :param clock: monotonic seconds.
+    :raises ValueError, TypeError: for what cannot be meant.
+
+    ``with rates:``, ``@rates``, or the deadline clients' ``bulkhead=``. Outside of a request a
+    bulkhead without ``at_most`` lets everything through and counts nothing. Several places of one
+    function's call are one. In a child process every place is free. From any thread or greenlet.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        at_most: int | None = None,
+        share: float | None = None,
+        slow: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if not isinstance(name, str):
+            raise TypeError(f"name must be a string, not {name!r}")
+        self.name = name
+        self._clock = clock
+        self._service = Slowness()
+        self._given: dict[str, Any] = {"at_most": at_most, "share": share, "slow": slow}
+        self.set(**self._given)  # says what is wrong
+        self.set(**{**self._given, **_settings.get(name, {})})
+        self._logged = -math.inf
+        self._news: deque[str] = deque()
+        self._begin()
+        _known[next(_numbers)] = self
+        after_fork(Stage.OWN, self._begin)
+
+    def _begin(self) -> None:
+        """Have nobody inside, as in a new process. What is known of the service stays."""
+        self._held: dict[Any, float] = {}  # since when
+        self._deeper: dict[Any, int] = {}  # frames that came in again, how often
+        self._probe: object = None
+        self._made = self._refused = self._slow = 0
+        # What the usual way goes by.
+        self._fresh = -math.inf
+        self._depth, self._code = 0, Bulkhead.__enter__.__code__
+        self._usual = 0.0
+
+    def set(
+        self, *, at_most: int | None = None, share: float | None = None, slow: float | None = None
+    ) -> None:
+        """Have these settings from now on; see the class."""
+        self._at_most, self._share = places(at_most, share)
+        self._service.given = None if slow is None else seconds("slow", slow)
+        self._limit = calls_at_most(None, at_most, self._share)
+        self._fresh = -math.inf
+
+    def timeout(self, at_most: float) -> float:
+        """Return what the client has left for such a call, at most so many seconds, or raise."""
+        self._service.expect(at_most)
+        return call_timeout(at_most) or at_most
+
+    def __enter__(self) -> Bulkhead:
+        """Take a place.
+
+        :raises BulkheadFull: if there is none.
+        """
+        frame, held = _frame(1), self._held
+        if frame in held:
+            self._deeper[frame] = self._deeper.get(frame, 0) + 1
+            return self
+        # Nothing can be raised after the block here without the place being given back, and a
+        # "with" that has not begun is not ended.
+        try:
+            now = self._clock()
+            try:
+                if now < self._fresh and _frame(self._depth).f_code is self._code:
+                    held[frame] = now
+                    n = len(held)
+                    if n == 1:
+                        return self
+                    if n <= self._limit and now - next(iter(held.values())) < self._usual:
+                        return self
+                    del held[frame]
+            except (ValueError, RuntimeError) as error:
+                # No stack so deep; one came or left meanwhile. A signal handler's is not ours.
+                if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+                    raise
+                held.pop(frame, None)
+            self._admit(frame, now, frame, usual=True)
+            return self
+        except BaseException:
+            held.pop(frame, None)
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        """Give the place back."""
+        frame = _frame(1)
+        if self._deeper and frame in self._deeper:
+            self._deeper[frame] -= 1
+            if not self._deeper[frame]:
+                del self._deeper[frame]
+            return
+        since = self._held.pop(frame, None)
+        if since is None:  # outside of a request
+            return
+        took, service = self._clock() - since, self._service
+        if took < QUICK_SECONDS and kind is None and service.shut is None:
+            # Of two threads that do this at once one may lose its sample; a mean can bear that.
+            mean = service.mean
+            service.mean = took if mean is None else mean + (took - mean) * SMOOTHING
+            self._made += 1
+            service.good.append(since)
+        else:
+            self._ended(frame, since, took, error)
+
+    def __call__(self, function: F) -> F:
+        """Decorate a function: each call of it takes a place, or raises :exc:`BulkheadFull`.
+
+        A generator function has its place while it is iterated, an async one until it is done.
+        """
+        return cast("F", inside(self, function))
+
+    def take(self, at_most: float | None = None) -> Place:
+        """Take a place that is given back by hand, or when nobody has it any more.
+
+        :param at_most: the timeout of the call, if it has one.
+        :raises BulkheadFull: if there is none.
+        """
+        if at_most:
+            self._service.expect(at_most)
+        place = Place(self)
+        self._admit(place.key, self._clock(), _frame(1))
+        return place
+
+    def figures(self) -> BulkheadFigures:
+        """Return how it is now."""
+        now, shut, limit = self._clock(), self._service.shut, self._limit
+        sinces = list(self._held.values())
+        return {
+            "name": self.name,
+            "inside": len(sinces),
+            "at_most": None if limit == math.inf else int(limit),
+            "oldest": round(now - min(sinces), 3) if sinces else 0.0,
+            "shut_for": None if shut is None else round(now - shut.since, 3),
+            "made": self._made,
+            "slow": self._slow,
+            "refused": self._refused,
+        }
+
+    def __repr__(self) -> str:
+        return f"<Bulkhead {told(self.figures())}>"
+
+    def _admit(self, key: Any, now: float, frame: FrameType, usual: bool = False) -> None:
+        """Take a place, or raise.
+
+        :param frame: from which a guard is looked for.
+        :param usual: whether it is the one that called ``__enter__``.
+        """
+        found = current_guard(frame)
+        if found is None and self._at_most is None:
+            return
+        slots = None if found is None else slots_of(found.guard, now)
+        full = under(_lock, self._place, key, now, slots)
+        self._tell()
+        if full:
+            raise BulkheadFull(f"not called: {told(self.figures())}")
+        if usual and self._service.shut is None and is_only_guard():
+            if self._at_most is not None:
+                self._depth, self._code = 0, Bulkhead.__enter__.__code__
+            elif found is not None and found.code is not None:
+                self._depth, self._code = found.depth + 1, found.code
+            else:
+                return
+            self._fresh = now + FRESH_SECONDS
+
+    def _place(self, key: Any, now: float, slots: int | None) -> bool:
+        """Take a place; return whether that was not possible. Requires _lock."""
+        held, service = self._held, self._service
+        self._limit = limit = calls_at_most(slots, self._at_most, self._share)
+        self._usual = service.usual
+        if len(held) >= limit:
+            self._sweep()
+        late = sum(now - since >= service.slow for since in list(held.values()))
+        if late:
+            self._judge(now, late)
+        if not self._is_full(now, slots):
+            held[key] = now
+            if service.shut is not None:
+                self._probe = key
+                return False
+            if len(held) <= limit:
+                return False
+            del held[key]  # others came the usual way, meanwhile
+        self._refused += 1
+        if service.shut is None and now - self._logged >= LOG_INTERVAL_SECONDS:
+            self._logged = now
+            self._news.append(f"{told(self.figures())}; further calls fail at once")
+        return True
+
+    def _is_full(self, now: float, slots: int | None) -> bool:
+        """Return whether there is no place. Requires _lock."""
+        shut, half = self._service.shut, math.inf if slots is None else math.ceil(slots / 2)
+        if shut is not None:
+            return now < shut.probe_at or self._probe in self._held or _hanging(now) >= half
+        return len(self._held) >= self._limit or (self._is_late(now) and _hanging(now) >= half)
+
+    def _judge(self, now: float, late: int) -> None:
+        """Shut if the service is slow; so many that still run are. Requires _lock."""
+        why = self._service.judge(now, late, self._limit, _jitter())
+        if why:
+            self._fresh, self._probe = -math.inf, None
+            self._news.append(f"{told(self.figures())}; {why}")
+
+    def _ended(self, key: Any, since: float, took: float, error: BaseException | None) -> None:
+        """Take note of a call that has ended and may have been slow."""
+        if isinstance(error, NotMade):
+            return
+        bad = took >= self._service.slow or is_timeout(error)
+        if not bad and took >= QUICK_SECONDS:
+            deadline = current_deadline()
+            bad = deadline is not None and time.monotonic() >= deadline
+        under(_lock, self._note, key, since + took, took, bad)
+        self._tell()
+
+    def _note(self, key: Any, now: float, took: float, bad: bool) -> None:
+        """Count a call that has ended. Requires _lock."""
+        self._made += 1
+        self._slow += bad
+        if key is self._probe and self._service.shut is not None:
+            self._probe = None
+            if self._service.probed(now, bad, _jitter()):
+                self._news.append(f"{self.name}: open again")
+            return
+        self._service.ended(now, took, bad)
+        if bad:
+            self._judge(now, 0)
+
+    def _is_late(self, now: float) -> bool:
+        """Return whether a call has run for longer than they mostly do. Requires _lock."""
+        return now - min(list(self._held.values()), default=now) >= self._usual
+
+    def _sweep(self) -> None:
+        """Take back the places of frames that are gone. Requires _lock."""
+        for frame in list(self._held):
+            if isinstance(frame, FrameType) and has_ended(frame):
+                self._held.pop(frame, None)
+                self._deeper.pop(frame, None)
+
+    def _tell(self) -> None:
+        with suppress(IndexError):
+            while self._news:
+                elsewhere(logger.warning, "bulkhead %s", self._news.popleft())
+
+
+class Place:
+    """A place in a bulkhead, until it is given back."""
+
+    __slots__ = ("_bulkhead", "key")
+
+    def __init__(self, bulkhead: Bulkhead) -> None:
+        self._bulkhead = bulkhead
+        self.key = object()  # what is kept in the bulkhead, so that this can be lost
+
+    def give(self, error: BaseException | None = None) -> None:
+        """Give it back; only the first call does anything. ``error`` is what the call raised."""
+        bulkhead = self._bulkhead
+        since = bulkhead._held.pop(self.key, None)
+        if since is not None:
+            bulkhead._ended(self.key, since, bulkhead._clock() - since, error)
+
+    def __del__(self) -> None:
+        self._bulkhead._held.pop(self.key, None)
+
+
+def bulkheads() -> list[Bulkhead]:
+    """Return those of this process, by their names."""
+    known = [one for ref in _known.valuerefs() if (one := ref()) is not None]
+    return sorted(known, key=lambda one: one.name)
+
+
+def configure(settings: Mapping[str, Mapping[str, Any]]) -> None:
+    """Give bulkheads these settings by their names, before those that the code gives them.
+
+    :param settings: the keyword arguments of :class:`Bulkhead` by its name; for those that there
+        are and those that will be.
+    :raises ValueError, TypeError: for what cannot be meant.
+    """
+    for name, given in settings.items():
+        Bulkhead(name).set(**given)  # says what is wrong
+        one_limit = {"at_most": None, "share": None} if {"at_most", "share"} & {*given} else {}
+        _settings[name] = {**one_limit, **given}
+    for bulkhead in bulkheads():
+        bulkhead.set(**{**bulkhead._given, **_settings.get(bulkhead.name, {})})
+
+
+# A finalizer may come in the middle of what is done under it, so it has to know its owner.
+_lock: Any = threading.RLock()
+_known: weakref.WeakValueDictionary[int, Bulkhead] = weakref.WeakValueDictionary()
+_numbers = itertools.count()
+_random = random.SystemRandom()  # which children of a fork do not share, nor apps that seed theirs
+_settings: dict[str, dict[str, Any]] = {}
+
+
+def _hanging(now: float) -> int:
+    """Return how many places those have whose service may hang, all together. Requires _lock."""
+    known = [one for ref in _known.valuerefs() if (one := ref()) is not None]
+    return sum(len(one._held) for one in known if one._service.shut or one._is_late(now))
+
+
+def _jitter() -> float:
+    """Return a factor by which processes do not all probe at once."""
+    return _random.uniform(0.8, 1.2)
+
+
+def _after_fork_in_child() -> None:
+    global _lock
+    _lock = threading.RLock()
+
+
+after_fork(Stage.OWN, _after_fork_in_child)
