@@ -343,6 +343,7 @@ def test_a_child_that_was_forked_inside_leaves_quietly():
     assert os.waitpid(pid, 0)[1] == 0
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # in a generator
 def test_no_place_is_lost_wherever_an_exception_comes(monkeypatch):
     """By the names of the files in which it may: see test_out_of_nowhere.py."""
     files = {module.__file__ for module in (bulkhead, deadline, frames, locks, slowness)}
