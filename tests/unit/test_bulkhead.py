@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import functools
 import gc
 import os
@@ -21,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from wsgi_busyguard import BusyGuard, Gate, Load, Monitor, bulkhead
 from wsgi_busyguard._support import frames, locks
 from wsgi_busyguard.bulkhead import Bulkhead, BulkheadFull, bulkheads, configure
-from wsgi_busyguard.deadlines import NotMade, TooLate, deadline, slowness
+from wsgi_busyguard.deadlines import NotMade, TooLate, carrying, deadline, slowness
 from wsgi_busyguard.gate.gated import holding
 
 from . import test_out_of_nowhere
@@ -151,6 +152,36 @@ def test_of_a_guard_that_stamps_nothing_the_server_is_read():
 
     called(BusyGuard(app, monitor=Monitor(Fixed(4))))
     assert len(taken) == 2
+
+
+def test_a_body_that_is_iterated_is_part_of_its_request():
+    rates, taken = Bulkhead("rates"), []
+
+    def app(environ, start_response):
+        def body():
+            taken.append(len(many(rates)))
+            yield b""
+
+        return body()
+
+    gate = Gate(10)
+    list(holding(app, gate, Monitor(gate), lambda reason: None, 5.0)({}, lambda *_: None))
+    list(called(BusyGuard(app, monitor=Monitor(Fixed(6)), client_timeout=1.0)))
+    list(holding(carrying(app), gate, Monitor(gate), lambda reason: None, 5.0)({}, print))
+    assert taken == [5, 3, 5]
+
+
+def test_a_thread_that_has_the_context_of_a_request_is_part_of_it():
+    rates, taken = Bulkhead("rates"), []
+
+    def app(environ, start_response):
+        with ThreadPoolExecutor(1) as there:
+            taken.extend(there.submit(contextvars.copy_context().run, many, rates).result())
+        return []
+
+    gate = Gate(10)
+    holding(carrying(app), gate, Monitor(gate), lambda reason: None, 5.0)({}, print)
+    assert len(taken) == 5
 
 
 @pytest.mark.parametrize("adapter", [Fixed(None), Fixed("x")])
