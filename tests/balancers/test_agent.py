@@ -166,7 +166,7 @@ from wsgi_busyguard.cli import main
 
 def watch(frame, event, argument):
     waits = event == "call" and frame.f_code is threading.Condition.wait.__code__
-    if waits or event == "c_call" and getattr(argument, "__qualname__", "") == "SimpleQueue.get":
+    if waits or event == "c_call" and getattr(argument, "__name__", "") == "sigwait":
         os.kill(os.getpid(), signal.SIGTERM)
 
 sys.setprofile(watch)

@@ -7,7 +7,6 @@ knows what none of them can say of itself: that it makes no progress.
 from __future__ import annotations
 
 import signal
-from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from .._support.usage_error import Mistake
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
 
     from ..checkport.event_loop import Port
     from ..load import Load, State
+
+ENDING = (signal.SIGTERM, signal.SIGINT)
 
 TAKEN = ("check", "agent", "ready", "patience", "stall_after", "push")
 
@@ -49,11 +50,9 @@ def run(arguments: argparse.Namespace) -> int:
         board = Board(arguments.board)
     watcher = Watcher(board, stall_after=options.stall_after)
     ports = _ports(watcher, options)
-    # Not an Event: a signal may come while wait() has its lock, in the thread that set() would take
-    # the same lock in, and then nothing ends this process any more. put() is made for that.
-    told: SimpleQueue[None] = SimpleQueue()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: told.put(None))
+    # No handler: Python calls it when the main thread gets to it. One that has looked for signals
+    # and has not begun to wait yet, because it hands the interpreter over, would wait for ever.
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     # One thread for both, as the watcher has it.
     answering = Loop(*ports.values()).start()
     where = {what: port.address for what, port in ports.items()}
@@ -65,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     # The loop's thread has a watcher of its own: one is for one thread.
     pushing = Push(Watched(Watcher(board)), options.push).start() if options.push else None
-    told.get()
+    signal.sigwait(ENDING)
     answering.stop()
     if pushing is not None:
         pushing.stop()

@@ -64,7 +64,8 @@ def serve_werkzeug(app: WSGIApplication, arguments: argparse.Namespace) -> int:
         announce(arguments, host, port, where)
         beats.start()
         server.serve_forever(0.1)
-        ending.over.wait()
+        while not ending.over.wait(0.1):  # without an end the next signal might not be seen
+            pass
     return 0
 
 
