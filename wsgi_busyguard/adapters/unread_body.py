@@ -15,9 +15,10 @@ import os
 import socket
 import sys
 import threading
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
+from .._support.locks import under
 from .._support.log import logger
 from .._support.unpatched import Bell, socket_at
 from .detect import calling, is_a
@@ -97,29 +98,33 @@ class FromConnection(Body):
         # One of our own, for a number that the server has closed may be another connection's; and
         # a plain one, for to shut the inner one of a TLS socket says nothing to the peer.
         self._connection = socket_at(os.dup(descriptor))
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._bell = Bell()
 
     def read_off(self, done: Callable[[], object]) -> None:
         """Read it here; another thread watches the clock."""
-        try:
+        with ExitStack() as ends:  # all of them, though a time limit of the app's be raised in one
+            ends.callback(done)
+            ends.callback(self._connection.close)
+            ends.callback(self._bell.ring)
+            ends.callback(under, self._lock, self._end)
             threading.Thread(target=self._watch, name="busyguard-leftovers", daemon=True).start()
             self._read_on()
-        finally:
-            with self._lock:  # from here on the connection may be for the next request
-                self._over = True
-            self._bell.ring()
-            self._connection.close()
-            done()
 
     def _watch(self) -> None:
-        if self._bell.wait(LONGEST):
-            return
-        with self._lock:
-            if not self._over:
-                self._over = True
-                with suppress(OSError):
-                    self._connection.shutdown(socket.SHUT_RD)  # the read that waits ends here
+        if not self._bell.wait(LONGEST):
+            under(self._lock, self._cut_off)
+
+    def _end(self) -> None:
+        """Note that from here on the connection may be for the next request."""
+        self._over = True
+
+    def _cut_off(self) -> None:
+        """Have the read that waits end, unless all is over."""
+        if not self._over:
+            self._over = True
+            with suppress(OSError):
+                self._connection.shutdown(socket.SHUT_RD)
 
 
 class FromElsewhere(Body):

@@ -9,6 +9,7 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
+from .._support.log import logger
 from .front.prefork import Guarded
 from .readers.uwsgi import UwsgiAdapter, server
 
@@ -60,7 +61,7 @@ def _after_forks(uwsgi: Any, begin: Callable[[], object]) -> None:
         try:
             postfork = importlib.import_module("uwsgidecorators").postfork
         except Exception:  # not installed, or no master
-            pass
+            logger.debug("going on without uwsgidecorators", exc_info=True)
         else:
             postfork(begin)
             return

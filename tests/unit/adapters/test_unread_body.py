@@ -53,6 +53,20 @@ def request(body, length, **more):
     return {"wsgi.input": body, "CONTENT_LENGTH": str(length), **more}
 
 
+def test_a_time_limit_that_comes_late_leaves_the_next_refusal_its_turn(
+    read_off, connection, monkeypatch
+):
+    def late(_):
+        raise TimeoutError("a signal handler's")
+
+    monkeypatch.setattr(leftovers.Bell, "ring", late)
+    read_off(request(Input(10), 10, **{"gunicorn.socket": connection[0]}))
+    monkeypatch.undo()
+    body = Input(10)
+    read_off(request(body, 10, **{"gunicorn.socket": connection[0]}))
+    assert body.size == 0
+
+
 def test_what_was_announced_is_read_and_no_more(read_off, connection):
     body = Input(1_000_000)
     read_off(request(body, 200_000, **{"gunicorn.socket": connection[0]}))

@@ -292,6 +292,12 @@ class Carriers:
         If no thread is to be had for it, they are looked at when a job gets its slot.
         """
         self._gate.expire()
-        with self._lock:  # in which a job is noted before the ticker is started for it
-            if not self._waiting:
-                self._ticker.stop()
+        under(self._lock, self._rest)
+
+    def _rest(self) -> None:
+        """Stop to tick if nothing waits. Requires self._lock.
+
+        A job is noted in it, before the ticker is started for that.
+        """
+        if not self._waiting:
+            self._ticker.stop()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import time
-from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,13 +25,13 @@ PATIENCE = 0.1
 DOUBT = 1.0
 
 
-def is_sibling(pid: int) -> bool:
-    """Return whether a process is another one's child of the same parent, as far as is known."""
+def is_sibling(pid: int) -> bool | None:
+    """Return whether a process is another child of the same parent; ``None`` if nobody can say."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
     except OSError:  # no descriptor is left, or no /proc is here
-        return True
+        return None
     return pid != os.getpid() and int(fields[1]) == os.getppid()
 
 
@@ -40,7 +39,7 @@ class Balance:
     """Says whether a worker leaves a connection to others.
 
     :param board: where all workers post, and those of other masters if they were told to.
-    :param is_sibling: returns whether a process is another worker of the same master.
+    :param is_sibling: returns whether a process is another worker of the same master, or ``None``.
     :param clock: monotonic seconds.
     :param sleep: waits for so many seconds.
     """
@@ -48,12 +47,13 @@ class Balance:
     def __init__(
         self,
         board: Board,
-        is_sibling: Callable[[int], bool] = is_sibling,
+        is_sibling: Callable[[int], bool | None] = is_sibling,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self._board = board
-        self._is_sibling = cache(is_sibling)
+        self._is_sibling = is_sibling
+        self._known: dict[int, bool] = {}  # of those on the board; a number may be used again
         self._clock = clock
         self._sleep = sleep
         self._since: float | None = None  # when the first was seen of those that still wait
@@ -82,8 +82,17 @@ class Balance:
 
     def is_busier(self, taken: int, threads: int) -> bool:
         """Return whether another worker, of those that show signs of life, has less to do."""
+        awake = self._board.awake()
+        self._known = {pid: known for pid, known in self._known.items() if pid in awake}
         return any(
             (load.queued + load.active) * threads < taken * load.capacity
-            for pid, load in self._board.awake().items()
-            if load.capacity and self._is_sibling(pid)
+            for pid, load in awake.items()
+            if load.capacity and self._may_help(pid)
         )
+
+    def _may_help(self, pid: int) -> bool:
+        """Return whether a process is another worker here, as far as anybody can say."""
+        known = self._known.get(pid)
+        if known is None and (known := self._is_sibling(pid)) is not None:
+            self._known[pid] = known
+        return known is not False

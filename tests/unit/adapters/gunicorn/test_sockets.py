@@ -270,6 +270,25 @@ def test_a_sibling_is_another_child_of_the_same_parent():
     assert not is_sibling(os.getppid())
 
 
+def test_what_nobody_could_say_is_asked_again_and_what_is_known_is_kept_while_it_is_there(clock):
+    answers, asked = [None, False, True], []
+    board = Others(IDLE)
+
+    def is_sibling(pid):
+        asked.append(pid)
+        return answers[len(asked) - 1]
+
+    one = Balance(board, is_sibling, lambda: clock.now, lambda _: None)
+    assert one.is_busier(4, 4)  # no descriptor was left to look
+    assert not one.is_busier(4, 4)
+    assert not one.is_busier(4, 4)
+    board.loads = []  # the process ends, and its number is another worker's
+    assert not one.is_busier(4, 4)
+    board.loads = [IDLE]
+    assert one.is_busier(4, 4)
+    assert asked == [0, 0, 0]
+
+
 def test_nobody_waits_for_ever_for_one_who_does_not_take_it(clock):
     begun, one = clock.now, balance(clock, IDLE)
     while full(one):
