@@ -1,8 +1,9 @@
 """What holds of everything that stands in front of a server's threads: real servers and sockets.
 
-A test class that inherits one of these has a fixture ``site``, which starts a server of one guarded
-app (support/front_app.py), with ``threads`` and the options of a guard. Its ``port`` is where it
-serves, ``check`` the check port; ``tell()`` asks its control port.
+A test class that inherits one of these says with ``serve`` what starts a server of one guarded app
+(support/front_app.py), with ``threads`` and the options of a guard. Its ``port`` is where it
+serves, ``check`` the check port; ``tell()`` asks its control port. Where a test leaves a server as
+it found it, all share the one that is ``kept``.
 """
 
 from __future__ import annotations
@@ -203,9 +204,8 @@ class FrontContract:
         eventually(lambda: check(guarded.port).status == 200)
         assert guarded.ran == {"/hang": 3}
 
-    def test_http_1_0_without_host_is_answered_and_closed(self, site):
-        guarded = site(threads=1)
-        with Line(guarded.port) as line:
+    def test_http_1_0_without_host_is_answered_and_closed(self, kept):
+        with Line(kept.port) as line:
             line.send(b"OPTIONS / HTTP/1.0\r\n\r\n")
             answer = line.answer()
             assert (answer.status, answer.text) == (200, "free")
@@ -213,9 +213,8 @@ class FrontContract:
             assert answer.headers["allow"] == "GET, HEAD, OPTIONS"
             assert line.closed()
 
-    def test_head_has_the_headers_of_get_and_no_body(self, site):
-        guarded = site(threads=1)
-        get, head = (ask(guarded.port, method, "/readyz") for method in ("GET", "HEAD"))
+    def test_head_has_the_headers_of_get_and_no_body(self, kept):
+        get, head = (ask(kept.port, method, "/readyz") for method in ("GET", "HEAD"))
         assert head.status == get.status == 200
         assert {**head.headers, "date": ""} == {**get.headers, "date": ""}
 
@@ -230,9 +229,8 @@ class FrontContract:
         ],
         ids=lambda value: str(value),
     )
-    def test_what_is_no_check_reaches_the_app(self, site, method, path, headers):
-        guarded = site(threads=1)
-        there = json.loads(ask(guarded.port, method, path, headers=headers).body)
+    def test_what_is_no_check_reaches_the_app(self, kept, method, path, headers):
+        there = json.loads(ask(kept.port, method, path, headers=headers).body)
         assert (there["method"], there["path"]) == (method, path)
 
     def test_a_check_that_comes_in_pieces_is_answered_though_every_thread_is_stuck(self, site):
@@ -350,10 +348,9 @@ class FrontContract:
             "empty lines",
         ],
     )
-    def test_garbage_harms_nobody_else(self, site, garbage):
-        guarded = site(threads=2, max_queue=2)
+    def test_garbage_harms_nobody_else(self, kept, garbage):
         for _ in range(10):
-            with Line(guarded.port) as line:
+            with Line(kept.port) as line:
                 line.socket.settimeout(2)
                 try:
                     line.send(garbage)
@@ -361,9 +358,9 @@ class FrontContract:
                     line.socket.recv(100)
                 except OSError:
                     pass
-        assert check(guarded.port).text == "free"
-        assert ask(guarded.port, path="/echo").status == 200
-        guarded.at_rest()
+        assert check(kept.port).text == "free"
+        assert ask(kept.port, path="/echo").status == 200
+        kept.at_rest()
 
     def test_a_client_that_asks_and_never_reads_holds_up_no_check(self, site):
         guarded = site(threads=2)
@@ -392,13 +389,12 @@ class FrontContract:
             guarded.at_rest()
         assert ask(guarded.port, path="/echo").status == 200
 
-    def test_the_place_is_held_until_the_last_byte(self, site):
-        guarded = site(threads=1)
-        answers, threads = many(1, guarded.port, path="/drip/20")
-        guarded.filled(1)
+    def test_the_place_is_held_until_the_last_byte(self, kept):
+        answers, threads = many(1, kept.port, path="/drip/20")
+        kept.filled(1)
         together(threads)
         assert len(answers[0].body) == 20_000
-        guarded.at_rest()
+        kept.at_rest()
 
     def test_sigterm_loses_none_of_those_inside_and_in_the_queue(self, site):
         guarded = site(threads=4, max_queue=20, max_wait=30.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import time
 
@@ -16,24 +17,29 @@ from contracts.front import ConnectionContract, FrontContract
 pytestmark = pytest.mark.slow
 
 
+@pytest.fixture
+def site(request, started):
+    """Starts the server with these options."""
+    return lambda **options: started(request.cls.serve, **options)
+
+
+@pytest.fixture(scope="class")
+def kept(request):
+    """A server of two threads for the tests that leave it as they found it."""
+    guarded = request.cls.serve(threads=2, max_queue=2)
+    yield guarded
+    guarded.reap()
+
+
 class TestTwisted(FrontContract, ConnectionContract):
     """Twisted's resource, in the reactor."""
 
+    serve = Site
     listeners = "MainThread"
-
-    @pytest.fixture
-    def site(self, started):
-        return lambda **options: started(Site, **options)
 
 
 class Threaded(FrontContract, ConnectionContract):
     """Servers with threads, and one that says refusals."""
-
-    server = ""
-
-    @pytest.fixture
-    def site(self, started):
-        return lambda **options: started(ThreadedSite, server=self.server, **options)
 
     def test_a_refusal_app_that_is_slow_holds_up_no_check(self, site):
         guarded = site(threads=1, max_queue=0, refusal="slow")
@@ -74,33 +80,27 @@ class Threaded(FrontContract, ConnectionContract):
 class TestWaitress(Threaded):
     """waitress's dispatcher."""
 
-    server = "waitress"
+    serve = staticmethod(functools.partial(ThreadedSite, server="waitress"))
 
 
 class TestCheroot(Threaded):
     """What stands between cheroot's connections and its threads."""
 
-    server = "cheroot"
+    serve = staticmethod(functools.partial(ThreadedSite, server="cheroot"))
 
 
 class TestGuardedThreads(FrontContract):
     """gunicorn's threaded worker, which closes a connection after an answer of its own."""
 
+    serve = FrontGunicorn
     listeners = "busyguard-listeners"
-
-    @pytest.fixture
-    def site(self, started):
-        return lambda **options: started(FrontGunicorn, **options)
 
 
 class TestGuardedGevent(FrontContract):
     """gunicorn's gevent worker, whose greenlets wait at a gate in the app."""
 
+    serve = staticmethod(functools.partial(FrontGunicorn, kind="GuardedGevent"))
     listeners = "busyguard-listeners"
-
-    @pytest.fixture
-    def site(self, started):
-        return lambda **options: started(FrontGunicorn, kind="GuardedGevent", **options)
 
     # A request that waits is in a greenlet of its own, where nobody sees that its client has left.
     test_only_those_already_running_run_when_the_clients_leave = None

@@ -51,11 +51,12 @@ def test_one_process_counts_what_its_clients_see(started, tmp_path, server):
 
 def test_who_leaves_the_queue_is_dropped(site):
     served = site(threads=1, max_queue=5, max_wait=30)
-    _, threads = many(1, served.port, path="/sleep/1")
+    _, threads = many(1, served.port, path="/hang")
     served.filled(1)
     with Line(served.port) as gone:
         gone.send(request("GET", "/"))
         served.filled(1, 1)
     eventually(lambda: figures(served.check)["counts"]["dropped"] == 1)
+    served.tell("release")
     together(threads)
     eventually(lambda: counted(served.check) == (1, 0))

@@ -15,33 +15,37 @@ from support.gunicorns import CLASSES
 PATCHED = "from gevent import monkey\nmonkey.patch_all()\n"
 
 
-def test_forty_greenlets_are_active_and_nobody_waits(gunicorn):
+def test_forty_greenlets_are_active_and_nobody_waits(gunicorn, held):
     served = gunicorn(kind="GuardedGevent")
-    answers, threads = many(40, served.port, path="/sleep/1")
+    answers, threads = many(40, served.port, path=held.path)
     served.filled(40)
     assert {answer.text for answer in checks(served.port)} == {"free"}
+    held.let_go()
     together(threads)
     assert {answer.status for answer in answers} == {200}
     served.at_rest()
     eventually(lambda: served.load["processes"][0]["served"] >= 40)
 
 
-def test_a_full_pool_leaves_the_rest_in_the_kernel(gunicorn):
+def test_a_full_pool_leaves_the_rest_in_the_kernel(gunicorn, held):
     served = gunicorn("--worker-connections=4", kind="GuardedGevent", ready="exact")
-    answers, threads = many(12, served.port, path="/sleep/1")
+    answers, threads = many(12, served.port, path=held.path)
     served.filled(4, 8)
     assert served.load["capacity"] == 4
     assert check(served.check).text == "busy"
+    held.let_go()
     together(threads)
     assert {answer.status for answer in answers} == {200}
     served.at_rest()
 
 
-def test_with_slots_the_guard_is_the_queue(gunicorn):
+def test_with_slots_the_guard_is_the_queue(gunicorn, held):
     served = gunicorn(kind="GuardedGevent", slots=4, max_queue=8, max_wait=30)
-    answers, threads = many(20, served.port, path="/sleep/0.5")
+    answers, threads = many(20, served.port, path=held.path)
     served.filled(4, 8)
     checks(served.port)
+    eventually(lambda: len(answers) == 8)
+    held.let_go()
     together(threads)
     assert collections.Counter(answer.status for answer in answers) == {200: 12, 503: 8}
     refused = [answer for answer in answers if answer.status == 503]
@@ -112,7 +116,7 @@ def listening(pid, port):
 
 
 @pytest.mark.parametrize("kind", ["GuardedGevent", "GuardedThreads", "GuardedSync"])
-def test_a_patched_master_answers_from_a_real_thread_which_no_child_has(gunicorn, conf, kind):
+def test_a_patched_master_answers_from_a_real_thread_which_no_child_has(gunicorn, conf, held, kind):
     served = gunicorn(conf(PATCHED), "-w2", kind=kind)
     served.all_ready(2)
     master, workers = served.popen.pid, served.workers
@@ -121,7 +125,7 @@ def test_a_patched_master_answers_from_a_real_thread_which_no_child_has(gunicorn
     for port in (served.check, served.agent):
         assert listening(master, port)
         assert not any(listening(worker, port) for worker in workers)
-    _, threads = many(6, served.port, path="/sleep/1")
+    _, threads = many(6, served.port, path=held.path)
     eventually(lambda: served.load["active"] >= 1)
     checks(served.check)
     os.kill(workers[0], signal.SIGKILL)
@@ -132,21 +136,23 @@ def test_a_patched_master_answers_from_a_real_thread_which_no_child_has(gunicorn
     served.popen.wait(5)
     with pytest.raises(ConnectionRefusedError):
         check(served.check)
+    held.let_go()
     together(threads)
 
 
 @pytest.mark.parametrize("kind", ["GuardedGevent", "GuardedThreads"])
-def test_a_patched_master_drains_reloads_and_ends(gunicorn, conf, kind):
+def test_a_patched_master_drains_reloads_and_ends(gunicorn, conf, held, kind):
     served = gunicorn(conf(PATCHED), "-w1", kind=kind)
     served.all_ready(1)
     first = served.workers
     served.signal(signal.SIGHUP)
     eventually(lambda: served.workers and served.workers != first)
     served.all_ready(1)
-    answers, threads = many(1, served.port, path="/sleep/1")
+    answers, threads = many(1, served.port, path=held.path)
     eventually(lambda: served.load["active"] == 1)
     served.signal()
     eventually(lambda: check(served.check).text == "draining", within=0.5)
+    held.let_go()
     together(threads)
     assert [answer.status for answer in answers] == [200]
     assert served.ended() == 0

@@ -15,6 +15,7 @@ import time
 
 import pytest
 from support.client import Line, ask, check, checks, eventually, many, request, together
+from support.gunicorns import Gunicorn
 
 from servers.test_gunicorn_threads import (
     REFUSALS,
@@ -84,11 +85,10 @@ def test_clients_that_never_close_stall_nobody(gunicorn, connect):
     for line in lines:
         assert line.answer().text in ("GET /page", "free", "busy")
     clean(server, lingering=8)
-    checks(server.port)
-    began = time.monotonic()
     assert ask(server.port, path="/page").status == 200
-    assert time.monotonic() - began < 0.5
-    clean(server, lingering=0)  # after 2 s they are let go
+    assert inside(server)["lingering"] >= 8  # these are let go after 2 s
+    checks(server.port)
+    clean(server, lingering=0)
     assert all(line.closed() for line in lines)
 
 
@@ -287,9 +287,18 @@ NONSENSE = {
 }
 
 
+@pytest.fixture(scope="module")
+def patient():
+    """A gunicorn for tests that leave it as they found it: 2 threads, a long keep-alive."""
+    patient = Gunicorn("--threads", "2", "--keep-alive", "30")
+    yield patient
+    patient.reap()
+    assert "Traceback" not in patient.said
+
+
 @pytest.mark.parametrize("part", PARTS)
-def test_who_has_not_asked_to_the_end_takes_no_thread(gunicorn, connect, part):
-    server = gunicorn("--threads", "2")
+def test_who_has_not_asked_to_the_end_takes_no_thread(patient, connect, part):
+    server = patient
     lines = [connect(server.port) for _ in range(6)]
     for line in lines:
         line.send(PARTS[part])
@@ -305,10 +314,10 @@ def test_who_has_not_asked_to_the_end_takes_no_thread(gunicorn, connect, part):
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("together", [False, True], ids=["afterwards", "at once"])
 def test_who_is_kept_alive_takes_no_thread_for_a_part_of_the_next_request(
-    gunicorn, connect, part, together
+    patient, connect, part, together
 ):
     """Sent at once, gunicorn has read the part ahead, and it is not in the socket any more."""
-    server = gunicorn("--threads", "2", "--keep-alive", "30")
+    server = patient
     lines = [connect(server.port) for _ in range(6)]
     first = request(path="/first")
     for line in lines:

@@ -16,6 +16,9 @@ __all__ = ["certificate", "connect", "gunicorn", "secure"]  # fixtures
 
 CLEAR = ("--http-protocols", "h2,h1", "--http2-cleartext")
 
+# What comes while the last one is on its way out may still wait in the kernel, and is queued then.
+STATES = {b"free", b"busy"}
+
 
 @pytest.fixture(params=["prior-knowledge", "both"])
 def clear(gunicorn, request):
@@ -53,12 +56,12 @@ def test_a_full_server_refuses_in_http2_and_answers_checks_in_it(clear, held):
     server = clear("--threads", "1", max_queue=0, max_wait=30)
     held_by = hold(server, held, 1)
     for method, path, told in [
-        ("GET", "/page", (503, "queue-full", b"")),  # what is refused is not looked at
-        ("HEAD", "/page", (503, "queue-full", b"")),
-        ("OPTIONS", "/", (200, None, b"free")),
-        ("GET", "/readyz", (200, None, b"free")),
-        ("HEAD", "/readyz", (200, None, b"")),
-        ("GET", "/livez", (200, None, b"alive")),
+        ("GET", "/page", (503, "queue-full", {b""})),  # what is refused is not looked at
+        ("HEAD", "/page", (503, "queue-full", {b""})),
+        ("OPTIONS", "/", (200, None, STATES)),
+        ("GET", "/readyz", (200, None, STATES)),
+        ("HEAD", "/readyz", (200, None, {b""})),
+        ("GET", "/livez", (200, None, {b"alive"})),
         ("GET", "/readyz?ready=nonsense", (400, None, None)),
     ]:
         with Http2(server.port) as client:
@@ -66,7 +69,7 @@ def test_a_full_server_refuses_in_http2_and_answers_checks_in_it(clear, held):
             said = client.told()
         reply = said.answers[stream]
         assert (reply.status, reply.headers.get(REFUSALS)) == told[:2], path
-        assert told[2] is None or reply.body == told[2], path
+        assert told[2] is None or reply.body in told[2], path
         assert (said.last, said.error) == (stream, 0)
     held.let_go()
     assert held_by[0].told(streams=1).answers[1].status == 200

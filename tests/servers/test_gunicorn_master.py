@@ -97,10 +97,10 @@ def test_a_hundred_checks_at_two_workers_have_one_answer(gunicorn, tmp_path):
     together(threads + their_threads)
 
 
-def test_a_killed_worker_is_out_of_the_sum_within_a_second_and_the_new_one_in(gunicorn):
+def test_a_killed_worker_is_out_of_the_sum_within_a_second_and_the_new_one_in(gunicorn, held):
     served = gunicorn("-w2", "--threads=4", **PLENTY)
     served.all_ready(2)
-    many(20, served.port, path="/sleep/3")
+    many(20, served.port, path=held.path)
     filled(served, 20)
     with Prober(served.check) as prober:
         victim, other = served.workers
@@ -255,15 +255,16 @@ def test_wrong_options_at_a_reload_are_logged_once_and_those_from_before_hold(
     assert "Traceback" not in served.said
 
 
-def test_sigterm_says_draining_at_once_and_finishes_what_runs(gunicorn):
+def test_sigterm_says_draining_at_once_and_finishes_what_runs(gunicorn, held):
     served = gunicorn("-w2", "--threads=2", **PLENTY)
     served.all_ready(2)
-    answers, threads = many(4, served.port, path="/sleep/1.5")
+    answers, threads = many(4, served.port, path=held.path)
     filled(served, 4)
     served.signal()
     eventually(lambda: check(served.check).text == "draining", within=0.5)
     assert check(served.check).status == 503
     assert ask(served.check, path="/livez").status == 200
+    held.let_go()
     together(threads)
     assert [answer.status for answer in answers] == [200] * 4
     assert served.ended() == 0
@@ -287,12 +288,12 @@ def test_a_quick_shutdown_says_draining_and_ends(gunicorn, number):
 
 
 @pytest.mark.parametrize("kind", ["GuardedThreads", "GuardedSync", "GuardedGevent"])
-def test_a_killed_master_leaves_no_port_that_accepts(gunicorn, kind):
+def test_a_killed_master_leaves_no_port_that_accepts(gunicorn, held, kind):
     """Its workers live for a while, and finish what they have."""
     served = gunicorn("-w2", kind=kind)
     served.all_ready(2)
     workers = served.workers
-    answers, threads = many(2, served.port, path="/sleep/1.5")
+    answers, threads = many(2, served.port, path=held.path)
     eventually(lambda: served.load["active"] >= 1)
     os.kill(served.popen.pid, signal.SIGKILL)
     served.popen.wait(5)
@@ -300,6 +301,7 @@ def test_a_killed_master_leaves_no_port_that_accepts(gunicorn, kind):
     assert refused(served.agent)
     if kind != "GuardedGevent":
         assert not all(map(gone, workers))
+    held.let_go()
     together(threads)
     if kind != "GuardedGevent":  # which ends at once, as without the guard
         assert 200 in {answer.status for answer in answers}

@@ -18,12 +18,13 @@ from support.client import (
 )
 
 
-def test_ten_requests_at_one_worker_are_one_inside_and_nine_in_the_kernel(gunicorn):
+def test_ten_requests_at_one_worker_are_one_inside_and_nine_in_the_kernel(gunicorn, held):
     served = gunicorn(kind="GuardedSync", ready="exact")
-    answers, threads = many(10, served.port, path="/sleep/1")
+    answers, threads = many(10, served.port, path=held.path)
     served.filled(1, 9)
     assert {answer.text for answer in checks(served.check)} == {"busy"}
-    assert len(answers) < 10
+    assert answers == []
+    held.let_go()
     together(threads)
     assert {answer.status for answer in answers} == {200}
     served.at_rest()
@@ -32,7 +33,7 @@ def test_ten_requests_at_one_worker_are_one_inside_and_nine_in_the_kernel(gunico
 
 
 @pytest.mark.parametrize("bind", ["unix", "127.0.0.1:0", "[::1]:0"])
-def test_three_workers_share_one_queue_whatever_it_listens_at(gunicorn, tmp_path, bind):
+def test_three_workers_share_one_queue_whatever_it_listens_at(gunicorn, tmp_path, held, bind):
     path = str(tmp_path / "app.sock") if bind == "unix" else None
     served = gunicorn("-w3", kind="GuardedSync", bind=f"unix:{path}" if path else bind)
     served.all_ready(3)
@@ -41,24 +42,25 @@ def test_three_workers_share_one_queue_whatever_it_listens_at(gunicorn, tmp_path
     threads = []
     for _ in range(10):
         if bind.startswith("["):
-            threads += asked_at_ipv6(port)
+            threads += asked_at_ipv6(port, held.path)
         else:
-            threads += many(1, None if path else port, path="/sleep/1", unix=path)[1]
+            threads += many(1, None if path else port, path=held.path, unix=path)[1]
     served.filled(3, 7)
     assert served.load["capacity"] == 3
     assert [row["active"] for row in served.load["processes"]] == [1, 1, 1]
     assert [row["queued"] for row in served.load["processes"]] == [0, 0, 0]
+    held.let_go()
     together(threads)
     served.at_rest()
 
 
-def asked_at_ipv6(port):
+def asked_at_ipv6(port, path):
     import http.client
     import threading
 
     def one():
         client = http.client.HTTPConnection("::1", port, timeout=20)
-        client.request("GET", "/sleep/1")
+        client.request("GET", path)
         client.getresponse().read()
         client.close()
 
@@ -67,16 +69,17 @@ def asked_at_ipv6(port):
     return [thread]
 
 
-def test_with_reuse_port_each_worker_reads_its_own_queue(gunicorn):
+def test_with_reuse_port_each_worker_reads_its_own_queue(gunicorn, held):
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     served = gunicorn("-w2", "--reuse-port", kind="GuardedSync", bind=f"127.0.0.1:{port}")
     served.all_ready(2)
-    _, threads = many(10, port, path="/sleep/0.5")
+    _, threads = many(10, port, path=held.path)
     eventually(lambda: sum(r["active"] + r["queued"] for r in served.load["processes"]) == 10)
     assert served.load["active"] == 2
+    held.let_go()
     together(threads)
     served.at_rest()
     served.signal()

@@ -11,6 +11,7 @@ from support.client import Line, ask, check, checks, eventually, many, request, 
 from support.processes import environment
 from support.versions import folders
 
+from servers.test_gunicorn_balance import PATIENT
 from servers.test_gunicorn_hostile import certificate, reset, tidy
 from servers.test_gunicorn_threads import (
     PREFLIGHT,
@@ -122,9 +123,9 @@ def parts_take_no_thread(server, connect):
     assert nonsense.answer().status == 400
 
 
-def test_two_workers_of_another_gunicorn_refuse_nobody_while_a_thread_is_idle(old):
+def test_two_workers_of_another_gunicorn_refuse_nobody_while_a_thread_is_idle(old, conf):
     _, start = old
-    server = start("-w", "2", "--threads", "4", max_queue=0)
+    server = start("-w", "2", "--threads", "4", conf(PATIENT), max_queue=0)
     server.boots = 2
     server.all_ready(2)
     for _ in range(5):

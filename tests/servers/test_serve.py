@@ -17,7 +17,7 @@ from support.processes import Process, environment
 COMMAND = [sys.executable, "-c", "from wsgi_busyguard.cli import main; raise SystemExit(main())"]
 
 APP = """
-import threading, time
+import os, threading, time
 
 ran = []
 
@@ -26,6 +26,8 @@ def application(environ, start_response):
     ran.append(path)
     if path.startswith("/sleep/"):
         time.sleep(float(path[7:]))
+    while path.startswith("/until/") and not os.path.exists(path[6:]):
+        time.sleep(0.01)
     if path == "/raise":
         raise RuntimeError("the app's own fault")
     body = b"x" * int(path[5:]) if path.startswith("/big/") else str(len(ran)).encode()
@@ -74,13 +76,14 @@ def serve(request, started, folder):
     return lambda *options: started(Serve, folder, f"--server={request.param}", *options)
 
 
-def test_forty_requests_are_24_answers_and_16_refusals_and_checks_wait_for_none(serve):
+def test_forty_requests_are_24_answers_and_16_refusals_and_checks_wait_for_none(serve, held):
     served = serve("--threads=4", "--max-queue=20", "--max-wait=30")
-    answers, threads = many(40, served.port, path="/sleep/0.3")
+    answers, threads = many(40, served.port, path=held.path)
     eventually(lambda: figures(served.check)["queued"] > 10)
     checks(served.port)
     checks(served.check)
-    assert len(answers) < 40
+    eventually(lambda: len(answers) == 16)
+    held.let_go()
     together(threads)
     assert collections.Counter(answer.status for answer in answers) == {200: 24, 503: 16}
     with Line(served.agent) as line:
@@ -88,15 +91,16 @@ def test_forty_requests_are_24_answers_and_16_refusals_and_checks_wait_for_none(
     assert ask(served.port, path="/count").text == "25"
 
 
-def test_sigterm_drains(serve):
-    served = serve("--threads=2", "--max-queue=10", "--max-wait=30", "--grace=10")
-    answers, threads = many(4, served.port, path="/sleep/0.6")
+def test_sigterm_drains(serve, held):
+    served = serve("--threads=2", "--max-queue=10", "--max-wait=30", "--grace=20")
+    answers, threads = many(4, served.port, path=held.path)
     eventually(lambda: figures(served.check)["queued"] == 2)
     served.signal()
     eventually(lambda: check(served.port).text == "draining", within=1)
     refused = ask(served.port, path="/new")
     assert (refused.status, refused.headers["busyguard-refused"]) == (503, "draining")
     assert ask(served.check, path="/readyz").text == "draining"
+    held.let_go()
     together(threads)
     assert [answer.status for answer in answers] == [200] * 4
     assert served.ended(within=5) == 0

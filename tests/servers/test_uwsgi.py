@@ -30,13 +30,13 @@ def uwsgi(started, tmp_path):
 
 
 def filled(server):
-    """Send 40 requests of a second, and one more; see what is read, and return the threads."""
+    """Send 40 requests, and one more; see what is read, and return the threads."""
     eventually(lambda: server.shows(queued=0, active=0, capacity=4))
-    _, threads = many(40, server.port, path="/sleep/1")
-    eventually(lambda: server.shows(queued=36, active=4, capacity=4), every=0.005)
+    _, threads = many(40, server.port, path="/sleep/60")
+    eventually(lambda: server.shows(queued=36, active=4, capacity=4))
     assert ask(server.check, path="/readyz").text == "busy"
-    _, another = many(1, server.port, path="/sleep/1")
-    eventually(lambda: server.shows(queued=37, active=4, capacity=4), every=0.005)
+    _, another = many(1, server.port, path="/sleep/60")
+    eventually(lambda: server.shows(queued=37, active=4, capacity=4))
     return [*threads, *another]
 
 
@@ -59,10 +59,11 @@ def test_what_the_board_says_is_what_was_sent(uwsgi, shape, checks, more):
 
 
 @shapes
-def test_all_are_served_and_the_figures_return_to_zero(uwsgi, shape):
+def test_all_are_served_and_the_figures_return_to_zero(uwsgi, held, shape):
     server = uwsgi(*shape, checks="agent")
-    answers, threads = many(12, server.port, path="/sleep/1")
-    eventually(lambda: server.shows(queued=8, active=4, capacity=4), every=0.005)
+    answers, threads = many(12, server.port, path=held.path)
+    eventually(lambda: server.shows(queued=8, active=4, capacity=4))
+    held.let_go()
     together(threads)
     assert [answer.status for answer in answers] == [200] * 12
     eventually(lambda: server.shows(queued=0, active=0, capacity=4))
@@ -101,8 +102,8 @@ def test_one_who_waits_for_a_moment_does_not_make_it_leave_the_rotation(uwsgi):
 def test_where_all_are_stuck_the_board_says_so_and_before_that_nothing(uwsgi):
     server = uwsgi(4, 1, checks="agent", agent_ready="damped")
     eventually(lambda: server.shows(queued=0, active=0, capacity=4))
-    _, threads = many(6, server.port, path="/sleep/8")
-    eventually(lambda: server.shows(queued=2, active=4, capacity=4), every=0.005)
+    _, threads = many(6, server.port, path="/sleep/60")
+    eventually(lambda: server.shows(queued=2, active=4, capacity=4))
     first = ask(server.check, path="/readyz")
     assert (first.status, first.text) == (200, "busy")
     eventually(lambda: ask(server.check, path="/readyz").status == 503, 5)
@@ -112,8 +113,8 @@ def test_where_all_are_stuck_the_board_says_so_and_before_that_nothing(uwsgi):
 
 def test_a_unix_listener_is_read_as_well(uwsgi, tmp_path):
     server = uwsgi(1, 4, "--http-socket", tmp_path / "s", side=True)
-    _, threads = many(7, 0, path="/sleep/1", unix=str(tmp_path / "s"))
-    eventually(lambda: server.shows(queued=3, active=4, capacity=4), every=0.005)
+    _, threads = many(7, 0, path="/sleep/60", unix=str(tmp_path / "s"))
+    eventually(lambda: server.shows(queued=3, active=4, capacity=4))
     server.reap()
     together(threads)
 
@@ -126,13 +127,14 @@ def test_an_adapter_in_a_mule_says_what_to_do_there(uwsgi):
 
 
 @pytest.mark.slow
-def test_as_a_gate_it_serves_24_and_refuses_16_and_checks_get_through(uwsgi):
+def test_as_a_gate_it_serves_24_and_refuses_16_and_checks_get_through(uwsgi, held):
     """Without a gate the check waits for all of them."""
     server = uwsgi(1, 26, checks="agent", slots=4, max_queue=20, max_wait=30, client_timeout=60)
-    answers, threads = many(40, server.port, path="/sleep/0.5")
-    eventually(lambda: server.shows(queued=20, active=4, capacity=4), every=0.005)
+    answers, threads = many(40, server.port, path=held.path)
+    eventually(lambda: server.shows(queued=20, active=4, capacity=4))
     assert {answer.text for answer in checks(server.port)} == {"busy"}
-    assert len(answers) < 40
+    eventually(lambda: len(answers) == 16)
+    held.let_go()
     together(threads, 60)
     statuses = [answer.status for answer in answers]
     assert (statuses.count(200), statuses.count(503)) == (24, 16)
@@ -285,18 +287,20 @@ class Shown(Process):
     logged = Uwsgi.logged
 
 
-def test_the_gate_of_the_page_serves_and_answers_checks(started, tmp_path):
+def test_the_gate_of_the_page_serves_and_answers_checks(started, tmp_path, held):
     server = started(Shown, tmp_path, "gate.ini")
-    _, threads = many(6, server.port, path="/sleep/1")
+    _, threads = many(6, server.port, path=held.path)
     eventually(lambda: check(server.port).text == "busy")
+    held.let_go()
     together(threads)
     assert check(server.port).text == "free"
 
 
-def test_the_workers_and_the_mule_of_the_page_post_and_read(started, tmp_path):
+def test_the_workers_and_the_mule_of_the_page_post_and_read(started, tmp_path, held):
     server = started(Shown, tmp_path, "uwsgi.ini")
-    _, threads = many(6, server.port, path="/sleep/1")
+    _, threads = many(6, server.port, path=held.path)
     eventually(lambda: Board(tmp_path / "board").read()[:3] == (2, 4, 4))
+    held.let_go()
     together(threads)
     server.logged("spawned uWSGI mule 1 ")
     assert "Traceback" not in server.said

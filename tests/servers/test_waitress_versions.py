@@ -81,11 +81,13 @@ def test_the_guard_holds_on_an_old_version(old):
     eventually(lambda: guarded.tell("stock")[:2] == [0, 0])
 
     # the drain
-    answers, threads = many(2, guarded.port, path="/sleep/1")
+    guarded.tell("hold")
+    answers, threads = many(2, guarded.port, path="/hang")
     guarded.filled(2)
     guarded.signal()
     eventually(lambda: check(guarded.port).text == "draining", within=0.8)
     assert ask(guarded.port, path="/new").headers[REFUSALS] == "draining"
+    guarded.tell("release")
     together(threads)
     assert [answer.status for answer in answers] == [200] * 2
     assert guarded.ended(within=8) == 0

@@ -78,12 +78,12 @@ def test_the_figures_come_once_a_second(watch, gate):
     first = watching.event()
     shown = json.loads(ask(watching.line.socket.getpeername()[1], path="/load").body)
     assert {**first, "at": 0} == {**shown, "at": 0}
-    times = [watching.event()["at"]]
+    seen = [watching.event()]
     gate.enter()
-    shown = watching.event()
-    assert shown["active"] == 1
-    times.append(shown["at"])
-    times.append(watching.event()["at"])
+    seen += [watching.event() for _ in range(3)]
+    # One that was on its way may not know of it.
+    assert [event["active"] for event in seen] in ([0, 1, 1, 1], [0, 0, 1, 1])
+    times = [event["at"] for event in seen]
     # Nearly a second each; the machine may be busy elsewhere.
     assert all(0.5 < after - before < 3 for before, after in itertools.pairwise(times))
 

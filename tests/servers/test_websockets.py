@@ -47,8 +47,12 @@ class Werkzeug(Process):
         return figures(self.check)
 
 
+# Whoever asks twice must not be taken for gone in between: by default that is after 2 s.
+KEPT = ("--keep-alive", "30")
+
+
 def guarded_threads(threads):
-    return Gunicorn("--threads", str(threads), "--keep-alive", "5", app=APP, max_queue=0)
+    return Gunicorn("--threads", str(threads), *KEPT, app=APP, max_queue=0)
 
 
 def guarded_gevent(threads):
@@ -60,7 +64,7 @@ def middleware(kind):
 
     def start(threads):
         guard = json.dumps({"slots": threads, "max_queue": 0})
-        options = ["--threads", str(threads + 3)] if kind == "gthread" else []
+        options = ["--threads", str(threads + 3), *KEPT] if kind == "gthread" else []
         server = Gunicorn(*options, kind=kind, app=APP, ports=False, env=environment(GUARD=guard))
         server.check = int(server.line("check: "))
         return server

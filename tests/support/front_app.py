@@ -215,6 +215,9 @@ class Control(socketserver.StreamRequestHandler):
     def on_release(self, _):
         released.set()
 
+    def on_hold(self, _):
+        released.clear()
+
     def on_transitions(self, _):
         return transitions
 

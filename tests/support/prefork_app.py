@@ -26,6 +26,13 @@ def sleep(environ, seconds):
     return str(queue_time(environ)).encode()
 
 
+def until(environ, *path):
+    """Wait until there is a file."""
+    while not os.path.exists("/" + "/".join(path)):
+        time.sleep(0.01)
+    return str(queue_time(environ)).encode()
+
+
 def switch(environ, seconds):
     """Sleep as greenlets do, which lets others run."""
     import gevent
@@ -54,4 +61,4 @@ FILES = {
     "readable": lambda size: (Readable(int(size)), size),
     "file": lambda *path: opened(Path("/", *path)),
 }
-DOES = {"sleep": sleep, "switch": switch}
+DOES = {"sleep": sleep, "until": until, "switch": switch}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import subprocess
 import sys
@@ -34,7 +35,7 @@ class Folders(NamedTuple):
 def folders(tmp_path_factory, requirements, *, python=None, needs=""):
     """Return the folders of these, such as ``Twisted==21.7.0``; what is missing is installed.
 
-    They stay for the next run. Of several test processes that install one at once one wins.
+    They stay for the next run. Of several test processes one installs them, and the others wait.
 
     :param python: the interpreter for which they are installed, if it is not this one.
     :param needs: what those that are compiled need of the system, for whoever has to get it.
@@ -49,7 +50,15 @@ def folders(tmp_path_factory, requirements, *, python=None, needs=""):
         # What pip keeps may be linked to another interpreter of the same version.
         install[3:] = ["--python", python, "install", "--no-cache-dir"]
     found = {name: base / f"{''.join(filter(_plain, name))}-{tag}" for name in requirements}
-    installing = {}
+    with open(f"{min(found.values())}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        missing = _install(found, install, tmp_path_factory)
+    return Folders({name: str(folder) for name, folder in found.items()}, missing, needs)
+
+
+def _install(found, install, tmp_path_factory):
+    """Install what is not there; return what went wrong, by name."""
+    installing, missing = {}, {}
     for name, folder in found.items():
         if not folder.exists():
             new = tmp_path_factory.mktemp("version")
@@ -57,15 +66,14 @@ def folders(tmp_path_factory, requirements, *, python=None, needs=""):
             command += ["--target", new, name]
             pip = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
             installing[name] = new, pip
-    missing = {}
     for name, (new, pip) in installing.items():
         _, said = pip.communicate(timeout=PATIENCE)
         if pip.returncode:
             missing[name] = said.decode(errors="replace").strip()[-200:]
         else:
-            with contextlib.suppress(OSError):  # another one was sooner
+            with contextlib.suppress(OSError):  # another run was sooner
                 new.rename(found[name])
-    return Folders({name: str(folder) for name, folder in found.items()}, missing, needs)
+    return missing
 
 
 def _plain(character):
