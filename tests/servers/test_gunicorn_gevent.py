@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.client import ask, check, checks, eventually, many, together
-from support.gunicorns import CLASSES
+from support.gunicorns import CLASSES, HEARD
 
 PATCHED = "from gevent import monkey\nmonkey.patch_all()\n"
 
@@ -151,7 +151,7 @@ def test_a_patched_master_drains_reloads_and_ends(gunicorn, conf, held, kind):
     answers, threads = many(1, served.port, path=held.path)
     eventually(lambda: served.load["active"] == 1)
     served.signal()
-    eventually(lambda: check(served.check).text == "draining", within=0.5)
+    eventually(lambda: check(served.check).text == "draining", within=HEARD)
     held.let_go()
     together(threads)
     assert [answer.status for answer in answers] == [200]

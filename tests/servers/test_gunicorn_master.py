@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from support.client import ask, check, eventually, figures, many, together
-from support.gunicorns import Prober
+from support.gunicorns import HEARD, Prober
 
 from servers.test_last_call import Crowd
 
@@ -261,7 +261,7 @@ def test_sigterm_says_draining_at_once_and_finishes_what_runs(gunicorn, held):
     answers, threads = many(4, served.port, path=held.path)
     filled(served, 4)
     served.signal()
-    eventually(lambda: check(served.check).text == "draining", within=0.5)
+    eventually(lambda: check(served.check).text == "draining", within=HEARD)
     assert check(served.check).status == 503
     assert ask(served.check, path="/livez").status == 200
     held.let_go()
@@ -281,7 +281,7 @@ def test_a_quick_shutdown_says_draining_and_ends(gunicorn, number):
     many(4, served.port, path="/sleep/20")
     filled(served, 4)
     served.signal(number)
-    eventually(lambda: check(served.check).text == "draining", within=0.5)
+    eventually(lambda: check(served.check).text == "draining", within=HEARD)
     assert served.ended(within=10) == 0
     assert refused(served.check)
     assert "Traceback" not in served.said

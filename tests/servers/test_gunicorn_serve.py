@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.client import Line, ask, check, checks, eventually, figures, many, request, together
+from support.gunicorns import HEARD
 from support.processes import environment
 
 from servers.test_serve import COMMAND, Serve, folder
@@ -61,7 +62,7 @@ def test_signals_end_it_when_everybody_is_served(serve, held, number):
     eventually(lambda: not in_the_kernel(served.port) and figures(served.check)["queued"] == 2)
     served.signal(number)
     if number == signal.SIGTERM:
-        eventually(lambda: ask(served.check, path="/readyz").text == "draining", within=1)
+        eventually(lambda: ask(served.check, path="/readyz").text == "draining", within=HEARD)
         held.let_go()
         together(threads)
         assert [answer.status for answer in answers] == [200] * 4

@@ -8,6 +8,8 @@ import time
 
 import pytest
 from support.client import Line, ask, check, checks, eventually, many, request, together
+from support.fixtures import Held
+from support.gunicorns import HEARD
 from support.processes import environment
 from support.versions import folders
 
@@ -43,7 +45,13 @@ def old(request, targets, gunicorn):
     return version, lambda *arguments, **options: gunicorn(*arguments, env=env, **options)
 
 
-def test_the_guarded_threads_of_another_gunicorn(old, connect, held):
+@pytest.fixture
+def last(tmp_path):
+    """Likewise, for those who are inside at the end."""
+    return Held(tmp_path / "last")
+
+
+def test_the_guarded_threads_of_another_gunicorn(old, connect, held, last):
     version, start = old
     server = start("--threads", "4", "--keep-alive", "5", max_queue=20, max_wait=2)
     assert ask(server.port, path="/version").text == version
@@ -81,7 +89,7 @@ def test_the_guarded_threads_of_another_gunicorn(old, connect, held):
         line.close()
     clean(server)
 
-    the_end_is_graceful(server, connect, threaded=True)
+    the_end_is_graceful(server, connect, last, threaded=True)
 
 
 def checks_are_told_from_requests(server, connect, attempts):
@@ -135,14 +143,15 @@ def test_two_workers_of_another_gunicorn_refuse_nobody_while_a_thread_is_idle(ol
         server.at_rest()
 
 
-def the_end_is_graceful(server, connect, threaded):
+def the_end_is_graceful(server, connect, last, threaded):
     inside = 4 if threaded else 1
     idle = [connect(server.port) for _ in range(2)] if threaded else []
-    answers, threads = many(inside + 2 * threaded, server.port, path="/sleep/0.4")
+    answers, threads = many(inside + 2 * threaded, server.port, path=last.path)
     server.filled(inside, 2 * threaded)
-    began = time.monotonic()
     server.signal()
-    eventually(lambda: ask(server.check, path="/readyz").text == "draining", within=1)
+    eventually(lambda: ask(server.check, path="/readyz").text == "draining", within=HEARD)
+    began = time.monotonic()
+    last.let_go()
     together(threads)
     assert [answer.status for answer in answers] == [200] * len(answers)
     assert server.ended(within=10) == 0
@@ -197,7 +206,7 @@ def test_who_leaves_before_tls_does_not_end_the_worker(old, certificate):
     tidy(server)
 
 
-def test_the_guarded_sync_worker_of_another_gunicorn(old, held):
+def test_the_guarded_sync_worker_of_another_gunicorn(old, held, last):
     version, start = old
     server = start(kind="GuardedSync")
     assert ask(server.port, path="/version").text == version
@@ -210,4 +219,4 @@ def test_the_guarded_sync_worker_of_another_gunicorn(old, held):
     together(threads)
     assert [answer.status for answer in answers] == [200] * 4
     server.at_rest()
-    the_end_is_graceful(server, None, threaded=False)
+    the_end_is_graceful(server, None, last, threaded=False)

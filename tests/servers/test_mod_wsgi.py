@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from support.fixtures import Held
 
 from servers.test_refused_uploads import upload
 from wsgi_busyguard import Board
+from wsgi_busyguard.board.watcher import Watcher
 
 SHAPES = {"1 x 4": (1, 4), "2 x 2": (2, 2), "4 x 1": (4, 1)}
 
@@ -176,10 +178,13 @@ def test_a_graceful_stop_serves_who_is_inside_and_says_that_it_drains(apache, ag
     answers, threads = many(2, server.port, path=held.path)
     eventually(lambda: shows(agent, queued=0, active=2))
     server.signal(signal.SIGWINCH)
-    eventually(lambda: agent.ready == (503, "draining"))
-    held.let_go()
+    held.let_go()  # Apache tells the processes of it when the last one is served, not before
+    seen, watcher = set(), Watcher(Board(server.board))
+    while server.popen.poll() is None:
+        seen.add(watcher.check()[:2])
+        time.sleep(0.001)
     together(threads)
-    server.ended()
+    assert ("draining", False) in seen
     assert [answer.status for answer in answers] == [200, 200]
     eventually(lambda: not Board(server.board).rows())
     eventually(lambda: agent.ready == (503, "absent"))

@@ -27,7 +27,7 @@ def application(environ, start_response):
     if path.startswith("/sleep/"):
         time.sleep(float(path[7:]))
     while path.startswith("/until/") and not os.path.exists(path[6:]):
-        time.sleep(0.01)
+        time.sleep(0.02)
     if path == "/raise":
         raise RuntimeError("the app's own fault")
     body = b"x" * int(path[5:]) if path.startswith("/big/") else str(len(ran)).encode()

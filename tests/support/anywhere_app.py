@@ -31,7 +31,7 @@ def app(environ, start_response):
         time.sleep(float(rest[0]))
     if what == "until":
         while not os.path.exists("/" + "/".join(rest)):
-            time.sleep(0.01)
+            time.sleep(0.02)
     if what == "pieces":
         start_response("200 OK", [("Content-Type", "text/plain")])
         return (b"x" * 8_000_000 for _ in range(int(rest[0])))

@@ -39,7 +39,7 @@ def application(environ, start_response):
     if path.startswith("/sleep/"):
         time.sleep(float(path.split("/")[2]))
     while path.startswith("/until/") and not os.path.exists(path[6:]):
-        time.sleep(0.01)
+        time.sleep(0.02)
     status = "503 The app says so" if path == "/own503" else "200 OK"
     body = NAME.encode()
     start_response(status, [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])

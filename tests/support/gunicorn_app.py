@@ -60,7 +60,7 @@ def until(how, environ):
     """Say that it runs, by a file, and wait for another one to appear."""
     Path(f"/{how}.in").touch()
     while not os.path.exists(f"/{how}"):
-        time.sleep(0.005)
+        time.sleep(0.02)
     return f"waited for {how}"
 
 

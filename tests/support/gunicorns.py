@@ -15,6 +15,10 @@ from support.processes import HERE, Process, Site, environment
 
 CLASSES = "wsgi_busyguard.adapters.gunicorn."
 
+# Seconds within which a master acts on a signal. Half a second is the guard's; gunicorn's own are
+# as many as it waits for one in its queue: one that comes just before that does not wake it.
+HEARD = 0.5 + 1.0
+
 
 class Gunicorn(Process):
     """A gunicorn of guarded workers: ``port``, ``check`` and ``agent`` are where it listens.

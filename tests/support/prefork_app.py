@@ -29,7 +29,7 @@ def sleep(environ, seconds):
 def until(environ, *path):
     """Wait until there is a file."""
     while not os.path.exists("/" + "/".join(path)):
-        time.sleep(0.01)
+        time.sleep(0.02)
     return str(queue_time(environ)).encode()
 
 
