@@ -47,6 +47,7 @@ from .deadlines.current_guard import current_guard, is_only_guard, slots_of
 from .deadlines.deadline import NotMade, call_timeout, current_deadline
 from .deadlines.slowness import Slowness, is_timeout
 from .load import SMOOTHING, told
+from .options import is_disabled
 from .policy import calls_at_most, places, seconds
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class Bulkhead:
         self._given: dict[str, Any] = {"at_most": at_most, "share": share, "slow": slow}
         self.set(**self._given)  # says what is wrong
         self.set(**{**self._given, **_settings.get(name, {})})
-        self._logged = -math.inf
+        self._logged, self._is_off = -math.inf, is_disabled()
         self._news: deque[str] = deque()
         self._begin()
         _known[next(_numbers)] = self
@@ -119,9 +120,8 @@ class Bulkhead:
         self._probe: object = None
         self._made = self._refused = self._slow = 0
         # What the usual way goes by.
-        self._fresh = -math.inf
+        self._fresh, self._usual = -math.inf, 0.0
         self._depth, self._code = 0, Bulkhead.__enter__.__code__
-        self._usual = 0.0
 
     def set(
         self, *, at_most: int | None = None, share: float | None = None, slow: float | None = None
@@ -237,7 +237,7 @@ class Bulkhead:
         :param usual: whether it is the one that called ``__enter__``.
         """
         found = current_guard(frame)
-        if found is None and self._at_most is None:
+        if self._is_off or (found is None and self._at_most is None):
             return
         slots = None if found is None else slots_of(found.guard, now)
         full = under(_lock, self._place, key, now, slots)

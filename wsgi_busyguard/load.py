@@ -180,6 +180,78 @@ def service_time(mean: float | None, ages: Iterable[float]) -> float | None:
     return len(expected) / sum(1 / seconds for seconds in expected)
 
 
+# What a guard does to requests: it queues them itself; it refuses them when a thread picks them up;
+# it only answers checks; it estimates what it would refuse; it was told to do no more than answer.
+GATE, PICK_UP, CHECKS_ONLY, DRY_RUN, DISABLED = ACTS = (
+    *("gate", "pick-up", "checks", "dry run", "disabled"),
+)
+
+# Where a limit is from: it was given, or not; measured, where fewer slots serve as many; or it is
+# the number of the server's threads.
+GIVEN, DEFAULT, ADAPTED, THREADS = ORIGINS = ("given", "default", "adapted", "threads")
+
+# The limits that have an origin.
+LIMITED = ("slots", "max_queue", "max_wait", "client_timeout", "ready", "patience")
+
+DISABLE = "BUSYGUARD_DISABLE"
+
+_DOES = {
+    GATE: "gate",
+    PICK_UP: "refuses at pick-up",
+    CHECKS_ONLY: "only answers checks",
+    DRY_RUN: "dry run, refuses nothing",
+    DISABLED: f"only answers checks, disabled by {DISABLE}",
+}
+
+
+class GuardLimits(NamedTuple):
+    """What a guard does to requests, and the limits that are in force now.
+
+    :param acts: one of :data:`ACTS`.
+    :param slots: requests that may be in the app at once; ``None`` where the guard does not bound
+        them; likewise ``max_queue`` and ``max_wait``.
+    :param at_most: the number of slots while none is taken away.
+    :param origins: where each is from, in the order of :data:`LIMITED`.
+    :param why: why there are fewer slots, if there are.
+    """
+
+    acts: str
+    slots: int | None
+    at_most: int | None
+    max_queue: float | None
+    max_wait: float | None
+    client_timeout: float
+    ready: str
+    patience: float
+    origins: tuple[str, ...]
+    why: str = ""
+
+    def __str__(self) -> str:
+        said = [f"{name} {value} ({origin})" for name, value, origin in self.rows(str(self.slots))]
+        return f"{does(self.acts)}: {', '.join(said)}"
+
+    def rows(self, slots: str) -> list[tuple[str, str, str]]:
+        """Return the names of the limits, their values, ``slots`` as said, and where from."""
+        of = "" if slots == str(self.at_most) else f" of {self.at_most}"
+        values = (
+            None if self.slots is None else f"{slots}{of}",
+            None if self.max_queue is None else str(self.max_queue),
+            None if self.max_wait is None else f"{self.max_wait:g} s",
+            None if self.acts == DISABLED else f"{self.client_timeout:g} s",
+            *(self.ready, f"{self.patience:g} s"),
+        )
+        return [
+            (name, value or "none", origin)
+            for name, value, origin in zip(LIMITED, values, self.origins, strict=True)
+            if value is not None or self.acts == GATE
+        ]
+
+
+def does(acts: str) -> str:
+    """Return in words what a guard does that ``acts`` so."""
+    return _DOES.get(acts, acts)
+
+
 # What ``/load`` of a check port says; the keys are explained in docs/metrics.rst.
 
 
@@ -276,6 +348,22 @@ class BulkheadFigures(TypedDict):
     refused: int
 
 
+class LimitFigures(TypedDict):
+    """What is in force, and in how many processes."""
+
+    processes: int
+    acts: str
+    slots: int | None
+    at_most: int | None
+    max_queue: float | None
+    max_wait: float | None
+    client_timeout: float
+    ready: str
+    patience: float
+    origins: dict[str, str]
+    why: str
+
+
 class StateFigures(LoadFigures):
     """What has always been said."""
 
@@ -290,6 +378,7 @@ class LoadReport(StateFigures, total=False):
 
     alive: bool | None
     reads: str
+    limits: list[LimitFigures]
     counts: CountFigures | None
     transitions: TransitionFigures
     busy_seconds: float

@@ -20,6 +20,8 @@ from .deadlines.environ import stamping
 from .gate import Gate
 from .gate.dry_run import DryRun, counted
 from .gate.gated import holding
+from .gate.in_force import gate_in_force, in_force, log_limits, tell_limits
+from .load import DRY_RUN
 from .monitor import Monitor
 from .options import MIDDLEWARE, from_keywords, taken_by
 from .policy import ALWAYS, DAMPED, PATIENCE, limits
@@ -33,10 +35,10 @@ if TYPE_CHECKING:
 
     from .board.board import Board
     from .deadlines.client_timeout import Client
-    from .load import Adapter
+    from .load import Adapter, GuardLimits
     from .notifier import Listener
     from .options import GuardOptions
-    from .policy import Verdict
+    from .policy import Limits, Verdict
     from .responses import Responses
 
 
@@ -52,6 +54,7 @@ class BusyGuard:
 
     :ivar monitor: the :class:`~wsgi_busyguard.Monitor`.
     :ivar dry_run: the :class:`~wsgi_busyguard.gate.dry_run.DryRun` with the counts, or ``None``.
+    :ivar limits: the :class:`~wsgi_busyguard.load.GuardLimits` that are in force now.
     :raises ValueError, TypeError: for arguments that cannot be meant, and for more slots than the
         server has threads for, where that can be known so early.
     :raises OSError: if the board cannot be read and written.
@@ -61,6 +64,9 @@ class BusyGuard:
 
     The guard may be called from any thread.
     """
+
+    _gate: Gate | None = None
+    _bounds: Limits | None = None  # of what a dry run estimates
 
     def __init__(
         self,
@@ -139,12 +145,23 @@ class BusyGuard:
         if options.slots is None:
             return self._in_flight
         waits = options.some("max_queue", "max_wait", "client_timeout")
-        bounds = limits(options.slots, **waits)
+        self._bounds = bounds = limits(options.slots, **waits)
         room_to_start_with(bounds)
         if self.dry_run is None:
-            return adapted(Gate(options.slots, **waits), options.adaptive)
+            self._gate = adapted(Gate(options.slots, **waits), options.adaptive)
+            return self._gate
         self.dry_run = DryRun(bounds)
         return self._in_flight
+
+    @property
+    def limits(self) -> GuardLimits:
+        """What the guard does to requests, and the limits that are in force now."""
+        if self.dry_run is not None:
+            return in_force(self._options, DRY_RUN, self._bounds)
+        return gate_in_force(self._options, None if self._lacks_room() else self._gate)
+
+    def _lacks_room(self) -> bool:
+        return self._server is not None and self._server.lacks_room
 
     def _put_in_front(self, app: WSGIApplication, adapter: Adapter) -> None:
         """Put a gate in front of the app, and what stamps requests where the gate has no room."""
@@ -177,8 +194,7 @@ class BusyGuard:
 
     def _choose_app(self) -> None:
         """Pass requests by a gate that has no room; count them where that is wanted."""
-        lacks_room = self._server is not None and self._server.lacks_room
-        app, in_flight = self._plain if lacks_room else self._gated, self._in_flight
+        app, in_flight = self._plain if self._lacks_room() else self._gated, self._in_flight
         self._app = in_flight.counting(app) if in_flight.is_wanted else app
         if in_flight.is_wanted:  # by now: another thread may have come in between
             self._app = in_flight.counting(app)
@@ -206,11 +222,18 @@ class BusyGuard:
         self._choose_app()
         if options.board is not None:
             self._unheard_of()
+        if self.monitor.limits is None:  # else another guard stands in front of this one
+            tell_limits(self.monitor, lambda: self.limits)
+            self.next_call.does(self._log_limits, "could not tell what is in force")
         if options.push:
             from .haproxy import Push
 
             self._pushes = Push(self.monitor, options.push)
             self.next_call.does(self._push, "could not begin to push")
+
+    def _log_limits(self, _: WSGIEnvironment) -> None:
+        self.monitor.serves = True
+        log_limits(self.monitor)
 
     def _push(self, _: WSGIEnvironment) -> None:
         self.monitor.serves = True
@@ -286,7 +309,11 @@ def _go_together(options: GuardOptions) -> None:
         )
     if monitor is not None and slots is not None:
         raise ValueError("give slots or monitor, not both: with slots the guard is the queue")
-    if slots is None and (options.max_queue is not None or options.max_wait is not None):
+    if (
+        slots is None
+        and not options.disabled
+        and (options.max_queue is not None or options.max_wait is not None)
+    ):
         raise ValueError("max_queue and max_wait need slots: without them nothing queues here")
     if options.push and options.dry_run:
         raise ValueError("give push or dry_run, not both: a dry run tells balancers nothing")

@@ -47,6 +47,7 @@ from .state_log import Line, StateLog
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .load import GuardLimits
     from .notifier import Listener
 
 _new = tuple.__new__  # in half the time that Verdict() takes
@@ -99,8 +100,8 @@ class Monitor:
     two looks is not seen.
 
     :ivar serves: set to false while its process has only imported the app and serves nobody.
-    :ivar quiet: set to true if changes are to get no line in the log, because another monitor of
-        the same requests writes them.
+    :ivar quiet: set to true if another monitor of the same requests writes the log's lines.
+    :ivar limits: returns what is in force in the guard, once there is one.
 
     All methods may be called from any thread. :meth:`drain` takes no lock and so is the only one
     that should be called in a signal handler. A finalizer may find itself calling the others, in a
@@ -122,6 +123,7 @@ class Monitor:
         self.interval = seconds("interval", interval)
         self.draining = False
         self.quiet = False
+        self.limits: Callable[[], GuardLimits] | None = None
         self.serves = True
         self._clock = clock
         self._lock = threading.RLock()

@@ -8,13 +8,16 @@ read by this list, and the docs' tables and ``--help`` are made of it. Knows val
 from __future__ import annotations
 
 import math
-import re
+import os
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._support.imported import named
 from ._support.listener import address
+from ._support.request_head import header_key
+from ._support.texts import paths, several, yes_or_no
 from .checks import Checks
+from .load import DISABLE
 from .policy import (
     CLIENT_TIMEOUT,
     DAMPED,
@@ -36,11 +39,6 @@ FACES = ("middleware", "prefork", "twisted", "front", "gunicorn", "serve", "twis
 MIDDLEWARE, PREFORK, TWISTED, FRONT, GUNICORN, SERVE, TWIST = FACES
 
 PREFIX = "BUSYGUARD_"
-
-WORDS = {"1": True, "yes": True, "true": True, "on": True}
-WORDS |= {"0": False, "no": False, "false": False, "off": False}
-
-_HEADER = re.compile(r"[A-Za-z0-9-]+")
 
 
 class Kind(NamedTuple):
@@ -87,13 +85,6 @@ class Option(NamedTuple):
         return "" if self.default is None else f"{self.default:g}"
 
 
-def _flag(name: str, text: str) -> bool:
-    try:
-        return WORDS[text.lower()]
-    except KeyError:
-        raise ValueError(f"{name} must be one of {', '.join(WORDS)}, not {text!r}") from None
-
-
 def _seconds(name: str, text: str) -> float:
     try:
         number = float(text)
@@ -116,30 +107,19 @@ def _whole(least: int, bounded: bool = True) -> Callable[[str, str], float]:
     return read
 
 
-def _several(_name: str, text: str) -> tuple[str, ...]:
-    return tuple(text.replace(",", " ").split())
-
-
-def _paths(name: str, text: str) -> tuple[str, ...]:
-    paths = _several(name, text)
-    if not all(path.startswith("/") for path in paths):
-        raise ValueError(f"{name} must be paths that begin with '/', with commas between")
-    return paths
-
-
 def _address(_name: str, text: str) -> str:
     address(text)
     return text
 
 
-FLAG = Kind("", _flag)
+FLAG = Kind("", yes_or_no)
 SECONDS = Kind("S", _seconds)
 SLOTS = Kind("N", _whole(1))
 COUNT = Kind("N", _whole(0))
 BOUND = Kind("N", _whole(0, bounded=False))
 POLICY = Kind("POLICY", lambda _, text: known_policy(text))
-PATHS = Kind("PATHS", _paths)
-TARGETS = Kind("TARGET", _several)
+PATHS = Kind("PATHS", paths)
+TARGETS = Kind("TARGET", several)
 ADDRESS = Kind("ADDR", _address)
 FILE = Kind("FILE", lambda _, text: text)
 HEADER = Kind("NAME", lambda _, text: text)
@@ -184,10 +164,13 @@ class GuardOptions:
     """What is set on a guard; each option is described where it is declared.
 
     :ivar checks: the requests that are taken for checks, by these options.
+    :ivar disabled: whether the guard is switched off; then the options are such that it only
+        answers checks.
     :raises ValueError, TypeError: for values that cannot be meant.
     """
 
     checks: Checks = field(init=False, repr=False, compare=False)
+    disabled: bool = field(init=False, repr=False, compare=False)
     monitor: Any = option(
         None,
         OBJECT,
@@ -321,6 +304,9 @@ class GuardOptions:
         whole("retry_after", self.retry_after, least=0)
         if self.client_timeout_header is not None:
             header_key(self.client_timeout_header)
+        object.__setattr__(self, "disabled", is_disabled())
+        if self.disabled:
+            vars(self).update(OFF)
 
     @property
     def timeout(self) -> float:
@@ -330,6 +316,23 @@ class GuardOptions:
     def some(self, *names: str) -> dict[str, Any]:
         """Return some of them as keywords."""
         return {name: getattr(self, name) for name in names}
+
+
+# What is set, whatever was given, where the guard is switched off.
+OFF: Mapping[str, Any] = {
+    **dict.fromkeys(("slots", "client_timeout", "client_timeout_header")),
+    **dict.fromkeys(("max_queue", "max_wait", "progress_timeout"), math.inf),
+    **dict.fromkeys(("adaptive", "trust_queue_header"), False),
+}
+
+
+def is_disabled() -> bool:
+    """Return whether the environment says that guards only answer checks.
+
+    :raises ValueError: for what is neither yes nor no.
+    """
+    text = os.environ.get(DISABLE, "").strip()
+    return bool(text) and yes_or_no(DISABLE, text)
 
 
 OPTIONS = {
@@ -342,16 +345,6 @@ OPTIONS = {
 def taken_by(face: str) -> list[Option]:
     """Return the options that a face takes."""
     return [option for option in OPTIONS.values() if face not in option.refused]
-
-
-def header_key(name: str) -> str:
-    """Return where an environ has the header ``name``."""
-    if not isinstance(name, str) or not _HEADER.fullmatch(name):
-        raise ValueError(
-            "client_timeout_header must be the name of a header, as X-Client-Timeout-Ms,"
-            f" not {name!r}"
-        )
-    return "HTTP_" + name.upper().replace("-", "_")
 
 
 def refusal(face: str, name: str, spelled: str) -> str | None:

@@ -44,6 +44,7 @@ WRONG = [
     ("client_timeout_header", "X Timeout", "client_timeout_header must be the name of a header"),
     ("dry_run", "yes", "BUSYGUARD_DRY_RUN is not taken here: a guard in front of the threads"),
     ("push", "nowhere", "BUSYGUARD_PUSH='nowhere': expected"),
+    ("disable", "maybe", "BUSYGUARD_DISABLE must be one of 1, yes"),
     ("maxqueue", "5", "BUSYGUARD_MAXQUEUE is not known; is BUSYGUARD_MAX_QUEUE meant?"),
     ("nonsense", "5", "BUSYGUARD_NONSENSE is not known; known are slots, max_queue"),
 ]

@@ -415,6 +415,7 @@ def test_a_queue_without_a_bound_is_fine_where_any_number_of_threads_may_be(ask,
 
 
 def test_a_refusal_is_503_with_the_reason_and_runs_no_app(ask, gated, taken, roomy, caplog):
+    ask(gated, "GET", "/livez")  # by which it meets its server
     caplog.set_level(logging.DEBUG)
     for method in ("GET", "POST", "HEAD"):
         response = ask(gated, method, "/x")

@@ -32,6 +32,8 @@ MOST_HEADERS = 256
 # What a method is made of (RFC 9110, section 5.6.2).
 _TOKEN = re.compile(rb"[-!#$%&'*+.^_`|~0-9a-zA-Z]")
 
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9-]+")
+
 # Of these a request has one or none: which of two counts is where parsers differ.
 _SINGLE = frozenset({"HTTP_HOST", "CONTENT_LENGTH", "CONTENT_TYPE", "HTTP_TRANSFER_ENCODING"})
 
@@ -206,3 +208,13 @@ def _agreeing(headers: dict[str, str], version: tuple[int, int]) -> None:
 
 def _shown(line: bytes) -> str:
     return repr(bytes(line[:60]))
+
+
+def header_key(name: str) -> str:
+    """Return where an environ has the header ``name``."""
+    if not isinstance(name, str) or not _PLAIN_NAME.fullmatch(name):
+        raise ValueError(
+            "client_timeout_header must be the name of a header, as X-Client-Timeout-Ms,"
+            f" not {name!r}"
+        )
+    return "HTTP_" + name.upper().replace("-", "_")

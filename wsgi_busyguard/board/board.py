@@ -27,6 +27,8 @@ from .layout import (
     COUNTS,
     EXPECTED,
     LAST_READY,
+    LIMIT_COLUMNS,
+    LIMITS,
     LOAD_COLUMNS,
     POST_SECONDS,
     READY,
@@ -37,6 +39,7 @@ from .layout import (
     THERE,
     TOOK,
     UNREADY,
+    limits_in,
     summed,
 )
 from .memory import MOST_ROWS
@@ -182,6 +185,7 @@ class Board:
                     summed(columns, [row], now),
                     max(0, now - columns[BEAT][row]) / SECOND,
                     *(served, sum(refused), dropped, admitted, row),
+                    limits_in([columns[LIMITS + n][row] for n in range(LIMIT_COLUMNS - LIMITS)]),
                 )
             )
         return rows

@@ -5,11 +5,13 @@ A value in, a value out: nothing here reads a clock, takes a lock or knows where
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING
 
 from ..counters import CHECKS, NAMED
 from ..counters import LENGTH as COUNTED
-from ..load import LAG_FREE, Load
+from ..load import ACTS, LAG_FREE, LIMITED, ORIGINS, GuardLimits, Load
+from ..policy import READY_POLICIES
 from .memory import OTHERS
 from .table import OWNER
 
@@ -32,11 +34,18 @@ STATES = {STARTING: "starting", READY: "ready", STOPPING: "stopping"}
 BEAT, FIGURES, WAITING, SERVICE, LAG = range(2, 7)
 LOAD_COLUMNS = LAG + 1  # the columns before this one are those that make a load
 
+# What is in force in the guard of the process: slots now, slots at the most and how many may wait
+# share a word; then three times; the words that say why; and at last what it does, the policy, and
+# where each limit is from.
+LIMITS = LOAD_COLUMNS
+WHY_WORDS = 16
+LIMIT_COLUMNS = LIMITS + 5 + WHY_WORDS
+
 # What has been counted is added to what the row's last process left, so what a process counted
 # outlives it, however it ended, and the sum over all rows never goes down. How much of it there was
 # when its process came stands in BEFORE, for the counts that are shown by process.
 CHECKED = len(CHECKS)
-BEFORE = LOAD_COLUMNS
+BEFORE = LIMIT_COLUMNS
 COUNTS = BEFORE + NAMED
 ASKED = COUNTS + COUNTED
 COLUMNS = ASKED + CHECKED
@@ -50,6 +59,8 @@ STATE, UNREADY, LAST_READY, EXPECTED, BUSY_FROM, BUSY_FOR, TOOK = range(OTHERS, 
 # The last changes, each by its number: that, when (monotonic, and as the time of day), and the load
 # that caused it.
 CHANGES, CHANGE, RECENT = 16, 7, 16
+
+WHY = f"{WHY_WORDS}q"  # ASCII, so that no word is below 0
 
 LONGEST = (1 << 63) - 1  # ns; nobody waits for that
 
@@ -69,6 +80,45 @@ def packed(load: Load, now: int) -> list[int]:
         0 if service is None else max(1, min(int(service * SECOND), LONGEST)),
         min(int(lag * SECOND), LONGEST),
     ]
+
+
+def packed_limits(limits: GuardLimits | None) -> list[int]:
+    """Return the words from ``LIMITS`` on; the last one is 0 where nothing is known."""
+    if limits is None:
+        return [0] * (LIMIT_COLUMNS - LIMITS)
+    bounds = 0
+    for bound in (limits.slots, limits.at_most, limits.max_queue):
+        bounds = bounds << BITS | (MOST if bound is None else min(int(bound), MOST - 1))
+    times = limits.max_wait or 0, limits.client_timeout, limits.patience
+    kinds = READY_POLICIES.index(limits.ready)
+    for origin in limits.origins:
+        kinds = kinds * len(ORIGINS) + ORIGINS.index(origin)
+    kinds = kinds * (len(ACTS) + 1) + 1 + ACTS.index(limits.acts)
+    why = limits.why.encode("ascii", "replace")[: 8 * WHY_WORDS].ljust(8 * WHY_WORDS, b"\0")
+    nanoseconds = (int(min(time * SECOND, LONGEST)) for time in times)
+    return [bounds, *nanoseconds, *struct.unpack(WHY, why), kinds]
+
+
+def limits_in(words: Sequence[int]) -> GuardLimits | None:
+    """Return the limits that these words stand for."""
+    bounds, *nanoseconds, kinds = *words[:4], words[-1]
+    kinds, acts = divmod(kinds, len(ACTS) + 1)
+    if not acts:
+        return None
+    origins = []
+    for _ in LIMITED:
+        kinds, origin = divmod(kinds, len(ORIGINS))
+        origins.append(ORIGINS[origin])
+    slots, at_most, max_queue = (
+        None if (bound := bounds >> shift & MOST) == MOST else bound
+        for shift in (2 * BITS, BITS, 0)
+    )
+    max_wait, client_timeout, patience = (time / SECOND for time in nanoseconds)
+    return GuardLimits(
+        *(ACTS[acts - 1], slots, at_most, max_queue, max_wait or None),
+        *(client_timeout, READY_POLICIES[kinds], patience, tuple(reversed(origins))),
+        struct.pack(WHY, *words[4:-1]).rstrip(b"\0").decode("ascii", "replace"),
+    )
 
 
 def change(number: int, at: int, wall: int, load: Load) -> list[int]:

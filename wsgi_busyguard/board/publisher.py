@@ -26,6 +26,7 @@ from .layout import (
     CALLED,
     COUNTS,
     FIGURES,
+    LIMITS,
     LOOP,
     POST_SECONDS,
     READY,
@@ -34,6 +35,7 @@ from .layout import (
     STOPPING,
     THERE,
     packed,
+    packed_limits,
 )
 from .processes import born
 from .row import Place
@@ -43,6 +45,7 @@ from .tally import Tally
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from ..load import GuardLimits
     from .table import Table
 
 # Nanoseconds after which a process that found no slot tries again.
@@ -60,6 +63,7 @@ class Publisher:
         is a late loop.
     :raises TypeError: for an adapter that cannot be read.
     :ivar joined: whether this process has a slot.
+    :ivar limits: returns what is in force in the guard, once there is one.
 
     An adapter with ``counts()`` has its counts posted at every beat.
 
@@ -84,6 +88,7 @@ class Publisher:
         self._flags = CALLED | (LOOP if loop else 0)
         self._told: list[Callable[[], object]] = []
         self._asked: list[Mapping[str, Sequence[int]]] = []
+        self.limits: Callable[[], GuardLimits] | None = None
         self._renew()
         _publishers.add(self)
         after_fork(Stage.OWN, self._after_fork)
@@ -135,6 +140,7 @@ class Publisher:
         if not under(_joining, self._join):
             return
         self.post_counts()
+        self._call(self._post_limits)
         self.post()
         self._turn()  # last, for whoever is counted without its figures has a capacity of 0
 
@@ -280,6 +286,7 @@ class Publisher:
             self.board.note_ready(now)
         self.post()
         self.post_counts()
+        self._call(self._post_limits)
         for changed in tuple(self._told):
             self._call(changed)
 
@@ -303,6 +310,13 @@ class Publisher:
         place = self._mine()
         if place is not None:
             self._tally.store(place, self.adapter)
+
+    def _post_limits(self) -> None:
+        """Post what is in force; the word that says whether that is known comes last."""
+        place = self._mine()
+        if place is not None:
+            for column, word in enumerate(packed_limits(self.limits and self.limits()), LIMITS):
+                place.put(column, word)
 
     def count(self, what: str, n: int = 1) -> None:
         """Count requests that were ``"served"``, ``"refused"`` or ``"dropped"``.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 from .table import FLAGS, OWNER, Table
 
 if TYPE_CHECKING:
-    from ..load import Load
+    from ..load import GuardLimits, Load
 
 
 class Row(NamedTuple):
@@ -20,6 +20,7 @@ class Row(NamedTuple):
         They are posted at each beat.
     :param admitted: requests that got a slot.
     :param slot: the number of its place on the board, which others have had before it.
+    :param limits: what is in force in its guard, if that has said so.
     """
 
     pid: int
@@ -31,6 +32,7 @@ class Row(NamedTuple):
     dropped: int
     admitted: int = 0
     slot: int = 0
+    limits: GuardLimits | None = None
 
 
 @runtime_checkable

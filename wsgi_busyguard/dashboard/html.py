@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..policy import DRAINING, share
 from .formatting import DASH, grouped, many, of, plain, span
+from .limits import in_force
 from .minutes import minutes
 from .processes import READY, STALLED, row_word, word
 from .sentences import sentences, summary
@@ -57,6 +58,7 @@ def parts(shown: LoadReport, looks: Sequence[Look]) -> dict[str, str]:
         "bulkheads": _bulkheads(shown),
         "balancers": _balancers(shown),
         "counts": _counts(shown),
+        "limits": _limits(shown),
     }
 
 
@@ -194,6 +196,15 @@ def _share(shown: LoadReport) -> str:
 def _counts(shown: LoadReport) -> str:
     tables = f'<div class="beside">{_requests(shown)}{_checks(shown)}</div>'
     return _section("Counted since the start", tables + _reads(shown))
+
+
+def _limits(shown: LoadReport) -> str:
+    tables = [
+        _table((escape(alike.name), "", "from"), [map(escape, row) for row in alike.rows], 1)
+        for alike in in_force(shown)
+    ]
+    beside = f'<div class="beside">{"".join(tables)}</div>'
+    return _section("In force", beside) if tables else ""
 
 
 def _requests(shown: LoadReport) -> str:

@@ -12,6 +12,7 @@ from ..load import LAG_BUSY
 from ..policy import ABSENT, DRAINING, Reason
 from .formatting import many, of, plain, span
 from .history import gone, lately, stuck_for
+from .limits import disabled, fewer
 from .outside import failing
 from .processes import (
     BUSY,
@@ -249,6 +250,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (WRONG, absent),
     (WRONG, empty),
     (WRONG, stalled),
+    (NOTE, disabled),
     (NOTE, _draining),
     (WRONG, _stuck),
     (WRONG, _slow),
@@ -261,6 +263,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (WRONG, uneven),
     (WRONG, _no_balancer),
     (NOTE, _fewer_balancers),
+    (NOTE, fewer),
     (NOTE, _left),
     (NOTE, _restless),
     (NOTE, coming_and_going),

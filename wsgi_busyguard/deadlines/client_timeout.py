@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..options import header_key
+from .._support.request_head import header_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 from ..board.row import HasRows
 from ..bulkhead import bulkheads
 from ..counters import BOUNDS, CHECKS, REASONS, SECOND, Counters, KeepsHistory
-from ..monitor import ReadsSeveral
+from ..gate.in_force import limit_figures
+from ..monitor import Monitor, ReadsSeveral
 from ..policy import DAMPED, DRAINING, PATIENCE
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def look(
         shown["balancers"] = agent.balancers()
     if not isinstance(monitor, HasRows):  # that process makes no calls
         _look_outside(shown)
-    shown["processes"] = _rows(monitor, shown, verdict.load)
+    _each_process(monitor, shown, verdict.load)
     return shown
 
 
@@ -123,12 +124,22 @@ def _look_outside(shown: LoadReport) -> None:
         shown["bulkheads"] = list(found.values())
 
 
-def _rows(monitor: Any, shown: LoadReport, load: Load) -> list[ProcessFigures]:
-    """Return a row for each process: of a board, or of this one alone."""
+def _each_process(monitor: Any, shown: LoadReport, load: Load) -> None:
+    """Show a row for each process, of a board or of this one alone, and what is in force there."""
     shared = monitor.shared if isinstance(monitor, ReadsSeveral) else None
     several = monitor if isinstance(monitor, HasRows) else shared
     if isinstance(several, HasRows):
-        return [_of_row(row) for row in several.rows()]
+        rows = several.rows()
+        shown["processes"] = [_of_row(row) for row in rows]
+        shown["limits"] = limit_figures(row.limits for row in rows if row.state == "ready")
+        return
+    shown["processes"] = _row_of(monitor, shown, load)
+    if isinstance(monitor, Monitor) and monitor.limits is not None:
+        shown["limits"] = limit_figures([monitor.limits()])
+
+
+def _row_of(monitor: Any, shown: LoadReport, load: Load) -> list[ProcessFigures]:
+    """Return the row of this process."""
     counts = shown.get("counts")
     return [
         {
@@ -279,6 +290,13 @@ def _balancers(shown: LoadReport) -> Samples:
     return [] if asking is None else [((), len(asking))]
 
 
+def _at_most(shown: LoadReport) -> Samples:
+    """How many slots there are in all processes together while none is taken away."""
+    each = [(limits["at_most"], limits["processes"]) for limits in shown.get("limits", ())]
+    known = [at_most * processes for at_most, processes in each if at_most is not None]
+    return [((), sum(known))] if known else []
+
+
 def _processes(shown: LoadReport) -> Samples:
     rows = shown.get("processes")
     if rows is None:
@@ -333,6 +351,9 @@ FIGURES = (
     _gauge("queued", "Requests that wait for a slot.", REQUESTS),
     _gauge("active", "Requests in the application.", REQUESTS),
     _gauge("capacity", "Requests that may be in the application at once.", REQUESTS),
+    _gauge(
+        "slots_at_most", "What the capacity is while no slot is taken away.", REQUESTS, _at_most
+    ),
     _gauge("waited", "For how long no queued request has got a thread.", TIME),
     _gauge("delay", "How long a request that arrives now would wait.", TIME),
     _gauge("lag", "How late new connections are taken in.", TIME),

@@ -1072,7 +1072,7 @@ def test_a_board_that_lacks_something_is_not_used(tmp_path, size):
     with path.open("r+b") as file:
         file.truncate(size if size > 100 else path.stat().st_size + size)
     with pytest.raises(
-        ValueError, match="is damaged: expected 128000 bytes for its 256 slots, not"
+        ValueError, match="is damaged: expected 171008 bytes for its 256 slots, not"
     ):
         Board(path)
 

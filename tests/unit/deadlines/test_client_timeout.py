@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsgi_busyguard import BusyGuard
+from wsgi_busyguard._support.request_head import header_key
 from wsgi_busyguard.deadlines.client_timeout import patience, reader
 from wsgi_busyguard.deadlines.environ import DEADLINE, WAITED
-from wsgi_busyguard.options import header_key
 
 TOLD = {
     "milliseconds": ("2500", 2.5),

@@ -63,7 +63,7 @@ def test_a_gate_shows_every_figure_but_those_of_others():
     assert value(shown, "processes", "ready") == 1
     missing = [figure.name for figure in FIGURES if not list(figure.read(shown))]
     missing = [name for name in missing if not name.startswith("bulkhead_")]
-    assert missing == ["balancers", "process_beat"]
+    assert missing == ["slots_at_most", "balancers", "process_beat"]
 
 
 def test_the_bulkheads_of_this_process_are_shown():

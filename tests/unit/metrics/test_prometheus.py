@@ -17,8 +17,10 @@ from wsgi_busyguard.board.publisher import Publisher
 from wsgi_busyguard.board.watcher import Watcher
 from wsgi_busyguard.bulkhead import Bulkhead
 from wsgi_busyguard.checkport.ports import AgentPort, CheckPort, introduce
+from wsgi_busyguard.gate.in_force import in_force
 from wsgi_busyguard.metrics.figures import FIGURES, HISTOGRAM, Times
 from wsgi_busyguard.metrics.prometheus import Collector, Exposition, buckets
+from wsgi_busyguard.options import GuardOptions
 
 
 @pytest.fixture
@@ -41,6 +43,7 @@ def values(text, parse=parse):
 def test_every_figure_is_exposed(gate):
     board = Board()
     publisher = Publisher(board, gate)
+    publisher.limits = lambda: in_force(GuardOptions(), "gate", gate.limits)
     publisher.join()
     publisher.ready()
     agent = AgentPort(Monitor(gate), "127.0.0.1:0")

@@ -6,6 +6,7 @@ queue has no end. Here a gate stands in front of the pool. Nothing here knows a 
 
 from __future__ import annotations
 
+import math
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from ...adaptive import adapted
 from ...gate import Gate, Slot
 from ...monitor import Monitor
+from ...options import is_disabled
 from ...policy import flag, whole
 from .carriers import Carriers, Job
 from .carriers import ForNobody as ForNobody
@@ -88,6 +90,9 @@ class CountingExecutor(ThreadPoolExecutor):
         whole("max_workers", max_workers, least=1)
         if changed is not None and not callable(changed):
             raise TypeError(f"changed must be callable with nothing, not {changed!r}")
+        if is_disabled():  # as the stock executor: what is submitted waits for its turn
+            max_queue = max_wait = math.inf
+            adaptive = False
         gate = Gate(max_workers, max_queue, max_wait, client_timeout=client_timeout)
         self.gate = adapted(gate, flag("adaptive", adaptive))
         self._carriers = Carriers(self.gate, changed, flag("ticker", ticker))

@@ -18,6 +18,7 @@ from ...deadlines.clock_skew import QueueHeader
 from ...deadlines.deadline import call_until, timed
 from ...deadlines.environ import stamp
 from ...gate import Gate, Slot, Ticket
+from ...gate.in_force import gate_in_force, log_limits, tell_limits
 from ...haproxy import Push
 from ...metrics.orca import Reporter
 from ...monitor import Monitor
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
     from ...checks import Check
-    from ...load import Adapter
+    from ...load import Adapter, GuardLimits
     from ...options import GuardOptions
 
 R = TypeVar("R")
@@ -53,7 +54,11 @@ class Front:
     :ivar monitor: the :class:`~wsgi_busyguard.Monitor`.
     :ivar gate: the :class:`~wsgi_busyguard.Gate`.
     :ivar waiting: the visits that are in the queue.
+    :ivar disabled: whether it only answers checks, and counts.
+    :ivar bounds: whether it stands in front, so that requests go through its gate.
     """
+
+    bounds = True
 
     def __init__(
         self,
@@ -64,6 +69,7 @@ class Front:
         *,
         loop: bool = False,
     ) -> None:
+        self._options, self.disabled = options, options.disabled
         self.client_timeout = options.timeout
         self._patience = options.patience
         self._checks = options.checks
@@ -86,14 +92,21 @@ class Front:
         self.monitor = Monitor(
             self._member or adapter, deliver=deliver, **options.some("on_busy", "on_free")
         )
+        tell_limits(self.monitor, lambda: self.limits)
         self._push = Push(self.monitor, options.push) if options.push else None
         self._reported = Reporter(self.monitor).around if options.expose_load else _as_it_is
+
+    @property
+    def limits(self) -> GuardLimits:
+        """What the guard does to requests, and the limits that are in force now."""
+        return gate_in_force(self._options, self.gate if self.bounds else None)
 
     def start(self) -> None:
         """Have this process be counted on its board, and its balancers be told."""
         if self._member is not None:
             self.gate.subscribe(self.monitor.refresh)
             self._member.enter()
+        log_limits(self.monitor)
         if self._push is not None:
             self._push.start()
 
@@ -166,6 +179,8 @@ class Front:
     def guarded(self, app: WSGIApplication) -> WSGIApplication:
         """Return the app for a server's threads to call, with the guard's stamps in its environ."""
         here, app = self.here, self._reported(app)
+        if self.disabled:
+            return app
 
         def serve(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
             visit: Visit | None = getattr(here, "visit", None)
@@ -215,7 +230,7 @@ class Visit:
         here = self._front.here
         here.visit = self
         try:
-            if self.waited > 0 and self.has_left():
+            if self.waited > 0 and not self._front.disabled and self.has_left():
                 self.forfeit()
                 return None
             return work()

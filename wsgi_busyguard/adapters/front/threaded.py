@@ -55,6 +55,7 @@ class ThreadedFront(Front):
         **keywords: Any,
     ) -> None:
         options = from_keywords(FRONT, keywords)
+        self.bounds = adapter is None
         self.clients = Clients(options.progress_timeout)
         self.drained = threading.Event()
         self._until: float | None = None
@@ -95,7 +96,9 @@ class ThreadedFront(Front):
 
     def behind(self, app: WSGIApplication) -> WSGIApplication:
         """Return the app for a server in front of which the guard cannot stand."""
-        stamped = stamping(self._reported(app), self.monitor, self.client_timeout, self._told)
+        stamped = self._reported(app)
+        if not self.disabled:
+            stamped = stamping(stamped, self.monitor, self.client_timeout, self._told)
 
         def serve(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
             path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
@@ -109,9 +112,10 @@ class ThreadedFront(Front):
 
     def beat(self) -> None:
         """Look after those who wait, and whether a drain is over."""
-        waiting = {visit.socket: visit for visit in list(self.waiting)}
-        for sock in gone(waiting):
-            waiting[sock].give_up()
+        if not self.disabled:
+            waiting = {visit.socket: visit for visit in list(self.waiting)}
+            for sock in gone(waiting):
+                waiting[sock].give_up()
         self.clients.cut_the_stalled()
         super().beat()
         if self._ending is None and self._is_over():

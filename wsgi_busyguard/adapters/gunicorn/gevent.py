@@ -9,6 +9,7 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from ...gate import Gate
 from ...gate.gated import holding
+from ...policy import limits
 from ...responses import Responses
 from ..front.descriptors import SPARE, Room, bearable, excess, hang_up, in_turn, is_open, overdrawn
 from .worker import REFUSING, Guarded, counting
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
     from ...options import GuardOptions
+    from ...policy import Limits
 
 
 class GuardedGevent(Guarded, GeventWorker):
@@ -35,6 +37,13 @@ class GuardedGevent(Guarded, GeventWorker):
         """Return what has no effect."""
         reason = "without BUSYGUARD_SLOTS the guard only counts and refuses nothing: set it, too"
         return dict.fromkeys(REFUSING, reason) if options.slots is None else {}
+
+    @classmethod
+    def bounds(cls, cfg: Any, options: GuardOptions) -> Limits | None:
+        """Return the limits of the gate in a worker, ``None`` where there is none."""
+        if options.slots is None:
+            return None
+        return limits(options.slots, **options.some("max_queue", "max_wait", "client_timeout"))
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -72,12 +81,8 @@ class GuardedGevent(Guarded, GeventWorker):
         if options.slots is None:
             self._gate = counting(self.worker_connections)
         else:
-            self._gate = Gate(
-                options.slots,
-                options.max_queue,
-                options.max_wait,
-                client_timeout=options.client_timeout,
-            )
+            waits = options.some("max_queue", "max_wait", "client_timeout")
+            self._gate = self.gate = Gate(options.slots, **waits)
             self._gate.subscribe(lambda: self.publisher.post())
         return self._gate
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import sys
 import time
 from collections import defaultdict
 from dataclasses import replace
@@ -22,7 +21,7 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 from ..._support.listening_sockets import NO_DESCRIPTOR
 from ..._support.log import Streak, unraised
 from ...gate.gated import holding
-from ...policy import Reason
+from ...policy import Reason, limits
 from ..executor.executor import QueueFull, QueueTimeout
 from ..front.descriptors import bearable
 from ..front.last_connections import LINGER, pending
@@ -32,7 +31,7 @@ from ..front.sockets import MOST, NO_REQUEST, cut_short, peeked
 from .balance import Balance
 from .known_names import moved, parameters_of
 from .partial_heads import PartHeads
-from .pool import SPARE, ConnectionPool, TooLate, queue_bound
+from .pool import SPARE, ConnectionPool, TooLate, pool_limits
 from .replies import Replies
 from .request_heads import read_ahead
 from .worker import Guarded, counting
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
     from ...options import GuardOptions
+    from ...policy import Limits
 
 R = TypeVar("R")
 
@@ -73,9 +73,10 @@ class GuardedThreads(Guarded, ThreadWorker):
             )
 
     @classmethod
-    def judge(cls, cfg: Any, options: GuardOptions) -> None:
-        """Raise for options that do not fit this configuration."""
-        queue_bound(options, cfg.threads, cfg.worker_connections)
+    def bounds(cls, cfg: Any, options: GuardOptions) -> Limits | None:
+        """Return the limits of the gate in a worker, ``None`` where it does not bound it."""
+        bounds = pool_limits(options, cfg)
+        return None if moved(ThreadWorker) else bounds
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -94,17 +95,18 @@ class GuardedThreads(Guarded, ThreadWorker):
             return super().get_thread_pool()
         options = self.options
         try:
-            bound = queue_bound(options, self.cfg.threads, self.cfg.worker_connections)
+            bounds = pool_limits(options, self.cfg)
         except ValueError as error:  # changed at a reload
             unraised(self.log.error, "busyguard: %s", error)
-            bound = queue_bound(replace(options, max_queue=None), self.cfg.threads, sys.maxsize)
+            bounds = limits(self.cfg.threads, **options.some("max_wait", "client_timeout"))
         self._pool = ConnectionPool(
             self.cfg.threads,
-            max_queue=bound,
+            max_queue=bounds.max_queue,
             **options.some("max_wait", "client_timeout", "progress_timeout", "adaptive"),
             changed=lambda: self.publisher.post(),
             ticker=False,
         )
+        self.gate = self._pool.gate
         return self._pool
 
     def queue(self) -> Any:
@@ -248,7 +250,7 @@ class GuardedThreads(Guarded, ThreadWorker):
 
     def _left_to_others(self, listener: Any) -> bool:
         """Return whether the next connection is left in the kernel, for another worker."""
-        if self.cfg.reuse_port:  # it is in this worker's own queue there
+        if self.cfg.reuse_port or self.options.disabled:  # it is in this worker's own queue there
             return False
         load = self._pool.read()
         # Those who have just connected will ask here, too, though nobody counts them as yet.
@@ -258,8 +260,8 @@ class GuardedThreads(Guarded, ThreadWorker):
     def _keeps_too_many(self) -> bool:
         """Return whether requests wait for this worker alone while another one has less to do."""
         load = self._pool.read()
-        taken = load.queued + load.active
-        return load.queued > 0 and self._balance.is_busier(taken, self.cfg.threads)
+        waits = load.queued > 0 and not self.options.disabled
+        return waits and self._balance.is_busier(load.queued + load.active, self.cfg.threads)
 
     def _seen_to(self, conn: Any) -> bool:
         """Answer a check, wait for the rest of a head or drop one; return whether that was it."""

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..._support.imported import named
 from ...haproxy.runtime_api import targets
-from ...options import GUNICORN, OBJECT, PREFIX, GuardOptions, refusal, taken_by
+from ...load import DISABLE
+from ...options import GUNICORN, OBJECT, PREFIX, GuardOptions, is_disabled, refusal, taken_by
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,11 +35,14 @@ def read_options(environ: Mapping[str, str]) -> GuardOptions:
     said = {
         name[len(PREFIX) :].lower(): value.strip()
         for name, value in environ.items()
-        if name.startswith(PREFIX) and not _A_SERVICES.fullmatch(name, len(PREFIX))
+        if name.startswith(PREFIX)
+        and name != DISABLE
+        and not _A_SERVICES.fullmatch(name, len(PREFIX))
     }
     unknown = said.keys() - OPTIONS.keys()
     if unknown:
         raise ValueError(_unknown(min(unknown)))
+    is_disabled()  # says what it expected
     read = {name: _value(name, text) for name, text in said.items() if text}
     try:
         return GuardOptions(**read)

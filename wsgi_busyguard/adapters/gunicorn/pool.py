@@ -11,7 +11,8 @@ from ..._support.log import logger
 from ..._support.request_head import read_head
 from ...deadlines.deadline import call_until, timed
 from ...deadlines.environ import stamp
-from ...policy import CLIENT_TIMEOUT, Reason, own_max_wait
+from ...options import is_disabled
+from ...policy import CLIENT_TIMEOUT, Reason, limits, own_max_wait
 from ..executor.executor import CountingExecutor, ForNobody
 from ..front.progress import STALL, Upload, cut
 from ..front.progress import Answers as Unread
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from ...deadlines.client_timeout import Client
     from ...monitor import Monitor
     from ...options import GuardOptions
+    from ...policy import Limits
 
     Told = Callable[[Mapping[str, Any]], Client]
 
@@ -52,6 +54,17 @@ def queue_bound(options: GuardOptions, threads: int, connections: int) -> float:
     return options.max_queue
 
 
+def pool_limits(options: GuardOptions, cfg: Any) -> Limits:
+    """Return the limits of a worker's pool.
+
+    :raises ValueError: if more may wait than a worker of this configuration accepts.
+    """
+    if options.disabled:  # gunicorn itself accepts no more than so many
+        return limits(cfg.threads, math.inf, math.inf)
+    bound = queue_bound(options, cfg.threads, cfg.worker_connections)
+    return limits(cfg.threads, bound, options.max_wait, options.client_timeout)
+
+
 class ClientGone(ForNobody):
     """Whoever asked has left; raised for gunicorn to close the connection."""
 
@@ -71,6 +84,7 @@ class ConnectionPool(CountingExecutor):
         self._most = progress_timeout
         self._unread = Unread(progress_timeout)
         self._seen = threading.local()
+        self._disabled = is_disabled()
         self._told: Told | None = None
         self._timeout = CLIENT_TIMEOUT
         self._connections: dict[Future[Any], Any] = {}
@@ -84,6 +98,8 @@ class ConnectionPool(CountingExecutor):
 
     def drop_the_gone(self) -> int:
         """Take out those who wait and have left; return how many."""
+        if self._disabled:
+            return 0
         connections = self._connections.copy()
         left = gone(conn.sock for conn in connections.values())
         return sum(
@@ -115,7 +131,7 @@ class ConnectionPool(CountingExecutor):
         :raises ForNobody: if its client has left, or has waited for longer than it would.
         """
         slot = self.current()
-        if slot is None or not slot.waited:
+        if slot is None or not slot.waited or self._disabled:
             return
         if gone([conn.sock]):
             raise ClientGone
@@ -140,6 +156,8 @@ class ConnectionPool(CountingExecutor):
 
         :param told: says what a request's headers tell of its client.
         """
+        if self._disabled:
+            return app
         self._told, self._timeout, seen = told, timeout, self._seen
 
         def stamped(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

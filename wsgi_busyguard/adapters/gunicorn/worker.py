@@ -22,7 +22,9 @@ from ...counters import counts_of
 from ...deadlines.client_timeout import reader
 from ...deadlines.clock_skew import QueueHeader
 from ...gate import Gate
+from ...gate.in_force import gate_in_force, in_force
 from ...haproxy import Push
+from ...load import CHECKS_ONLY, GATE
 from ...middleware import BusyGuard
 from ...monitor import Monitor
 from ..acceptqueue import in_the_kernel
@@ -38,8 +40,9 @@ if TYPE_CHECKING:
 
     from ...counters import Counters
     from ...deadlines.client_timeout import Client
-    from ...load import Adapter, Load
+    from ...load import Adapter, GuardLimits, Load
     from ...options import GuardOptions
+    from ...policy import Limits
 
 
 # What the guard behind a worker's threads is told, too.
@@ -124,11 +127,14 @@ class Guarded:
     :ivar monitor: knows the state of the host; its listeners hear of it in each worker.
     :ivar publisher: posts this worker's load.
     :ivar told: says what a request tells of its client in its headers, where that is trusted.
+    :ivar gate: what bounds the requests of this worker, if anything does.
     :ivar standing: knows for how long this worker has taken nobody in who waits in the kernel.
     """
 
     # Whether the loop that takes connections in is the one that beats.
     loop = False
+
+    gate: Gate | None = None
 
     cfg: Any
     log: Any
@@ -150,9 +156,11 @@ class Guarded:
             base.check_config(cfg, log)
         _, options = the_host(cfg, log)
         try:
-            cls.judge(cfg, options)
+            bounds = cls.bounds(cfg, options)
         except ValueError as error:
             sys.exit(f"busyguard: {error}")
+        known = in_force(options, GATE if bounds else CHECKS_ONLY, bounds)
+        unraised(log.info, "busyguard: in force in each worker: %s", known)
         for name, reason in cls.without(options).items():
             if getattr(options, name) != OPTIONS[name].default:
                 told = OPTIONS[name].variable, cls.__name__, reason
@@ -164,8 +172,12 @@ class Guarded:
         return {}
 
     @classmethod
-    def judge(cls, cfg: Any, options: GuardOptions) -> None:
-        """Raise :exc:`ValueError` for options that do not fit this configuration."""
+    def bounds(cls, cfg: Any, options: GuardOptions) -> Limits | None:
+        """Return the limits of the gate in a worker, ``None`` where there is none.
+
+        :raises ValueError: for options that do not fit this configuration.
+        """
+        return None
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -185,6 +197,11 @@ class Guarded:
             return bool(self.tmp.last_update() != self._made)
         except (OSError, ValueError):  # it has just been reaped
             return False
+
+    @property
+    def limits(self) -> GuardLimits:
+        """What the guard does to requests, and the limits that are in force now."""
+        return gate_in_force(self.options, self.gate)
 
     def queue(self) -> Adapter:
         """Return what counts the requests of this worker."""
@@ -216,6 +233,7 @@ class Guarded:
         self.standing = StandingQueue(self._listeners)
         publisher = Publisher(self.host.board, OwnLoad(self.queue(), self), loop=self.loop)
         self.monitor = Monitor(HostLoad(publisher, self), deliver=_aside)
+        self.monitor.limits = publisher.limits = lambda: self.limits
         self.publisher = publisher
         publisher.seek()  # tried again at its beats
 

@@ -191,7 +191,7 @@ class TwistedVisit(Visit):
     def callInThread(self, work: Callable[[], object]) -> None:
         """Have ``work``, which calls the app and sends what it says, done when there is a slot."""
         self._work = work
-        if self.enter():
+        if self.enter() and not self._guard.disabled:
             # Only who waits is watched. What has begun is finished, as under WSGIResource.
             self._request.notifyFinish().addErrback(self._left)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...checkport.ports import AgentPort, CheckPort, introduce
 from ...haproxy import Push
+from ...load import DISABLE
 from ...policy import limits
 from ..mistakes import opening
 
@@ -65,9 +66,12 @@ def announce(
     """Print what is served, and where."""
     bounds = arguments.options.some("max_queue", "max_wait", "client_timeout")
     known = limits(arguments.threads, **bounds)
+    waits = f"{known.max_queue} waiting for at most {known.max_wait:g} s"
+    if arguments.options.disabled:
+        waits = f"the guard only answers checks, disabled by {DISABLE}"
     print(
         f"serving {arguments.app} at http://{host}:{port} with {arguments.server}: "
-        f"{known.slots} at once, {known.max_queue} waiting for at most {known.max_wait:g} s",
+        f"{known.slots} at once, {waits}",
         *(f"{what}://{host}:{port}" for what, (host, port) in where.items()),
         sep="\n",
         flush=True,

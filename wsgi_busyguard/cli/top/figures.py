@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 MOST = 10**15
 
 LONGEST_WORD = 64
+LONGEST_SENTENCE = 200
 
 # A board has a thousand and some slots, sixteen changes are kept, and sixty-four balancers.
 MOST_ROWS = 4096
@@ -54,6 +55,11 @@ def text(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("expected a word")
     return plain(value[:LONGEST_WORD])
+
+
+def sentence(value: Any) -> str:
+    """Return a text of printable characters, which may be longer; nothing if it is missing."""
+    return "" if value is None else plain(str(value)[:LONGEST_SENTENCE])
 
 
 def truth(value: Any) -> bool:
@@ -93,6 +99,11 @@ def numbers(value: Any) -> dict[str, Any]:
     return {text(key): number(each) for key, each in _object(value).items()}
 
 
+def texts(value: Any) -> dict[str, str]:
+    """Return words by their names."""
+    return {text(key): text(each) for key, each in _object(value).items()}
+
+
 def _name(value: Any) -> str:
     return str(value) if isinstance(value, int) and abs(value) < MOST else text(value)
 
@@ -129,6 +140,14 @@ _BULKHEAD = record(
     **dict.fromkeys(("at_most", "shut_for"), _unsure),
 )
 
+_LIMITS = record(
+    **dict.fromkeys(("processes", "client_timeout", "patience"), number),
+    **dict.fromkeys(("acts", "ready"), text),
+    why=sentence,
+    **dict.fromkeys(("slots", "at_most", "max_queue", "max_wait"), _unsure),
+    origins=texts,
+)
+
 SHOWN: Mapping[str, Kind] = {
     "state": text,
     "ready": truth,
@@ -136,6 +155,7 @@ SHOWN: Mapping[str, Kind] = {
     "at": number,
     **_LOAD,
     "processes": several(_ROW),
+    "limits": several(_LIMITS),
     "counts": maybe(_COUNTS),
     "checks": several(record(count=number)),
     "changes": several(record(state=text, at=number)),

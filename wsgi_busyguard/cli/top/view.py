@@ -10,6 +10,7 @@ from rich.text import Text
 
 from ...dashboard.formatting import grouped, of, span
 from ...dashboard.history import lately, rates
+from ...dashboard.limits import in_force
 from ...dashboard.outside import bulkhead
 from ...dashboard.processes import READY, STALLED, row_word
 from ...dashboard.sentences import NOTE, WRONG
@@ -214,7 +215,7 @@ def _host(seen: Seen, order: Order, width: int, height: int) -> Iterable[Rendera
     yield Text()
     charts = _charts(seen, width)
     yield from charts
-    last = [*_changes(shown), *_bulkheads(shown), *_balancers(shown)]
+    last = [*_changes(shown), *_bulkheads(shown), *_balancers(shown), *_limits(shown)]
     rows = _rows(shown)
     used += len(charts) + sum(1 + len(line) // width for line in last) + 3
     if rows:
@@ -274,6 +275,13 @@ def _balancers(shown: LoadReport) -> list[Text]:
     line = _line("balancers", f"{text}: {names}")
     line.no_wrap = False  # a name that is cut off might be the one that is missing
     return [line]
+
+
+def _limits(shown: LoadReport) -> list[Text]:
+    lines = [_line("in force", str(alike)) for alike in in_force(shown)]
+    for line in lines:
+        line.no_wrap = False
+    return lines
 
 
 def _line(name: str, text: str) -> Text:

@@ -1,0 +1,33 @@
+"""What the texts of ini files, the environment and command lines stand for."""
+
+from __future__ import annotations
+
+WORDS = {"1": True, "yes": True, "true": True, "on": True}
+WORDS |= {"0": False, "no": False, "false": False, "off": False}
+
+
+def yes_or_no(name: str, text: str) -> bool:
+    """Return whether a text says yes.
+
+    :raises ValueError: for what is neither yes nor no.
+    """
+    try:
+        return WORDS[text.lower()]
+    except KeyError:
+        raise ValueError(f"{name} must be one of {', '.join(WORDS)}, not {text!r}") from None
+
+
+def several(_name: str, text: str) -> tuple[str, ...]:
+    """Return words that have commas or spaces between."""
+    return tuple(text.replace(",", " ").split())
+
+
+def paths(name: str, text: str) -> tuple[str, ...]:
+    """Return paths, likewise.
+
+    :raises ValueError: for one that is none.
+    """
+    found = several(name, text)
+    if not all(path.startswith("/") for path in found):
+        raise ValueError(f"{name} must be paths that begin with '/', with commas between")
+    return found

@@ -1,0 +1,117 @@
+"""What is in force in a guard, told by its options and by the limits of its gate."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from .._support.log import logger
+from ..board.publisher import Publisher
+from ..load import (
+    ADAPTED,
+    CHECKS_ONLY,
+    DEFAULT,
+    DISABLED,
+    GATE,
+    GIVEN,
+    LIMITED,
+    THREADS,
+    GuardLimits,
+)
+from ..options import OPTIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from ..load import LimitFigures
+    from ..monitor import Monitor
+    from ..options import GuardOptions
+    from ..policy import Limits
+    from .gate import Gate
+
+
+def gate_in_force(options: GuardOptions, gate: Gate | None) -> GuardLimits:
+    """Return what is in force in a guard that is a gate; or only answers checks, without one."""
+    if gate is None:
+        return in_force(options, CHECKS_ONLY)
+    return in_force(options, GATE, gate.limits, gate.slots, gate.why)
+
+
+def in_force(
+    options: GuardOptions,
+    acts: str,
+    bounds: Limits | None = None,
+    slots: int | None = None,
+    why: str | None = None,
+) -> GuardLimits:
+    """Return what is in force in a guard with these options.
+
+    :param acts: what it does to requests; see :class:`~wsgi_busyguard.load.GuardLimits`.
+    :param bounds: the limits by which it refuses, or would refuse; ``None`` where it does not.
+    :param slots: how many slots there are now, where some are taken away, and ``why`` they are.
+    """
+    given = {name for name in LIMITED if getattr(options, name) != OPTIONS[name].default}
+    origins = {name: GIVEN if name in given else DEFAULT for name in LIMITED}
+    if options.disabled:
+        acts, bounds, slots = DISABLED, None, None
+    at_most = None if bounds is None else bounds.slots
+    now = at_most if slots is None else slots
+    if now != at_most:
+        origins["slots"] = ADAPTED
+    elif "slots" not in given:
+        origins["slots"] = THREADS  # in front of these the guard has as many
+    return GuardLimits(
+        acts,
+        now,
+        at_most,
+        None if bounds is None else _bound(bounds.max_queue),
+        None if bounds is None else _bound(bounds.max_wait),
+        options.timeout,
+        options.ready,
+        options.patience,
+        tuple(origins.values()),
+        why or "",
+    )
+
+
+def _bound(limit: float) -> float | None:
+    return None if limit == math.inf else limit
+
+
+def limit_figures(each: Iterable[GuardLimits | None]) -> list[LimitFigures]:
+    """Return what is in force, and in how many processes it is the same."""
+    return [
+        {
+            "processes": processes,
+            "acts": limits.acts,
+            "slots": limits.slots,
+            "at_most": limits.at_most,
+            "max_queue": limits.max_queue,
+            "max_wait": limits.max_wait,
+            "client_timeout": limits.client_timeout,
+            "ready": limits.ready,
+            "patience": limits.patience,
+            "origins": dict(zip(LIMITED, limits.origins, strict=True)),
+            "why": limits.why,
+        }
+        for limits, processes in Counter(each).items()
+        if limits is not None
+    ]
+
+
+def tell_limits(monitor: Monitor, limits: Callable[[], GuardLimits]) -> None:
+    """Have a monitor, and the board that it reads, know what is in force in its guard.
+
+    Of several guards with one monitor the first is the one in front.
+    """
+    if monitor.limits is None:
+        monitor.limits = limits
+        if isinstance(monitor.adapter, Publisher):
+            monitor.adapter.limits = limits
+
+
+def log_limits(monitor: Monitor) -> None:
+    """Write what is in force to the log; of several processes on a board one does."""
+    if monitor.limits is not None and monitor.is_leader():
+        logger.info("in force: %s", monitor.limits())
