@@ -49,6 +49,7 @@ READ_BY = {
     ("servers.rst", "text"): "test_few_threads in servers/test_gate_anywhere.py: these words",
     ("cli.rst", "docker"): "test_check.py: what it runs",
     ("uwsgi.rst", "ini"): "servers/test_uwsgi.py: run",
+    ("options.rst", "text"): "unit/gate/test_in_force.py",
     ("uwsgi.rst", "py"): "servers/test_uwsgi.py: run",
     ("mod_wsgi.rst", "apache"): "servers/test_mod_wsgi.py: run, with paths of its own",
     ("mod_wsgi.rst", "py"): "servers/test_mod_wsgi.py: run, with paths of its own",

@@ -35,6 +35,7 @@ WRONG = [
     ("patience", "-1", "patience must be more than 0 seconds"),
     ("stall_after", "0", "stall_after must be more than 0 seconds"),
     ("retry_after", "1.5", "retry_after must be a whole number of at least 0"),
+    ("adaptive", "perhaps", "adaptive must be one of 1, yes"),
     ("check_root", "perhaps", "check_root must be one of 1, yes"),
     ("ready_paths", "healthz", "ready_paths must be paths that begin with '/'"),
     ("live_paths", "/livez,readyz", "live_paths must be paths that begin with '/'"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -21,7 +22,11 @@ from wsgi_busyguard.adapters.waitress.dispatcher import WaitressFront
 from wsgi_busyguard.board.layout import LIMIT_COLUMNS, LIMITS, limits_in, packed_limits
 from wsgi_busyguard.board.publisher import Publisher
 from wsgi_busyguard.board.watcher import Watcher
+from wsgi_busyguard.cli.top.figures import understood
+from wsgi_busyguard.cli.top.view import _limits as top_lines
+from wsgi_busyguard.dashboard.html import parts
 from wsgi_busyguard.dashboard.limits import in_force as alike
+from wsgi_busyguard.dashboard.sentences import sentences
 from wsgi_busyguard.gate.in_force import in_force
 from wsgi_busyguard.load import ACTS, LIMITED, ORIGINS, GuardLimits
 from wsgi_busyguard.metrics.figures import FIGURES, look
@@ -82,6 +87,11 @@ def known(slots=8, now=None, **options):
 )
 def test_a_line_says_what_is_in_force_and_where_it_is_from(in_one, said):
     assert str(in_one) == said
+
+
+def test_the_docs_show_such_a_line():
+    page = (Path(__file__).parents[3] / "docs" / "options.rst").read_text()
+    assert str(known(slots=10, now=4, client_timeout=2.0)) in page
 
 
 # On a board
@@ -149,6 +159,54 @@ def test_a_board_tells_what_is_in_force_in_how_many_processes():
         f"2 processes: gate: slots 3 of 8 (adapted), {rest}",
         f"1 process: only answers checks: {REST}",
     ]
+
+
+WHY = "a request computes 28 ms: this interpreter cannot use more than 3 of the 8 slots"
+
+
+def adapted(slots):
+    waits = limits(8)
+    return in_force(GuardOptions(), "gate", waits, slots, WHY if slots < 8 else None)
+
+
+@pytest.mark.parametrize(
+    ("slots", "said"),
+    [
+        ([3], "A" + WHY[1:] + "."),
+        ([3, 8], f"In 1 of 2 processes {WHY}."),
+        ([8, 8], None),
+    ],
+)
+def test_people_are_told_why_there_are_fewer_slots(slots, said):
+    board = Board()
+    publishers = [joined(board, adapted(now)) for now in slots]
+    shown = understood(json.loads(json.dumps(look(Watcher(board)))))
+    found = [one.text for one in sentences(shown) if "this interpreter" in one.text]
+    assert found == ([] if said is None else [said])
+    for publisher in publishers:
+        publisher.leave()
+
+
+def test_the_page_and_top_show_the_limits():
+    board = Board()
+    publisher = joined(board, known(now=3))
+    shown = look(Watcher(board))
+    page = parts(shown, ())["limits"]
+    assert "<td>slots</td><td>3 of 8</td><td>adapted</td>" in page
+    assert "<td>max_wait</td><td>1 s</td><td>default</td>" in page
+    told = understood(json.loads(json.dumps(shown)))
+    assert [line.plain for line in top_lines(told)] == [f"in force   {known(now=3)}"]
+    publisher.leave()
+
+
+def test_what_a_host_says_of_limits_may_be_anything():
+    figures = look(Monitor(Reads()))
+    with pytest.raises(ValueError, match="expected"):
+        understood({**figures, "limits": [{"acts": "gate"}]})
+    strange = {**dict.fromkeys(("processes", "client_timeout", "patience"), 1), "origins": {}}
+    strange |= {"acts": "<b>\x1b[2J", "ready": "damped"}
+    shown = understood({**figures, "limits": [strange]})
+    assert "&lt;b&gt;?[2J" in parts(shown, ())["limits"]
 
 
 def test_who_says_nothing_of_it_has_nothing_shown():
