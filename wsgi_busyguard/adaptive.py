@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 import os
 import sys
-import threading
 import time
 from contextlib import suppress
 from enum import IntEnum
@@ -34,10 +33,8 @@ if TYPE_CHECKING:
 
     from .gate import Gate
 
-# Seconds of sleep between two samples of the delay, and of a look, which is made of several.
-BEAT_SECONDS = 0.02
-LOOK_SECONDS = 0.25
-LOOK_BEATS = 5
+# Seconds of sleep between two samples of the delay, and of a look, which is made of some.
+BEAT_SECONDS, LOOK_SECONDS, LOOK_BEATS = 0.02, 0.25, 3
 
 # Seconds without a crowd after which all slots are there again and the thread ends.
 QUIET_SECONDS = 5.0
@@ -46,21 +43,21 @@ QUIET_SECONDS = 5.0
 # so little that to have several inside is worth no look.
 FULL, SPARE, IDLE, LITTLE = 0.95, 0.88, 0.5, 0.2
 
-# Shares of the samples that found the interpreter taken, which are the same on a machine that is
-# busy elsewhere: always, to as few as one in twelve; and often enough to let no more in.
+# Shares of the samples that found the interpreter taken, whatever else the machine does: always,
+# but for one in twelve; and often enough to let no more in.
 ALWAYS, MOSTLY = 0.9, 0.8
 
 # Delays in switch intervals, as measured: no thread computes (up to 0.8), one does (1.04), several
-# do (from 1.5 on).
-ALONE, QUEUED = 0.8, 1.5
-
-# From so many switch intervals on, somebody had the interpreter when it was asked for.
-TAKEN = 0.5
+# do (from 1.5 on), very many do (from 10 on).
+ALONE, QUEUED, MANY_QUEUED = 0.8, 1.5, 10.0
+TAKEN = 0.5  # somebody had it when it was asked for
 
 # How many looks in a row have to ask for one slot more; twice as many each time that it has to be
 # taken back soon, up to so many.
-ASKED, ASKED_MOST = 2, 32
-SOON_LOOKS = 8
+ASKED, ASKED_MOST, SOON_LOOKS = 2, 32, 8
+
+# What Linux counts of the first thread of a process: its processor time in ns, and more.
+MAIN_THREAD = "/proc/self/schedstat"
 
 # Seconds of the interpreter that a request may have had before it takes no slot from the others.
 LONG_SECONDS = 1.0
@@ -102,6 +99,7 @@ class Signals(NamedTuple):
 class Direction(IntEnum):
     """Where to go from the slots that there are."""
 
+    MANY_FEWER = -2
     FEWER = -1
     KEEP = 0
     MORE = 1
@@ -120,9 +118,9 @@ def direction(signals: Signals, machine: Machine, slots: int) -> Direction:
     if machine.one_at_a_time and pool >= max(LITTLE * usable, used / 2):
         # Where others use the processors, too, whoever has the interpreter needs longer for its
         # turn: so the delay counts by the processor time that went by.
-        queued = lag * min(1.0, share) >= QUEUED
-        if queued and (share >= FULL or taken >= ALWAYS):
-            return Direction.FEWER
+        queue = lag * min(1.0, share)
+        if queue >= QUEUED and (share >= FULL or taken >= ALWAYS):
+            return Direction.MANY_FEWER if queue >= MANY_QUEUED else Direction.FEWER
     # All processors are used up, and as few threads as there are processors could do that.
     if used >= FULL * machine.cores and pool >= machine.cores / 2 and slots > machine.cores:
         return Direction.FEWER
@@ -140,7 +138,8 @@ class Steps:
     """How far to go in a direction, look after look.
 
     Half of the slots at first, half as far after each turn, twice as far while it goes on, so that
-    it is at most five steps from 32 to 1 and the end is found one by one.
+    the end is found one by one. Where very many compute, a quarter of the slots is left; where most
+    of the time is left, there are twice as many.
     """
 
     def __init__(self) -> None:
@@ -157,10 +156,12 @@ class Steps:
             if self._tried > SOON_LOOKS:  # it has lasted
                 self._tried, self._needed = None, ASKED
         self._asks = self._asks + 1 if way > 0 else 0
+        if way < 0 and self._tried is not None:
+            self._tried, self._needed = None, min(2 * self._needed, ASKED_MOST)
         if way is Direction.FEWER:
-            if self._tried is not None:
-                self._tried, self._needed = None, min(2 * self._needed, ASKED_MOST)
             slots -= self._step(slots, -1)
+        elif way is Direction.MANY_FEWER:
+            slots, self._size, self._way = slots // 4, slots // 4, -1
         elif way is Direction.MANY_MORE:
             slots, self._size, self._way, self._needed = 2 * slots, slots, 1, ASKED
         elif way is Direction.MORE and self._asks >= self._needed:
@@ -169,7 +170,7 @@ class Steps:
         return max(1, least, min(slots, most))
 
     def _step(self, slots: int, way: int) -> int:
-        if way != self._way:
+        if way != self._way or not self._size:
             self._size = (self._size or slots) // 2
         else:
             self._size *= 2
@@ -237,7 +238,7 @@ class Adaptive:
     def _reset(self) -> None:
         """Know nothing, as in the beginning."""
         self._steps = Steps()
-        self._due: float | None = None
+        self._due = 0.0
         self._quiet_since: float | None = None
         self._shares: dict[float, float] = {}
         self._seen: tuple[float, float] | None = None
@@ -249,20 +250,17 @@ class Adaptive:
         now = self._clock()
         if self._seen is not None and now - self._seen[0] < LOOK_SECONDS:
             return False
-        before, self._seen = self._seen, (now, self._processor())
-        if before is None:
-            return False
-        share = (self._seen[1] - before[1]) / (now - before[0])
-        return share >= LITTLE * self._machine.usable
+        used = self._processor()
+        (before, had), self._seen = self._seen or (now - math.inf, used), (now, used)
+        return used - had >= LITTLE * self._machine.usable * (now - before)
 
     def _sample(self) -> None:
         gate, now = self._gate, self._clock()
-        late = None if self._due is None else max(0.0, now - self._due)
         window = self._window
-        if window is None or late is None:
+        if window is None:
             self._window = Window(now, self._processor(), self._loop())
         else:
-            window.lags.append(late)
+            window.lags.append(max(0.0, now - self._due))
             window.waits += gate.queued > 0
             window.crowds += gate.crowded
             if now - window.since >= LOOK_SECONDS and len(window.lags) >= LOOK_BEATS:
@@ -282,7 +280,8 @@ class Adaptive:
             return
         self._quiet_since = None
         self._took.add((signals.used - signals.loop) * seconds, gate.counts().served)
-        way, wanted = direction(signals, self._machine, gate.wanted), gate.wanted
+        wanted = gate.wanted
+        way = direction(signals, self._machine, wanted)
         if gate.slots > wanted:  # surplus holders are still to leave: only the way back is open
             if way > 0:
                 gate.resize(gate.slots, self._why(gate.slots))
@@ -370,7 +369,7 @@ class Took:
 
 def adapted(gate: Gate, wanted: bool = True) -> Gate:
     """Return a gate that goes by what this machine can run, if wanted, and where that is seen."""
-    if wanted and hasattr(time, "pthread_getcpuclockid"):  # not on Windows
+    if wanted and os.access(MAIN_THREAD, os.R_OK):  # on Linux, that is
         gate.crowding = Adaptive(gate, this_machine()).begin
     return gate
 
@@ -381,9 +380,13 @@ def this_machine() -> Machine:
 
 
 def main_thread() -> float:
-    """Return the processor seconds of the main thread, which is the loop of most servers."""
-    ident = threading.main_thread().ident
-    return time.clock_gettime(time.pthread_getcpuclockid(ident or threading.get_ident()))
+    """Return the processor seconds of the main thread, which is the loop of most servers.
+
+    Not by pthread_getcpuclockid(): what Python takes for the main thread where it is embedded may
+    be one that has ended, and to ask for its clock is to crash.
+    """
+    with open(MAIN_THREAD, "rb") as file:
+        return int(file.read().split()[0]) / 1e9
 
 
 def _cores() -> float:

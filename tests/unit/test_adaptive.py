@@ -27,10 +27,11 @@ from wsgi_busyguard.adaptive import (
     Steps,
     adapted,
     direction,
+    main_thread,
 )
 from wsgi_busyguard.gate import Slot, Ticket
 
-FEWER, KEEP, MORE, MANY_MORE = Direction
+MANY_FEWER, FEWER, KEEP, MORE, MANY_MORE = Direction
 TWO_CORES, ONE_CORE, HALF = Machine(True, 2), Machine(True, 1), Machine(True, 0.5)
 FREE = Machine(False, 2)
 
@@ -41,7 +42,8 @@ FREE = Machine(False, 2)
 @pytest.mark.parametrize(
     ("machine", "slots", "signals", "way"),
     [
-        pytest.param(TWO_CORES, 10, (1.0, 0.02, 56, 1, True), FEWER, id="ten compute"),
+        pytest.param(TWO_CORES, 10, (1.0, 0.02, 56, 1, True), MANY_FEWER, id="ten compute"),
+        pytest.param(TWO_CORES, 2, (1.0, 0.02, 6, 1, True), FEWER, id="two compute"),
         pytest.param(TWO_CORES, 10, (0.3, 0.0, 30, 1, True), FEWER, id="ten on a busy machine"),
         pytest.param(TWO_CORES, 1, (1.0, 0.02, 1.04, 1, True), KEEP, id="one computes"),
         pytest.param(TWO_CORES, 1, (0.43, 0.0, 2.2, 1, True), KEEP, id="one on a busy machine"),
@@ -61,7 +63,7 @@ FREE = Machine(False, 2)
         pytest.param(FREE, 10, (1.98, 0.0, 9.0, 1, True), FEWER, id="it, and no core left"),
         pytest.param(FREE, 10, (1.0, 0.0, 9.0, 1, False), KEEP, id="it, on a busy machine"),
         pytest.param(ONE_CORE, 4, (1.0, 0.0, 0.2, 0, True), FEWER, id="C code on one core"),
-        pytest.param(HALF, 4, (0.5, 0.0, 30, 1, True), FEWER, id="half a core"),
+        pytest.param(HALF, 4, (0.5, 0.0, 30, 1, True), MANY_FEWER, id="half a core"),
         pytest.param(HALF, 1, (0.1, 0.0, 0.1, 0, True), MANY_MORE, id="half a core, asleep"),
     ],
 )
@@ -80,6 +82,11 @@ def went(steps, slots, ways, least=1, most=32):
 
 def test_from_the_top_to_one_slot_in_five_looks():
     assert went(Steps(), 32, [FEWER] * 6) == [16, 8, 4, 2, 1, 1]
+
+
+def test_very_many_that_compute_have_one_slot_in_two_looks():
+    assert went(Steps(), 10, [MANY_FEWER] * 3) == [2, 1, 1]
+    assert went(Steps(), 32, [MANY_FEWER, FEWER, FEWER]) == [8, 4, 2]
 
 
 def test_a_turn_makes_the_steps_shorter():
@@ -187,7 +194,7 @@ def test_the_way_up_is_open_while_surplus_holders_hang(world):
     world.go_on()
     for _ in range(10):
         world.beat(**COMPUTES)
-    assert (world.gate.wanted, world.gate.slots) == (4, 8)
+    assert (world.gate.wanted, world.gate.slots) == (2, 8)
     for _ in range(30):
         world.beat(**WAITS)
     assert (world.gate.wanted, world.gate.slots) == (8, 8)
@@ -277,10 +284,23 @@ def test_under_gevent_nobody_looks(monkeypatch, world):
     assert not world.adaptive._beats.wanted
 
 
-def test_without_the_clock_of_a_thread_a_gate_keeps_its_slots(monkeypatch):
-    monkeypatch.delattr(time, "pthread_getcpuclockid")
+def test_where_the_clock_of_the_main_thread_is_not_a_gate_keeps_its_slots(monkeypatch):
+    monkeypatch.setattr("wsgi_busyguard.adaptive.MAIN_THREAD", "/nowhere/schedstat")
     gate = Gate(4)
     assert adapted(gate).crowding is bool
+
+
+def test_the_time_of_the_main_thread_is_without_that_of_others(start):
+    def compute():
+        until = time.thread_time() + 0.1
+        while time.thread_time() < until:
+            pass
+
+    before = main_thread()
+    start(compute).join()
+    between = main_thread()
+    compute()
+    assert between - before < 0.08 < main_thread() - between
 
 
 @pytest.mark.slow

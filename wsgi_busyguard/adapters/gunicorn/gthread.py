@@ -255,13 +255,13 @@ class GuardedThreads(Guarded, ThreadWorker):
         load = self._pool.read()
         # Those who have just connected will ask here, too, though nobody counts them as yet.
         taken = load.queued + load.active + self._silent.young()
-        return self._balance.leaves(taken, self.cfg.threads, partial(pending, listener))
+        return self._balance.leaves(taken, self._pool.gate.slots, partial(pending, listener))
 
     def _keeps_too_many(self) -> bool:
         """Return whether requests wait for this worker alone while another one has less to do."""
         load = self._pool.read()
-        waits = load.queued > 0 and not self.options.disabled
-        return waits and self._balance.is_busier(load.queued + load.active, self.cfg.threads)
+        taken, waits = load.queued + load.active, load.queued > 0 and not self.options.disabled
+        return waits and self._balance.is_busier(taken, self._pool.gate.slots)
 
     def _seen_to(self, conn: Any) -> bool:
         """Answer a check, wait for the rest of a head or drop one; return whether that was it."""
