@@ -9,6 +9,8 @@ What is promised
 - Never more than ``slots`` are inside. A slot is free, or has one holder; whoever leaves it may not
   touch it again, for others will hold it.
 - First come, first served. No request waits while a slot is free.
+- Fewer than ``slots`` may be in circulation (:meth:`Gate.resize`): one that is too many lies aside
+  when its holder has left, and nobody inside is sent out. What its holders counted stays counted.
 - At most ``max_queue`` wait, and none gets in that has waited for more than ``max_wait`` (unless it
   had when it came, and found a slot free).
 - Every request ends up in exactly one count: served, refused (with the reason), or dropped (its

@@ -370,6 +370,7 @@ class Gate:
 
     def _figures(self) -> Load:
         """Return the load of a crowded gate. Requires self._lock."""
+        self._circulation.put_aside()  # what a finalizer has left
         now = self._clock()
         ages = [now - since for since in self.inside()]
         return self._queue.load(now, self.slots, service_time(self._service, ages))
