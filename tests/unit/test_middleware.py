@@ -897,7 +897,13 @@ def sound(guard, environ):
 def test_after_many_requests_of_every_kind_the_gate_is_exactly_empty(start, hurry, until):
     heard, done = [], deque()
     guard = BusyGuard(
-        mixed, slots=3, max_queue=4, max_wait=60.0, on_busy=heard.append, on_free=heard.append
+        mixed,
+        slots=3,
+        max_queue=4,
+        max_wait=60.0,
+        adaptive=False,
+        on_busy=heard.append,
+        on_free=heard.append,
     )
     kinds = [*KINDS, *BROKEN, app]
     servers = [sound, sound, lost, careless]

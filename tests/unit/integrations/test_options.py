@@ -40,7 +40,7 @@ def test_each_of_several_is_named():
 
 
 def test_where_nothing_is_near_all_are_named():
-    with pytest.raises(Unknown, match="there are BOARD, CHECK_ROOT, CLIENT_TIMEOUT"):
+    with pytest.raises(Unknown, match="there are ADAPTIVE, BOARD, CHECK_ROOT, CLIENT_TIMEOUT"):
         from_capitals({"COLOUR": "green"}, "BUSYGUARD")
 
 
