@@ -43,14 +43,14 @@ QUIET_SECONDS = 5.0
 # so little that to have several inside is worth no look.
 FULL, SPARE, IDLE, LITTLE = 0.95, 0.88, 0.5, 0.2
 
-# Shares of the samples that found the interpreter taken, whatever else the machine does: always,
-# but for one in twelve; and often enough to let no more in.
-ALWAYS, MOSTLY = 0.9, 0.8
+# Shares of the samples that found the interpreter taken, whatever else the machine does.
+MOSTLY, SELDOM = 0.6, 0.4
 
-# Delays in switch intervals, as measured: no thread computes (up to 0.8), one does (1.04), several
-# do (from 1.5 on), very many do (from 10 on).
-ALONE, QUEUED, MANY_QUEUED = 0.8, 1.5, 10.0
-TAKEN = 0.5  # somebody had it when it was asked for
+# Delays in switch intervals, as measured: most slots wait for others (below 0.25), some do (up to
+# 0.55), no thread computes all the time (up to 0.8), one does (1.04), several (from 1.5 on), very
+# many (from 10 on). From half of one on, somebody had the interpreter when it was asked for.
+WAIT, MIXED, ALONE, QUEUED, MANY_QUEUED = 0.25, 0.55, 0.8, 1.5, 10.0
+TAKEN = 0.5
 
 # How many looks in a row have to ask for one slot more; twice as many each time that it has to be
 # taken back soon, up to so many.
@@ -109,28 +109,26 @@ class Direction(IntEnum):
 def direction(signals: Signals, machine: Machine, slots: int) -> Direction:
     """Return whether fewer slots would do, or more would help. In between, nothing moves.
 
-    Fewer only if the interpreter is never idle, *and* threads queue for it, *and* it is not the
+    Fewer only if the interpreter is hardly idle, *and* threads queue for it, *and* it is not the
     server's loop that uses it. So a slow outside service never takes a slot away.
     """
     used, loop, lag, taken, waits = signals
-    usable, pool = machine.usable, used - loop
-    share = used / usable
-    if machine.one_at_a_time and pool >= max(LITTLE * usable, used / 2):
-        # Where others use the processors, too, whoever has the interpreter needs longer for its
-        # turn: so the delay counts by the processor time that went by.
-        queue = lag * min(1.0, share)
-        if queue >= QUEUED and (share >= FULL or taken >= ALWAYS):
+    share, pool = used / machine.usable, used - loop
+    # Where others use the processors, too, whoever has the interpreter needs longer for its turn:
+    # so the delay counts by the processor time that went by.
+    queue = lag * min(1.0, share) if machine.one_at_a_time else 0.0
+    if queue >= QUEUED and pool >= max(LITTLE * machine.usable, used / 2):
+        if share >= FULL or taken >= MOSTLY:
             return Direction.MANY_FEWER if queue >= MANY_QUEUED else Direction.FEWER
     # All processors are used up, and as few threads as there are processors could do that.
     if used >= FULL * machine.cores and pool >= machine.cores / 2 and slots > machine.cores:
         return Direction.FEWER
     if not waits or used >= SPARE * machine.cores:
         return Direction.KEEP
-    if not machine.one_at_a_time or taken < MOSTLY:
-        if share < IDLE:
-            return Direction.MANY_MORE
-        if not machine.one_at_a_time or lag < (ALONE if share >= SPARE else QUEUED):
-            return Direction.MORE
+    if share < IDLE and queue < WAIT:
+        return Direction.MANY_MORE
+    if queue < (ALONE if share >= SPARE else MIXED) or (share < IDLE and taken < SELDOM):
+        return Direction.MORE
     return Direction.KEEP
 
 

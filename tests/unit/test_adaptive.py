@@ -44,10 +44,15 @@ FREE = Machine(False, 2)
     [
         pytest.param(TWO_CORES, 10, (1.0, 0.02, 56, 1, True), MANY_FEWER, id="ten compute"),
         pytest.param(TWO_CORES, 2, (1.0, 0.02, 6, 1, True), FEWER, id="two compute"),
-        pytest.param(TWO_CORES, 10, (0.3, 0.0, 30, 1, True), FEWER, id="ten on a busy machine"),
+        pytest.param(
+            TWO_CORES, 10, (0.3, 0.0, 30, 1, True), FEWER, id="ten on a very busy machine"
+        ),
+        pytest.param(TWO_CORES, 10, (0.75, 0.2, 3.0, 0.7, True), FEWER, id="ten on a busy machine"),
         pytest.param(TWO_CORES, 1, (1.0, 0.02, 1.04, 1, True), KEEP, id="one computes"),
         pytest.param(TWO_CORES, 1, (0.43, 0.0, 2.2, 1, True), KEEP, id="one on a busy machine"),
-        pytest.param(TWO_CORES, 10, (0.5, 0.0, 15, 0.5, True), KEEP, id="ten at a time, or none"),
+        pytest.param(TWO_CORES, 1, (0.57, 0.0, 1.0, 0.5, True), KEEP, id="one, and many calls"),
+        pytest.param(TWO_CORES, 10, (0.49, 0.0, 15, 0.5, True), KEEP, id="ten at a time, or none"),
+        pytest.param(TWO_CORES, 2, (0.2, 0.0, 9, 0.2, True), MORE, id="two at a time, or none"),
         pytest.param(TWO_CORES, 10, (0.01, 0.0, 0.03, 0, True), MANY_MORE, id="ten sleep"),
         pytest.param(TWO_CORES, 10, (0.3, 0.28, 0.6, 0.3, True), MANY_MORE, id="many refusals"),
         pytest.param(TWO_CORES, 10, (1.0, 0.8, 3.0, 1, True), KEEP, id="the loop uses it up"),
