@@ -117,9 +117,9 @@ def direction(signals: Signals, machine: Machine, slots: int) -> Direction:
     # Where others use the processors, too, whoever has the interpreter needs longer for its turn:
     # so the delay counts by the processor time that went by.
     queue = lag * min(1.0, share) if machine.one_at_a_time else 0.0
-    if queue >= QUEUED and pool >= max(LITTLE * machine.usable, used / 2):
-        if share >= FULL or taken >= MOSTLY:
-            return Direction.MANY_FEWER if queue >= MANY_QUEUED else Direction.FEWER
+    is_pools = pool >= max(LITTLE * machine.usable, used / 2)
+    if queue >= QUEUED and is_pools and (share >= FULL or taken >= MOSTLY):
+        return Direction.MANY_FEWER if queue >= MANY_QUEUED else Direction.FEWER
     # All processors are used up, and as few threads as there are processors could do that.
     if used >= FULL * machine.cores and pool >= machine.cores / 2 and slots > machine.cores:
         return Direction.FEWER
