@@ -46,9 +46,9 @@ FULL, SPARE, IDLE, LITTLE = 0.95, 0.88, 0.5, 0.2
 # Shares of the samples that found the interpreter taken, whatever else the machine does.
 MOSTLY, SELDOM = 0.6, 0.4
 
-# Delays in switch intervals, as measured: most slots wait for others (below 0.25), no thread computes
-# all the time (up to 0.8), one does (1.04), several do (from 1.5 on), very many (from 10 on). From
-# half of one on, somebody had the interpreter when it was asked for.
+# Delays in switch intervals, as measured: most slots wait for others (below 0.25), no thread
+# computes all the time (up to 0.8), one does (1.04), several do (from 1.5 on), very many (from 10
+# on). From half of one on, somebody had the interpreter when it was asked for.
 WAIT, ALONE, QUEUED, MANY_QUEUED = 0.25, 0.8, 1.5, 10.0
 TAKEN = 0.5
 
