@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
 
 import pytest
 from servers.test_serve import APP, COMMAND
-from support.client import ask, eventually, many, together
+from support.client import ask, eventually, free_port, many, together
 from support.haproxies import HAPROXY, Balancer
 from support.processes import Process, environment
 from support.threaded import ThreadedSite
@@ -95,8 +94,7 @@ def test_two_real_haproxies_hear_of_every_change(push, balancer):
 
 
 def test_a_runtime_api_on_a_tcp_port_is_as_good(push, balancer):
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     proxy = balancer(more=f"stats socket 127.0.0.1:{port} level admin")
     push(Telling(), f"tcp:127.0.0.1:{port}#app/web1")
     eventually(lambda: proxy.maxconns() == [8])

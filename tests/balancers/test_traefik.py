@@ -14,11 +14,10 @@ from support.balanced import (
     Posts,
     Server,
     changing,
-    free_port,
     load_average,
     tally,
 )
-from support.client import ask, eventually
+from support.client import ask, eventually, free_port
 from support.haproxies import Visitors
 
 SERVERS = ("--threads=4", "--max-queue=4", "--max-wait=0.5", "--client-timeout=5")

@@ -8,7 +8,6 @@ import doctest
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+from support.client import free_port
 
 from wsgi_busyguard import cli
 
@@ -107,8 +107,7 @@ def test_the_sessions_on_a_page_say_what_python_says(page: Path) -> None:
 @pytest.mark.slow
 def test_the_first_site_on_the_twisted_page_serves_checks_and_drains(tmp_path: Path) -> None:
     caption, code = blocks(ROOT / "docs" / "twisted.rst", "python")[0]
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     script = tmp_path / str(caption)
     script.write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{at(port, code)}")
     site = subprocess.Popen([sys.executable, script], cwd=tmp_path)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shlex
-import socket
 import sys
 import textwrap
 from pathlib import Path
 
 import pytest
-from support.client import ask, eventually
+from support.client import ask, eventually, free_port
 from support.processes import Process, environment
 from webob import Request
 
@@ -103,11 +102,6 @@ def test_the_project_answers(module, run) -> None:
     asking = run(sys.executable, "-c", script)
     assert asking.ended() == 0, asking.said
     assert asking.lines == ["all of them\n", "a long report\n", "free\n"]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 SERVERS = {

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import textwrap
 
 import pytest
-from support.client import ask, check, eventually, many, together
+from support.client import ask, check, eventually, free_port, many, together
 from support.processes import Process, environment
 
 from frameworks.djangos import VERSIONS, path_to
@@ -93,11 +92,6 @@ def project(request, tmp_path, tmp_path_factory):
     folder = path_to(request.param, tmp_path_factory)
     env["PYTHONPATH"] = os.pathsep.join([folder, str(tmp_path), env["PYTHONPATH"]])
     return tmp_path, env
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
 
 
 RUNSERVER = ["manage.py", "runserver", "--noreload"]

@@ -9,7 +9,17 @@ import subprocess
 import sys
 
 import pytest
-from support.client import Line, ask, check, eventually, figures, many, request, together
+from support.client import (
+    Line,
+    ask,
+    check,
+    eventually,
+    figures,
+    free_port,
+    many,
+    request,
+    together,
+)
 from support.processes import HERE
 from support.threaded import ThreadedSite
 
@@ -187,8 +197,7 @@ def test_more_than_five_may_knock_at_once(site):
 
 
 def test_cherrypys_queue_is_read_exactly(process):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     site = process(sys.executable, HERE / "cherrypy_site.py", port)
     check_port = int(site.line("check:"))
     answers, threads = many(20, port, path="/sleep/0.5")

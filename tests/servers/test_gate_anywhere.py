@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import re
-import socket
 import sys
 import time
 from functools import partial
@@ -24,6 +23,7 @@ from support.client import (
     checks,
     eventually,
     figures,
+    free_port,
     many,
     request,
     together,
@@ -34,12 +34,6 @@ from support.versions import folders
 SLOTS, QUEUE, REQUESTS = 4, 20, 40
 GATE = {"slots": SLOTS, "max_queue": QUEUE, "max_wait": 60}
 ROOM = SLOTS + QUEUE + 2
-
-
-def free_port():
-    """Return a port for servers that cannot say which one the kernel chose."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 class Anywhere(Process):

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 
 import pytest
 from support.client import ask, check, eventually, many, request, together
-from support.http2_gunicorn import Http2
+from support.http2 import Streams
 
 from servers.test_gunicorn_hostile import certificate, secure
 from servers.test_gunicorn_threads import PREFLIGHT, REFUSALS, clean, connect, gunicorn
 
 __all__ = ["certificate", "connect", "gunicorn", "secure"]  # fixtures
+
+# As most clients, which say hello with their first request.
+Http2 = functools.partial(Streams, greets=False)
 
 CLEAR = ("--http-protocols", "h2,h1", "--http2-cleartext")
 
@@ -158,7 +162,7 @@ def test_a_client_that_reads_nothing_stops_nobody(clear, held):
     held_by = hold(server, held, 1)
     with Http2(server.port) as check, Http2(server.port) as client:
         for each in (check, client):
-            each._connection.update_settings({4: 0})  # SETTINGS_INITIAL_WINDOW_SIZE
+            each.http.update_settings({4: 0})  # SETTINGS_INITIAL_WINDOW_SIZE
         check.ask("OPTIONS", "/")
         stream = client.ask(path="/page")
         with Http2(server.port) as other:

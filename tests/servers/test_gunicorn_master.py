@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.client import ask, check, eventually, figures, many, together
+from support.client import ask, check, eventually, figures, free_port, many, together
 from support.gunicorns import HEARD, Prober
 
 from servers.test_last_call import Crowd
@@ -309,8 +309,7 @@ def test_a_killed_master_leaves_no_port_that_accepts(gunicorn, held, kind):
 
 
 def test_two_masters_answer_each_for_its_own_workers_during_an_upgrade(gunicorn, tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        free = probe.getsockname()[1]
+    free = free_port()
     script = tmp_path / "master.py"
     script.write_text("from gunicorn.app.wsgiapp import run\nrun()\n")
     (tmp_path / "slow.py").write_text(
@@ -349,8 +348,7 @@ def test_two_masters_answer_each_for_its_own_workers_during_an_upgrade(gunicorn,
 
 
 def test_a_daemon_whose_workers_are_sent_away_is_draining(gunicorn, tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     pidfile = tmp_path / "pid"
     gunicorn("--daemon", "-p", pidfile, "-w2", check=f"127.0.0.1:{port}", wait=False)
     eventually(lambda: pidfile.exists() and pidfile.read_text())

@@ -10,7 +10,18 @@ import time
 from pathlib import Path
 
 import pytest
-from support.client import Line, ask, check, checks, eventually, figures, many, request, together
+from support.client import (
+    Line,
+    ask,
+    check,
+    checks,
+    eventually,
+    figures,
+    free_port,
+    many,
+    request,
+    together,
+)
 from support.gunicorns import HEARD
 from support.processes import environment
 
@@ -139,8 +150,7 @@ def test_a_wrong_argument_is_told_in_one_line(folder, arguments, words):
 
 @pytest.mark.parametrize("spelled", ["{}", ":{}", "tcp:{}"])
 def test_an_address_means_what_it_means_elsewhere(started, folder, spelled):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     # Serve gives --listen first; the last one counts.
     served = started(Serve, folder, "--server=gunicorn", f"--listen={spelled.format(port)}")
     assert served.port == port

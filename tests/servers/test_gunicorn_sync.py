@@ -12,6 +12,7 @@ from support.client import (
     checks,
     eventually,
     figures,
+    free_port,
     many,
     request,
     together,
@@ -70,10 +71,7 @@ def asked_at_ipv6(port, path):
 
 
 def test_with_reuse_port_each_worker_reads_its_own_queue(gunicorn, held):
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     served = gunicorn("-w2", "--reuse-port", kind="GuardedSync", bind=f"127.0.0.1:{port}")
     served.all_ready(2)
     _, threads = many(10, port, path=held.path)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from support.client import Line, ask, check, eventually, figures, many, together
+from support.client import Line, ask, check, eventually, figures, free_port, many, together
 from support.processes import environment
 
 APP = """
@@ -52,12 +52,6 @@ def port_of(running, what):
     found = eventually(lambda: pattern.search(running.said) or running.popen.poll() is not None)
     assert found is not True, running.said
     return int(found[1])
-
-
-def free_port():
-    """Return a port that was free just now; for options that cannot say port 0 and be asked."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 def answering(port):

@@ -12,14 +12,13 @@ import importlib.util
 import json
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from pathlib import Path
 
 import pytest
 
-from support.client import ask, eventually, figures
+from support.client import ask, eventually, figures, free_port
 from support.gunicorns import Gunicorn
 from support.processes import HERE, Process, environment
 from support.versions import folders
@@ -116,8 +115,7 @@ class Apache(Process):
         self.place = Path(tempfile.mkdtemp(prefix="busyguard-"))
         self.board = self.place / "board"
         furnished(self.place, newest)
-        with socket.create_server(("127.0.0.1", 0)) as probe:  # Apache does not take port 0
-            self.port = probe.getsockname()[1]
+        self.port = free_port()  # Apache does not take port 0
         user = "User nobody\nGroup nogroup" if os.getuid() == 0 else ""
         file = self.place / "apache.conf"
         file.write_text(

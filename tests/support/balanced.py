@@ -6,13 +6,12 @@ import asyncio
 import os
 import re
 import shutil
-import socket
 import sys
 import sysconfig
 
 import pytest
 
-from support.client import ask, eventually, figures
+from support.client import ask, eventually, figures, free_port
 from support.haproxies import Visitors
 from support.processes import ROOT, Process, environment
 
@@ -87,11 +86,6 @@ class Posts(Visitors):
             return status
         finally:
             writer.close()
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
 
 
 def addressed(text, port, servers):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
 import socket
 import threading
 import time
@@ -13,6 +14,17 @@ PATIENCE = 20.0
 
 # How many times as long as it should take something may, on a machine that is busy elsewhere.
 MOST_TIMES = 4
+
+
+def free_port():
+    """Return a port that nobody has, for servers that cannot say which one the kernel chose.
+
+    None of those that the kernel chooses from: it might be a client's before the server is up.
+    """
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 class Answer(NamedTuple):

@@ -13,7 +13,7 @@ import urllib.request
 
 import pytest
 
-from support.client import eventually
+from support.client import eventually, free_port
 from support.processes import Process
 
 PATH = f"{os.environ.get('PATH', '')}:/usr/bin:/usr/sbin"
@@ -36,11 +36,6 @@ def promtool(*arguments, given=None):
     said = (done.stdout + done.stderr).decode()
     assert done.returncode == 0, said
     return said
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return taken.getsockname()[1]
 
 
 def is_open(port):

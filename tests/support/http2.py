@@ -6,6 +6,7 @@ import contextlib
 import socket
 import ssl
 import time
+from typing import NamedTuple
 
 import h2.config
 import h2.connection
@@ -16,13 +17,23 @@ from support.client import PATIENCE, Answer
 NOBODY = (0, {}, b"", 0.0, "2")
 
 
+class Told(NamedTuple):
+    """What a server said: the answers by stream, and the last stream of its GOAWAY, if any."""
+
+    answers: dict
+    last: int | None
+    error: int | None
+
+
 class Streams:
     """One connection, and the requests on it.
 
+    :param greets: whether to say hello at once; else that goes out with the first request.
     :ivar last: the number of the last stream that the server has taken, once it has said goodbye.
+    :ivar error: the code with which it did.
     """
 
-    def __init__(self, port, *, tls=False):
+    def __init__(self, port, *, tls=False, greets=True):
         plain = socket.create_connection(("127.0.0.1", port), PATIENCE)
         if tls:
             context = ssl.create_default_context()
@@ -35,10 +46,18 @@ class Streams:
         config = h2.config.H2Configuration(header_encoding="utf-8")
         self.http = h2.connection.H2Connection(config)
         self.http.initiate_connection()
-        self.last = None
+        self.last = self.error = None
         self.closed = False
+        self._scheme = "https" if tls else "http"
         self._heads, self._bodies, self._over = {}, {}, {}
-        self.flush()
+        if greets:
+            self.flush()
+
+    def greet(self, after=0):
+        """Send what begins a connection, and no request; so many bytes by themselves."""
+        data = self.http.data_to_send()
+        self.socket.sendall(data[:after])
+        self.socket.sendall(data[after:])
 
     def flush(self):
         self.socket.sendall(self.http.data_to_send())
@@ -46,7 +65,7 @@ class Streams:
     def ask(self, method="GET", path="/", body=b"", *, ends=True, headers=(), flush=True):
         """Begin a request and return its stream."""
         stream = self.http.get_next_available_stream_id()
-        fields = [(":method", method), (":path", path), (":scheme", "https")]
+        fields = [(":method", method), (":path", path), (":scheme", self._scheme)]
         fields += [(":authority", "localhost"), *dict(headers).items()]
         self.http.send_headers(stream, fields, end_stream=ends and not body)
         self._bodies[stream] = b""
@@ -71,6 +90,17 @@ class Streams:
         head = self._heads[stream]
         took = time.monotonic() - began
         return Answer(int(head[":status"]), head, self._bodies[stream], took, "2")
+
+    def told(self, streams=None, within=PATIENCE):
+        """Wait until so many are answered, or the server closes; return all that it has said."""
+        until = time.monotonic() + within
+        while not self.closed and (streams is None or sum(self._over.values()) < streams):
+            self.hear(until - time.monotonic())
+        answers = {
+            stream: Answer(int(head[":status"]), head, self._bodies[stream], 0.0, "2")
+            for stream, head in self._heads.items()
+        }
+        return Told(answers, self.last, self.error)
 
     def bye(self, within=PATIENCE):
         """Wait until the server closes; return the last stream that it says it has taken."""
@@ -115,10 +145,11 @@ class Streams:
         elif isinstance(event, h2.events.StreamReset):
             self._over[event.stream_id] = False
         elif isinstance(event, h2.events.ConnectionTerminated):
-            self.last = event.last_stream_id
+            self.last, self.error = event.last_stream_id, event.error_code
 
     def close(self):
-        self.socket.close()
+        with contextlib.suppress(OSError):
+            self.socket.close()
 
     def __enter__(self):
         return self
