@@ -18,7 +18,7 @@ __all__ = ["gunicorn"]  # fixtures
 
 # A worker that is idle takes a connection in less than a millisecond, unless the machine is busy
 # elsewhere, and then the others may wait for it for longer than the 0.1 s of life.
-PATIENT = "from wsgi_busyguard.adapters.gunicorn import balance\nbalance.PATIENCE = 5.0\n"
+PATIENT = "from wsgi_busyguard.adapters.gunicorn import balance\nbalance.PATIENCE_SECONDS = 5.0\n"
 
 
 @pytest.fixture

@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 
 # Bytes; nginx lets a body of 1 MB pass unless it is told otherwise, and a form with photographs is
 # of some more.
-MOST = 10_000_000
+MOST_BYTES = 10_000_000
 
 # Seconds for all of it. What a proxy has buffered is here in milliseconds.
-LONGEST = 1.0
+LONGEST_SECONDS = 1.0
 
 # How many may be at it on a server that starts a thread for each connection.
-MANY = 64
+MOST_THREADS = 64
 
-PIECE = 65536
+PIECE_BYTES = 65536
 
 
 class Leftovers:
@@ -47,7 +47,7 @@ class Leftovers:
 
     def allow(self, threads: float) -> None:
         """Have at most so many threads do it at once, and at least one."""
-        self._free = threading.Semaphore(int(min(max(threads, 1), MANY)))
+        self._free = threading.Semaphore(int(min(max(threads, 1), MOST_THREADS)))
 
     def __call__(self, environ: Mapping[str, Any]) -> None:
         """Read what is left. Whatever goes wrong, the refusal is what is to come."""
@@ -75,7 +75,7 @@ class Body:
 
     def __init__(self, read: Callable[[int], bytes], left: int) -> None:
         self._read = read
-        self._left = min(left, MOST)
+        self._left = min(left, MOST_BYTES)
         self._over = False
 
     def read_off(self, done: Callable[[], object]) -> None:
@@ -84,7 +84,7 @@ class Body:
 
     def _read_on(self) -> None:
         while self._left > 0 and not self._over:
-            piece = self._read(min(PIECE, self._left))
+            piece = self._read(min(PIECE_BYTES, self._left))
             if not piece:
                 return
             self._left -= len(piece)
@@ -112,7 +112,7 @@ class FromConnection(Body):
             self._read_on()
 
     def _watch(self) -> None:
-        if not self._bell.wait(LONGEST):
+        if not self._bell.wait(LONGEST_SECONDS):
             under(self._lock, self._cut_off)
 
     def _end(self) -> None:
@@ -153,7 +153,7 @@ class FromElsewhere(Body):
         except BaseException:
             done()
             raise
-        bell.wait(LONGEST)
+        bell.wait(LONGEST_SECONDS)
         self._over = True
 
 
@@ -163,7 +163,7 @@ def _announced(environ: Mapping[str, Any]) -> tuple[int, bool]:
     if length.isascii() and length.isdigit():
         return int(length[:18]), False
     chunked = "chunked" in environ.get("HTTP_TRANSFER_ENCODING", "").lower()
-    return (MOST if chunked else 0), chunked
+    return (MOST_BYTES if chunked else 0), chunked
 
 
 def _body(environ: Mapping[str, Any], left: int, chunked: bool) -> Body | None:

@@ -222,7 +222,7 @@ def test_a_connection_is_closed_when_its_peer_has_closed_and_not_before(replies,
 
 
 def test_a_peer_who_never_closes_is_closed_after_a_while(replies, pairs, until, monkeypatch):
-    monkeypatch.setattr(lingering, "CLOSE_LINGER", 0.05)
+    monkeypatch.setattr(lingering, "CLOSE_LINGER_SECONDS", 0.05)
     closed = []
     for number, (ours, _) in enumerate(pairs):
         replies.put(lambda n=number, s=ours: replies.linger(s, lambda: closed.append(n)))

@@ -12,7 +12,7 @@ import pytest
 
 from wsgi_busyguard import BusyGuard
 from wsgi_busyguard.adapters import unread_body as leftovers
-from wsgi_busyguard.adapters.unread_body import MOST, PIECE, Leftovers
+from wsgi_busyguard.adapters.unread_body import MOST_BYTES, PIECE_BYTES, Leftovers
 
 
 class Input:
@@ -71,7 +71,7 @@ def test_what_was_announced_is_read_and_no_more(read_off, connection):
     body = Input(1_000_000)
     read_off(request(body, 200_000, **{"gunicorn.socket": connection[0]}))
     assert body.size == 800_000
-    assert max(body.asked) == PIECE
+    assert max(body.asked) == PIECE_BYTES
 
 
 def test_no_more_is_read_than_there_is(read_off, connection):
@@ -81,9 +81,9 @@ def test_no_more_is_read_than_there_is(read_off, connection):
     assert len(body.asked) == 2
 
 
-@pytest.mark.parametrize("length", [MOST + 5, 10**30], ids=["more than is read", "a joke"])
+@pytest.mark.parametrize("length", [MOST_BYTES + 5, 10**30], ids=["more than is read", "a joke"])
 def test_of_the_largest_a_part_is_read(read_off, connection, length):
-    body = Input(MOST + 5)
+    body = Input(MOST_BYTES + 5)
     read_off(request(body, length, **{"gunicorn.socket": connection[0]}))
     assert body.size == 5
 
@@ -163,7 +163,7 @@ def test_where_no_thread_can_be_started_nothing_is_read(read_off, connection, mo
 def test_of_a_client_that_never_sends_the_read_ends_and_it_can_be_answered(
     read_off, connection, monkeypatch
 ):
-    monkeypatch.setattr(leftovers, "LONGEST", 0.05)
+    monkeypatch.setattr(leftovers, "LONGEST_SECONDS", 0.05)
     ours, theirs = connection
     body = types.SimpleNamespace(read=ours.recv)
     read_off(request(body, 10, **{"gunicorn.socket": ours}))
@@ -173,7 +173,7 @@ def test_of_a_client_that_never_sends_the_read_ends_and_it_can_be_answered(
 
 def test_a_connection_is_not_shut_that_was_read_in_time(read_off, connection, monkeypatch, until):
     """It may be kept alive."""
-    monkeypatch.setattr(leftovers, "LONGEST", 0.05)
+    monkeypatch.setattr(leftovers, "LONGEST_SECONDS", 0.05)
     ours, theirs = connection
     theirs.sendall(b"0123456789")
     read_off(request(types.SimpleNamespace(read=ours.recv), 10, **{"gunicorn.socket": ours}))
@@ -184,7 +184,7 @@ def test_a_connection_is_not_shut_that_was_read_in_time(read_off, connection, mo
 
 def test_a_read_that_cannot_be_ended_is_left_alone(read_off, monkeypatch, until):
     """It holds its place until it has ended, so that there are never many of them."""
-    monkeypatch.setattr(leftovers, "LONGEST", 0.05)
+    monkeypatch.setattr(leftovers, "LONGEST_SECONDS", 0.05)
     goes_on = threading.Event()
     stuck, other = Elsewhere(10, goes_on), Elsewhere(10)
     read_off(request(stuck, 10))

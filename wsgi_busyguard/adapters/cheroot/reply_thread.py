@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 # Seconds between two looks at whether those who linger have had their time.
-LOOK = 0.25
+LOOK_SECONDS = 0.25
 
 
 class ReplyThread:
@@ -74,7 +74,7 @@ class ReplyThread:
         lingering = self._lingering
         assert lingering is not None
         while not self._stopped or self._jobs:
-            for key, _ in self._selector.select(LOOK if lingering else None):
+            for key, _ in self._selector.select(LOOK_SECONDS if lingering else None):
                 _outlived(partial(key.data, key.fileobj))
             while self._jobs:
                 _outlived(self._jobs[0])

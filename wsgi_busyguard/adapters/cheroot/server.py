@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 BACKLOG = 1024
 
 # What is waited for, at the very end, are threads that are stuck.
-PATIENCE = 1.0
+PATIENCE_SECONDS = 1.0
 
 
 class GuardedConnection(HTTPConnection):
@@ -131,7 +131,7 @@ class GuardedServer(Server):
         with draining_at_signals(self.guard, self._grace):
             super().serve()
         # stop() goes on while this returns; what it closes last are connections.
-        self.guard.stopped.wait(PATIENCE)
+        self.guard.stopped.wait(PATIENCE_SECONDS)
 
     def stop(self) -> None:
         """Stop at once; see :meth:`CherootFront.drain` for a stop that lets requests finish."""

@@ -27,7 +27,7 @@ SPARE = 64
 SHARE = 4
 
 # Seconds until it is tried again to accept somebody when there was none.
-PAUSE = 0.02
+PAUSE_SECONDS = 0.02
 
 # With fewer left than these nobody is accepted: one is for the connection, one for a look at how
 # many there are.
@@ -105,7 +105,7 @@ class Accepting:
             words = "no file descriptor is left to accept a connection with"
             self._none_left.failed(words, level=logging.WARNING)
             self._make_room()
-            time.sleep(PAUSE)
+            time.sleep(PAUSE_SECONDS)
             return None
         self._none_left.over()
         return accepted

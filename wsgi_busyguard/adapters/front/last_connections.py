@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 # Seconds for handshakes that are under way, which takes one round trip: a balancer is nearer. Not
 # more, for whoever comes meanwhile is not answered and tries again only after a second.
-HANDSHAKES = 0.002
+HANDSHAKE_SECONDS = 0.002
 
 # Seconds for those who were let in to send their requests. Most have sent them by then.
-LINGER = 0.5
+LINGER_SECONDS = 0.5
 
 # Seconds between two looks at whether all have their answers.
-LOOK = 0.01
+LOOK_SECONDS = 0.01
 
 # From linux/socket.h and linux/filter.h. The filter sees each packet from its TCP header on, whose
 # byte 13 has the flags, and drops those with SYN and without ACK: the first of each handshake.
@@ -75,19 +75,19 @@ def last_call(
     """
     for listener in closed:
         admit_no_more(listener, opened_by)
-    yield max(0.0, min(HANDSHAKES, until - now()))
+    yield max(0.0, min(HANDSHAKE_SECONDS, until - now()))
     listeners = list(server.listeners())
-    closing = min(now() + LINGER, until)
+    closing = min(now() + LINGER_SECONDS, until)
     while any(map(pending, listeners)) and now() < closing:
-        yield LOOK
+        yield LOOK_SECONDS
     server.stop_listening()
     yield 0.0
-    silent = now() + LINGER
+    silent = now() + LINGER_SECONDS
     while now() < until:
         is_awaited = now() < silent and (server.awaited() or any(map(pending, listeners)))
         if not is_awaited and server.flushed():
             break
-        yield LOOK
+        yield LOOK_SECONDS
 
 
 def admit_no_more(listener: socket.socket, opened_by: int) -> bool:

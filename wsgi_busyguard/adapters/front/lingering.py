@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 # Seconds for a peer who is still sending when it is answered. What gunicorn itself grants (its
 # close_graceful), there in the thread that should accept.
-CLOSE_LINGER = 2.0
+CLOSE_LINGER_SECONDS = 2.0
 
 # Beyond this many the oldest is closed with whatever it has not read.
 MOST_LINGERING = 128
 
 # How long a connection may stay open before its first byte, and from there to the end of its head.
 # Browsers open some to have them ready, and balancers only to see whether somebody accepts.
-SILENCE = 5.0
+SILENCE_SECONDS = 5.0
 
 # For so long one who has just connected is expected to ask: most do so in a round trip.
-ABOUT_TO_ASK = 0.1
+FIRST_BYTE_SECONDS = 0.1
 
 
 class Place(NamedTuple):
@@ -81,7 +81,7 @@ class Waiting:
 
     def young(self) -> int:
         """Return how many have come just now."""
-        since = time.monotonic() - ABOUT_TO_ASK
+        since = time.monotonic() - FIRST_BYTE_SECONDS
         return sum(place.since >= since for place in list(self._places.values()))
 
     def remove(self, sock: Any) -> Any:
@@ -158,7 +158,7 @@ class Lingering:
         leaving = sock, close
         if not drained(sock):
             with suppress(OSError, ValueError, KeyError):  # the poller is closed: the worker stops
-                self._waiting.add(sock, CLOSE_LINGER, leaving, self._more)
+                self._waiting.add(sock, CLOSE_LINGER_SECONDS, leaving, self._more)
                 return
         _end(leaving)
 

@@ -28,11 +28,11 @@ T = TypeVar("T")
 # Seconds without one byte that a client may have. A radio link that was gone for 25 s is passed:
 # TCP doubles its pause before each attempt, and the seventh comes after 25.4 s. nginx grants 60 s,
 # Apache (mod_reqtimeout) 20.
-STALL = 30.0
+STALL_SECONDS = 30.0
 
 # Bytes a second that are enough to go on for ever, as in Apache's default (MinRate=500). Without
 # this a byte every 29 s would be progress.
-RATE = 500.0
+RATE_BYTES = 500.0
 
 # Linux's tcp_info: packets on their way, bytes that were acknowledged, bytes that were not sent.
 _UNACKED, _ACKED, _UNSENT, _TCP_INFO = 24, 120, 144, 148
@@ -51,7 +51,7 @@ class Credit:
 
     def spend(self, seconds: float, count: int) -> None:
         """Note that it took so long until so many bytes had come, or gone."""
-        self.left = min(self._most, self.left - seconds + count / RATE)
+        self.left = min(self._most, self.left - seconds + count / RATE_BYTES)
 
 
 class Upload:

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 # Seconds between two looks at a connection that is left to others. One who is idle takes it in less
 # than one; puma waits for 5 ms, for the same reason.
-LOOK = 0.002
+LOOK_SECONDS = 0.002
 
 # For so long at the most; from then on it takes them itself, for as long as the second says.
-PATIENCE = 0.1
-DOUBT = 1.0
+PATIENCE_SECONDS = 0.1
+DOUBT_SECONDS = 1.0
 
 
 def is_sibling(pid: int) -> bool | None:
@@ -70,14 +70,14 @@ class Balance:
         if not self.is_busier(taken, threads):
             self._since = None
             return False
-        self._sleep(LOOK)
+        self._sleep(LOOK_SECONDS)
         now = self._clock()
         if not waits():
             self._since = None
         elif self._since is None:
             self._since = now
-        elif now - self._since > PATIENCE:
-            self._since, self._takes_until = None, now + DOUBT
+        elif now - self._since > PATIENCE_SECONDS:
+            self._since, self._takes_until = None, now + DOUBT_SECONDS
         return True
 
     def is_busier(self, taken: int, threads: int) -> bool:

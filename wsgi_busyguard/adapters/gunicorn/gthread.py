@@ -24,8 +24,8 @@ from ...gate.gated import holding
 from ...policy import Reason, limits
 from ..executor.executor import QueueFull, QueueTimeout
 from ..front.descriptors import bearable
-from ..front.last_connections import LINGER, pending
-from ..front.lingering import SILENCE, Lingering, Waiting
+from ..front.last_connections import LINGER_SECONDS, pending
+from ..front.lingering import SILENCE_SECONDS, Lingering, Waiting
 from ..front.progress import Upload
 from ..front.sockets import MOST, NO_REQUEST, cut_short, peeked
 from .balance import Balance
@@ -234,7 +234,7 @@ class GuardedThreads(Guarded, ThreadWorker):
     def wait_for_and_dispatch_events(self, *arguments: Any, **named: Any) -> None:
         """Also come back in time for those who are silent, if the worker stops (24.1 and newer)."""
         if self._in_front and not self.alive and len(self._silent) and "timeout" in named:
-            named["timeout"] = min(named["timeout"], LINGER / 5)
+            named["timeout"] = min(named["timeout"], LINGER_SECONDS / 5)
         super().wait_for_and_dispatch_events(*arguments, **named)
 
     def _safely(self, step: Callable[..., R], *arguments: Any) -> R | None:
@@ -294,15 +294,15 @@ class GuardedThreads(Guarded, ThreadWorker):
         except ValueError:
             self._turn_away(conn)
             return True
+        patience = SILENCE_SECONDS if self.alive else LINGER_SECONDS
         if not begins:
             if conn.parser is None:
-                patience = max(self.cfg.keepalive, SILENCE) if self.alive else LINGER
-                self._heads.wait(conn, patience)
+                self._heads.wait(conn, max(self.alive and self.cfg.keepalive, patience))
             return conn.parser is None
         if cut_short(conn.sock, len(data)):
             self._drop(conn)
             return True
-        return self._heads.wait_beyond(conn, len(data), SILENCE if self.alive else LINGER)
+        return self._heads.wait_beyond(conn, len(data), patience)
 
     def _turn_away(self, conn: Any) -> None:
         """Close a connection on which something else is spoken; say so, unless all is encrypted."""
@@ -321,7 +321,7 @@ class GuardedThreads(Guarded, ThreadWorker):
         """
         if not self.alive:
             everyone = everyone or self._endless
-            self._silent.hurry(LINGER)
+            self._silent.hurry(LINGER_SECONDS)
         self._silent.expire(everyone)
 
     def _make_room(self, least: int = 0) -> None:

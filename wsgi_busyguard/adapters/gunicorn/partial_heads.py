@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..._support.request_head import proxied, unfinished
-from ..front.lingering import SILENCE
+from ..front.lingering import SILENCE_SECONDS
 from ..front.sockets import wake_beyond
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class PartHeads:
         if conn.sock not in self._waiting:
             self._waiting.add(conn.sock, seconds, conn, self._speaks)
 
-    def wait_beyond(self, conn: Any, seen: int, seconds: float = SILENCE) -> bool:
+    def wait_beyond(self, conn: Any, seen: int, seconds: float = SILENCE_SECONDS) -> bool:
         """Wait for more than the bytes that have been seen; return whether that is possible.
 
         The seconds count from the first byte on; for those that follow it gets no more.

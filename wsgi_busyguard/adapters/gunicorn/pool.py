@@ -14,7 +14,7 @@ from ...deadlines.environ import stamp
 from ...options import is_disabled
 from ...policy import CLIENT_TIMEOUT, Reason, limits, own_max_wait
 from ..executor.executor import CountingExecutor, ForNobody
-from ..front.progress import STALL, Upload, cut
+from ..front.progress import STALL_SECONDS, Upload, cut
 from ..front.progress import Answers as Unread
 from ..front.sockets import gone, peeked
 from .request_heads import read_ahead
@@ -78,7 +78,9 @@ class TooLate(ForNobody):
 class ConnectionPool(CountingExecutor):
     """The executor of one worker, which knows whose requests it has."""
 
-    def __init__(self, *arguments: Any, progress_timeout: float = STALL, **named: Any) -> None:
+    def __init__(
+        self, *arguments: Any, progress_timeout: float = STALL_SECONDS, **named: Any
+    ) -> None:
         super().__init__(*arguments, **named)
         self.monitor.quiet = True  # the host's writes the log
         self._most = progress_timeout

@@ -32,7 +32,7 @@ NOT_AFTER = 4102444800.0
 
 
 # Seconds; a longer wait is a clock that was set.
-LONGEST = 600.0
+LONGEST_SECONDS = 600.0
 
 
 def queue_time(environ: Mapping[str, Any]) -> float | None:
@@ -43,7 +43,7 @@ def queue_time(environ: Mapping[str, Any]) -> float | None:
     """
     start = _moment(environ.get("mod_wsgi.queue_start"))
     end = _moment(environ.get("mod_wsgi.daemon_start"))
-    if start is None or end is None or not 0.0 <= end - start <= LONGEST:
+    if start is None or end is None or not 0.0 <= end - start <= LONGEST_SECONDS:
         return None
     return end - start
 

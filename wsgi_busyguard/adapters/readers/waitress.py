@@ -9,7 +9,7 @@ from ...load import Load
 # The dispatcher's lock is held for microseconds, unless whoever has it waits for the interpreter's
 # behind threads that compute, or for a handler of waitress's own log line about its queue, which is
 # written under it; and that handler may come here.
-PATIENCE = 0.05
+PATIENCE_SECONDS = 0.05
 
 
 class WaitressAdapter:
@@ -35,7 +35,7 @@ class WaitressAdapter:
     def read(self) -> Load:
         """Return the figures. Callable from any thread."""
         dispatcher = self._server.task_dispatcher
-        locked = dispatcher.lock.acquire(timeout=PATIENCE)
+        locked = dispatcher.lock.acquire(timeout=PATIENCE_SECONDS)
         try:
             capacity = len(dispatcher.threads) - dispatcher.stop_count
             outstanding = len(dispatcher.queue) + dispatcher.active_count

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from twisted.web.server import Request
 
 # Seconds between two looks at whether a connection can be closed.
-LOOK = 0.05
+LOOK_SECONDS = 0.05
 
 
 class Turns:
@@ -50,7 +50,7 @@ class Turns:
         """Close a connection once everything is written."""
         if connection not in self._closing and not close(connection):
             self._closing.add(connection)
-            self._reactor.callLater(LOOK, self._close, connection)
+            self._reactor.callLater(LOOK_SECONDS, self._close, connection)
 
     def _next(self) -> None:
         try:

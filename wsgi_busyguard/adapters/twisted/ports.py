@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import socket
 
 # Seconds until it is looked again whether there are descriptors.
-PAUSE = 0.02
+PAUSE_SECONDS = 0.02
 
 
 class Ports:
@@ -70,11 +70,11 @@ class Ports:
         self._paused = list(filter(_listens, self._known))
         for port in self._paused:
             port.stopReading()
-        self._reactor.callLater(PAUSE, self._look_again)
+        self._reactor.callLater(PAUSE_SECONDS, self._look_again)
 
     def _look_again(self) -> None:
         if self._paused and exhausted():
-            self._reactor.callLater(PAUSE, self._look_again)
+            self._reactor.callLater(PAUSE_SECONDS, self._look_again)
         else:
             self.go_on()
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ...counters import Counters
     from ...gate import Gate
 
-INTERVAL = 0.25
+INTERVAL_SECONDS = 0.25
 
 
 class Beat:
@@ -38,12 +38,12 @@ class Beat:
         last = self._last
         if last is None:
             return 0.0
-        return max(self._late, time.monotonic() - last - INTERVAL)
+        return max(self._late, time.monotonic() - last - INTERVAL_SECONDS)
 
     def start(self) -> None:
         """Begin to beat. In the reactor thread, once it runs."""
         self._last = time.monotonic()
-        self._call = self._reactor.callLater(INTERVAL, self._beat)
+        self._call = self._reactor.callLater(INTERVAL_SECONDS, self._beat)
 
     def stop(self) -> None:
         """Stop beating, and know of no lag any more."""
@@ -55,9 +55,9 @@ class Beat:
     def _beat(self) -> None:
         now = time.monotonic()
         if self._last is not None:
-            self._late = max(0.0, now - self._last - INTERVAL)
+            self._late = max(0.0, now - self._last - INTERVAL_SECONDS)
         self._last = now
-        self._call = self._reactor.callLater(INTERVAL, self._beat)
+        self._call = self._reactor.callLater(INTERVAL_SECONDS, self._beat)
         self._work()
 
 

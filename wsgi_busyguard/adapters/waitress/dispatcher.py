@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ...checks import Check
 
 # What is waited for, at the very end, are threads that are stuck.
-PATIENCE = 0.5
+PATIENCE_SECONDS = 0.5
 
 
 class Quiet(ThreadedTaskDispatcher):  # type: ignore[misc]
@@ -209,7 +209,7 @@ class GuardedDispatcher(Quiet):
         """Stop the threads, and cancel those who wait."""
         self._front.stop()
         for beside in (self._checks, self.refusals):
-            beside.shutdown(cancel_pending, min(timeout, PATIENCE))
+            beside.shutdown(cancel_pending, min(timeout, PATIENCE_SECONDS))
         return bool(super().shutdown(cancel_pending, timeout))
 
     def _let_in(self, channel: Any) -> None:

@@ -20,7 +20,7 @@ from ..front.descriptors import limit
 from ..front.signals import draining_at_signals
 from ..front.threaded import split
 from ..readers.waitress import WaitressAdapter
-from .dispatcher import PATIENCE, GuardedDispatcher, WaitressFront
+from .dispatcher import PATIENCE_SECONDS, GuardedDispatcher, WaitressFront
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -149,6 +149,6 @@ def _running(server: Any, run: Callable[[], object], grace: float) -> Callable[[
                 run()
         finally:
             server.guard.stop()
-            server.task_dispatcher.shutdown(timeout=PATIENCE)
+            server.task_dispatcher.shutdown(timeout=PATIENCE_SECONDS)
 
     return running

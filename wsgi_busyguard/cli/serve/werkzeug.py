@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..._support.periodic import BEAT_SECONDS, Periodic
 from ...adapters.front.accept_backlog import Outside, StandingQueue
-from ...adapters.front.last_connections import LINGER, last_call, pending
+from ...adapters.front.last_connections import LINGER_SECONDS, last_call, pending
 from ...adapters.front.progress import Clients
 from ...checkport.ports import bound
 from ...middleware import BusyGuard
@@ -132,7 +132,7 @@ class Ending:
         """End the server's loop, take in those whom it has left, and close the socket."""
         self._server.shutdown()
         self._listener.setblocking(False)
-        closing = time.monotonic() + LINGER
+        closing = time.monotonic() + LINGER_SECONDS
         while pending(self._listener) and time.monotonic() < closing:
             with suppress(OSError):  # gone already
                 self._server.process_request(*self._listener.accept())

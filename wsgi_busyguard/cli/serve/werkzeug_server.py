@@ -18,7 +18,7 @@ from ...adapters.front.descriptors import (
     is_open,
     overdrawn,
 )
-from ...adapters.front.last_connections import LOOK
+from ...adapters.front.last_connections import LOOK_SECONDS
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -85,7 +85,7 @@ class Server(ThreadedWSGIServer):
         except OSError as error:  # it is asked for again at once
             if error.errno in NO_DESCRIPTOR:
                 self._room.make(1, self._candidates)
-                time.sleep(LOOK)
+                time.sleep(LOOK_SECONDS)
             raise
 
     def process_request(self, request: Any, client_address: Any) -> None:

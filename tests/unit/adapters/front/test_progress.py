@@ -12,7 +12,7 @@ from conftest import DEADLINE
 from wsgi_busyguard.adapters.front import progress
 from wsgi_busyguard.adapters.front.descriptors import hang_up
 from wsgi_busyguard.adapters.front.progress import (
-    RATE,
+    RATE_BYTES,
     Answers,
     Clients,
     Credit,
@@ -35,7 +35,7 @@ def test_bytes_earn_what_waiting_spends():
     credit = Credit(30)
     credit.spend(20, 0)
     assert credit.left == 10
-    credit.spend(1, 5 * RATE)
+    credit.spend(1, 5 * RATE_BYTES)
     assert credit.left == 14
     credit.spend(0, 1e9)  # and not more than there was at first
     assert credit.left == 30
@@ -44,8 +44,8 @@ def test_bytes_earn_what_waiting_spends():
 def test_at_the_rate_it_goes_on_for_ever_and_below_it_does_not():
     enough, too_little = Credit(30), Credit(30)
     for _ in range(1000):
-        enough.spend(1, RATE)
-        too_little.spend(1, RATE / 2)
+        enough.spend(1, RATE_BYTES)
+        too_little.spend(1, RATE_BYTES / 2)
     assert enough.left == 30
     assert too_little.left < 0
 

@@ -19,8 +19,8 @@ from wsgi_busyguard import Load
 from wsgi_busyguard.adapters.executor import QueueFull
 from wsgi_busyguard.adapters.front import lingering
 from wsgi_busyguard.adapters.front.lingering import (
-    ABOUT_TO_ASK,
-    CLOSE_LINGER,
+    CLOSE_LINGER_SECONDS,
+    FIRST_BYTE_SECONDS,
     MOST_LINGERING,
     Lingering,
     Waiting,
@@ -35,7 +35,13 @@ from wsgi_busyguard.adapters.front.sockets import (
     send_last,
     wake_beyond,
 )
-from wsgi_busyguard.adapters.gunicorn.balance import DOUBT, LOOK, PATIENCE, Balance, is_sibling
+from wsgi_busyguard.adapters.gunicorn.balance import (
+    DOUBT_SECONDS,
+    LOOK_SECONDS,
+    PATIENCE_SECONDS,
+    Balance,
+    is_sibling,
+)
 from wsgi_busyguard.adapters.gunicorn.known_names import KNOWN, moved
 from wsgi_busyguard.adapters.gunicorn.options import OPTIONS, read_options
 from wsgi_busyguard.adapters.gunicorn.partial_heads import unfinished_hello
@@ -292,12 +298,12 @@ def test_what_nobody_could_say_is_asked_again_and_what_is_known_is_kept_while_it
 def test_nobody_waits_for_ever_for_one_who_does_not_take_it(clock):
     begun, one = clock.now, balance(clock, IDLE)
     while full(one):
-        assert clock.now - begun < PATIENCE + 3 * LOOK
-    assert clock.now - begun > PATIENCE
-    until = clock.now + DOUBT
-    while clock.now < until - 2 * LOOK:
+        assert clock.now - begun < PATIENCE_SECONDS + 3 * LOOK_SECONDS
+    assert clock.now - begun > PATIENCE_SECONDS
+    until = clock.now + DOUBT_SECONDS
+    while clock.now < until - 2 * LOOK_SECONDS:
         assert not full(one)
-        clock.now += LOOK
+        clock.now += LOOK_SECONDS
     clock.now = until
     assert full(one)
 
@@ -446,10 +452,10 @@ def test_one_who_has_begun_gets_time_and_keeps_its_place(poller, clock, over):
 def test_those_who_came_just_now_are_known(poller, clock, over):
     waiting = Waiting(poller, 9, over.append)
     waiting.add(Sock(), 5, "long ago", print)
-    clock.now += ABOUT_TO_ASK + 0.01
+    clock.now += FIRST_BYTE_SECONDS + 0.01
     waiting.add(Sock(), 5, "just now", print)
     assert waiting.young() == 1
-    clock.now += ABOUT_TO_ASK + 0.01
+    clock.now += FIRST_BYTE_SECONDS + 0.01
     assert waiting.young() == 0
 
 
@@ -482,7 +488,7 @@ def test_one_who_has_not_closed_is_waited_for(lingering_sockets, poller):
 def test_one_who_never_closes_is_waited_for_so_long(lingering_sockets, poller, clock):
     lingerers, sock = Lingering(poller), Sock()
     lingerers.close(sock)
-    clock.now += CLOSE_LINGER - 0.1
+    clock.now += CLOSE_LINGER_SECONDS - 0.1
     lingerers.expire()
     assert not sock.closed
     clock.now += 0.1

@@ -14,7 +14,11 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from wsgi_busyguard.adapters.front.last_connections import HANDSHAKES, LINGER, LOOK
+from wsgi_busyguard.adapters.front.last_connections import (
+    HANDSHAKE_SECONDS,
+    LINGER_SECONDS,
+    LOOK_SECONDS,
+)
 from wsgi_busyguard.adapters.twisted import guarded_site
 from wsgi_busyguard.adapters.twisted.shutdown import StoppingSite
 
@@ -79,7 +83,7 @@ def made(reactor, awaited=(), until=1000.0):
 def test_without_anybody_it_is_over_after_a_handshake(reactor):
     reactor.readers = [SimpleNamespace(), connection(SITE)]
     over = made(reactor)
-    reactor.advance(HANDSHAKES - 0.001)
+    reactor.advance(HANDSHAKE_SECONDS - 0.001)
     assert not over
     reactor.pump([0.001, 0])
     assert over
@@ -91,17 +95,17 @@ def test_who_may_ask_still_is_waited_for_and_not_longer_than_a_moment(reactor, t
     awaited = [silent.protocol if tls else silent]
     reactor.readers = [silent]
     patient, asks = made(reactor, awaited), made(reactor, awaited)
-    reactor.pump([HANDSHAKES, 0, LOOK, LOOK])
+    reactor.pump([HANDSHAKE_SECONDS, 0, LOOK_SECONDS, LOOK_SECONDS])
     assert not asks
     awaited.clear()
-    reactor.pump([LOOK, 0])
+    reactor.pump([LOOK_SECONDS, 0])
     assert asks
     assert patient
     awaited.append(silent)
     over = made(reactor, [silent.protocol, silent])
-    reactor.pump([LOOK] * int(LINGER / LOOK - 3))
+    reactor.pump([LOOK_SECONDS] * int(LINGER_SECONDS / LOOK_SECONDS - 3))
     assert not over
-    reactor.pump([LOOK] * 5)
+    reactor.pump([LOOK_SECONDS] * 5)
     assert over
 
 
@@ -116,7 +120,7 @@ def test_ports_are_left_once_each_and_those_of_others_stay(reactor):
     ports = [Port(SITE), Port(wrapped(SITE)), Port(SimpleNamespace())]
     reactor.readers = list(ports)
     calls = [made(reactor), made(reactor)]  # as twist does: by the service, and by the reactor
-    reactor.pump([HANDSHAKES, 0, LOOK])
+    reactor.pump([HANDSHAKE_SECONDS, 0, LOOK_SECONDS])
     assert [port.stops for port in ports] == [1, 1, 0]
     assert all(calls)
 
@@ -126,7 +130,9 @@ def test_who_waits_to_be_accepted_is_taken_in_before_the_socket_is_closed(reacto
     reactor.readers = [port]
     clients = [socket.create_connection(port.socket.getsockname()) for _ in range(3)]
     made(reactor)
-    reactor.pump([HANDSHAKES, *[LOOK] * int(LINGER / LOOK + 1), 0])  # nobody else reads
+    reactor.pump(
+        [HANDSHAKE_SECONDS, *[LOOK_SECONDS] * int(LINGER_SECONDS / LOOK_SECONDS + 1), 0]
+    )  # nobody else reads
     assert port.accepted == 3
     for client in clients:
         client.close()
