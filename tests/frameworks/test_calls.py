@@ -17,7 +17,7 @@ from wsgi_busyguard import BusyGuard
 from wsgi_busyguard.deadlines import TooLate, within
 from wsgi_busyguard.integrations.httpx import AsyncDeadlineTransport, DeadlineTransport
 from wsgi_busyguard.integrations.requests import DeadlineAdapter
-from wsgi_busyguard.integrations.urllib3 import DeadlineTimeout
+from wsgi_busyguard.integrations.urllib3 import DeadlineRetry, DeadlineTimeout
 
 
 class Service:
@@ -39,11 +39,14 @@ class Service:
                 return
             self.connections.append(connection)
             if self.answering.is_set():
-                connection.recv(65536)
-                connection.sendall(
-                    b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nsunny"
-                )
-                connection.close()
+                self._answer(connection)
+
+    def _answer(self, connection):
+        connection.recv(65536)
+        connection.sendall(
+            b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nsunny"
+        )
+        connection.close()
 
     def close(self):
         self._socket.shutdown(socket.SHUT_RDWR)
@@ -51,6 +54,55 @@ class Service:
         self._thread.join(10)
         for connection in self.connections:
             connection.close()
+
+
+class Trickling(Service):
+    """Answers a byte at a time, far longer than any deadline of a test and without a long pause.
+
+    :ivar first: what it says at once.
+    :ivar whole: the rest of its answer.
+    :ivar keeps: whether the connection is for more calls.
+    :ivar begun: set when it has begun to answer.
+    :ivar gone: set when a caller has gone.
+    """
+
+    def __init__(self):
+        self.first, self.whole, self.keeps = b"", b"", False
+        self.begun, self.gone = threading.Event(), threading.Event()
+        super().__init__()
+        self.answering.set()
+
+    def _answer(self, connection):
+        threading.Thread(target=self._trickle, args=[connection], daemon=True).start()
+
+    def _trickle(self, connection):
+        try:
+            while connection.recv(65536):
+                connection.sendall(self.first)
+                self.begun.set()
+                for byte in self.whole:
+                    connection.sendall(bytes([byte]))
+                    time.sleep(0.05)
+                if not self.keeps:
+                    break
+        except OSError:
+            self.gone.set()
+
+
+@pytest.fixture
+def trickling():
+    service = Trickling()
+    yield service
+    service.close()
+
+
+SOME = b"a" * 600  # 30 s
+TRICKLES = {
+    "head": (b"", b"HTTP/1.1 200 OK\r\nX-Long: " + SOME),
+    "body": (b"HTTP/1.1 200 OK\r\nContent-Length: 600\r\n\r\n", SOME),
+    "chunks": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n" * 100),
+    "until it closes": (b"HTTP/1.0 200 OK\r\n\r\n", SOME),
+}
 
 
 @pytest.fixture
@@ -192,3 +244,133 @@ def test_work_without_a_request_can_be_limited(service, way):
     ask, timeout = way
     with within(0.2), pytest.raises(timeout):
         ask(service.url)
+
+
+PARTS = [pytest.param(part, marks=pytest.mark.slow) for part in TRICKLES][2:]
+
+
+@pytest.mark.parametrize("part", ["head", "body", *PARTS])
+def test_an_answer_that_trickles_ends_when_the_client_gives_up(trickling, way, part, in_request):
+    """A byte comes long before each wait ends, and so for 30 s."""
+    ask, timeout = way
+    trickling.first, trickling.whole = TRICKLES[part]
+    left = 0.2
+    while not trickling.begun.is_set():  # on a busy machine a call does not come so far at once
+        began, left = time.monotonic(), 2 * left
+        raised = in_request(left, ask, trickling.url)
+    assert isinstance(raised, timeout)
+    assert time.monotonic() - began < left + 4.0
+    assert trickling.gone.wait(10)
+
+
+def lines_by_requests(url):
+    with requests.Session() as session:
+        session.mount("http://", DeadlineAdapter())
+        with session.get(url, stream=True) as answer:
+            yield from answer.iter_content(1)
+
+
+def lines_by_urllib3(url):
+    with urllib3.PoolManager(timeout=DeadlineTimeout()) as pool:
+        yield from pool.request("GET", url, preload_content=False).stream(1)
+
+
+def lines_by_httpx(url):
+    with (
+        httpx.Client(transport=DeadlineTransport(), timeout=None) as client,
+        client.stream("GET", url) as answer,
+    ):
+        yield from answer.iter_raw()
+
+
+STREAMS = {
+    "requests": (lines_by_requests, requests.Timeout),
+    "urllib3": (lines_by_urllib3, urllib3.exceptions.TimeoutError),
+    "httpx": (lines_by_httpx, httpx.TimeoutException),
+}
+
+
+@pytest.mark.parametrize("way", STREAMS.values(), ids=STREAMS)
+def test_a_stream_ends_when_the_client_gives_up(trickling, way, environ):
+    """Read in a body that is iterated after the call, as a view does that passes a file on."""
+    stream, timeout = way
+    trickling.first, trickling.whole = TRICKLES["body"]
+
+    def app(environ, start_response):
+        yield from stream(trickling.url)
+
+    came, left = [], 0.4
+    while not came:
+        began, left = time.monotonic(), 2 * left
+        body = BusyGuard(app, slots=1, client_timeout=left)(environ(path="/page"), None)
+        with pytest.raises(timeout):
+            came.extend(body)  # what came before it raises stays
+        body.close()
+    assert time.monotonic() - began < left + 4.0
+
+
+def test_a_body_cut_short_is_what_requests_calls_it_and_a_timeout(trickling, in_request):
+    trickling.first, trickling.whole = TRICKLES["body"]
+    raised = in_request(1.0, by_requests, trickling.url)
+    assert isinstance(raised, requests.Timeout)
+    assert isinstance(raised, requests.ConnectionError)
+
+
+def test_redirects_share_what_is_left(trickling, in_request):
+    """Each takes a fifth of a second, and there are 30 of them."""
+    trickling.first = b"HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 4\r\n\r\n"
+    trickling.whole = b"more"
+    began = time.monotonic()
+    assert isinstance(in_request(0.5, by_requests, trickling.url), requests.Timeout)
+    assert time.monotonic() - began < 4.0
+
+
+ASK_AGAIN = (
+    b"HTTP/1.1 503 Busy\r\nRetry-After: 20\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+)
+
+
+def test_no_retry_sleeps_longer_than_the_client_waits(trickling, in_request):
+    trickling.first = ASK_AGAIN
+    began = time.monotonic()
+    raised = in_request(5.0, by_urllib3, trickling.url, retries=DeadlineRetry(3))
+    assert isinstance(raised, urllib3.exceptions.TimeoutError)
+    assert time.monotonic() - began < 5.0
+    assert len(trickling.connections) == 1
+
+
+def test_no_retry_of_httpx_sleeps_longer_than_the_client_waits(in_request):
+    transport = httpx.HTTPTransport(retries=5)
+    with socket.socket() as deaf, httpx.Client(transport=DeadlineTransport(transport)) as client:
+        deaf.bind(("127.0.0.1", 0))  # refuses, which is tried again after 0, 0.5, 1, 2 and 4 s
+        began = time.monotonic()
+        raised = in_request(0.3, client.get, f"http://127.0.0.1:{deaf.getsockname()[1]}/")
+    assert isinstance(raised, httpx.ConnectTimeout)
+    assert time.monotonic() - began < 5.0
+
+
+GETS = {
+    "requests": lambda session, pool, client: session.get,
+    "urllib3": lambda session, pool, client: lambda url: pool.request("GET", url),
+    "httpx": lambda session, pool, client: client.get,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("get", GETS.values(), ids=GETS)
+def test_a_connection_kept_alive_has_nothing_left_of_the_call_before(trickling, get, in_request):
+    """Each call may have its seconds, though the second begins when those of the first are over."""
+    trickling.first, trickling.whole = b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n", b"sunshine"
+    trickling.keeps = True
+    with (
+        requests.Session() as session,
+        urllib3.PoolManager(timeout=DeadlineTimeout()) as pool,
+        httpx.Client(transport=DeadlineTransport(), timeout=None) as client,
+    ):
+        session.mount("http://", DeadlineAdapter())
+        ask = get(session, pool, client)
+        assert not isinstance(in_request(1.2, ask, trickling.url), Exception)
+        time.sleep(1.0)
+        assert not isinstance(in_request(20, ask, trickling.url), Exception)
+        ask(trickling.url)  # in no request
+    assert len(trickling.connections) == 1

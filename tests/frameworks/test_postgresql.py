@@ -11,6 +11,7 @@ import sys
 import tempfile
 import textwrap
 
+import django
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -65,6 +66,54 @@ with within(0.001):
 print(shown())
 """
 
+POOLS = """
+import sys, time
+from django.conf import settings
+settings.configure(DATABASES={"default": {"ENGINE": "django.db.backends.postgresql",
+    "NAME": "postgres", "USER": "shop", "HOST": sys.argv[1],
+    "OPTIONS": {"pool": {"min_size": 1, "max_size": 1}}}}, USE_TZ=True)
+import django; django.setup()
+from django.db import OperationalError, connection
+from psycopg_pool import ConnectionPool, PoolTimeout
+from wsgi_busyguard.deadlines import TooLate, within
+from wsgi_busyguard.integrations.django.database import limit_pools
+from wsgi_busyguard.integrations.psycopg_pool import limit_waits
+
+def wait(take):
+    began = time.monotonic()
+    try:
+        take()
+        return "got one"
+    except (PoolTimeout, OperationalError) as error:
+        assert time.monotonic() - began < 15
+        late = isinstance(error, TooLate) or isinstance(error.__cause__, TooLate)
+        return "not begun" if late else "timed out"
+
+def ended():
+    with within(0.001):
+        time.sleep(0.002)
+        return wait(pool.getconn)
+
+where = f"dbname=postgres user=shop host={sys.argv[1]}"
+with limit_waits(ConnectionPool(where, min_size=1, max_size=1)) as pool:
+    with within(20), pool.connection():
+        with within(0.3):
+            print(wait(pool.getconn))
+        print(ended())
+        print(wait(lambda: pool.getconn(timeout=0.2)))
+
+limit_pools()
+taken = connection.pool
+taken.open()
+held = taken.getconn()
+with within(0.3):
+    print(wait(connection.ensure_connection))
+taken.putconn(held)
+print(wait(connection.ensure_connection))
+connection.close()
+connection.close_pool()
+"""
+
 
 @pytest.fixture
 def postgresql():
@@ -108,16 +157,7 @@ def _is_user(name):
 
 def test_a_statement_ends_when_its_client_gives_up(postgresql):
     """One that runs is cancelled; what a rollback undoes is set anew; none is begun too late."""
-    pytest.importorskip("psycopg")
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(CASE), postgresql],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [
+    assert _printed(CASE, postgresql) == [
         "0",
         "canceling statement due to statement timeout",
         "slept",
@@ -126,3 +166,30 @@ def test_a_statement_ends_when_its_client_gives_up(postgresql):
         "not begun",
         "0",
     ]
+
+
+def test_the_wait_for_a_pool_ends_when_its_client_gives_up(postgresql):
+    """psycopg_pool's own, and the one that Django makes of it since 5.1."""
+    pytest.importorskip("psycopg_pool")
+    if django.VERSION < (5, 1):
+        pytest.skip("this Django has no pools")
+    assert _printed(POOLS, postgresql) == [
+        "timed out",
+        "not begun",
+        "timed out",
+        "timed out",
+        "got one",
+    ]
+
+
+def _printed(case, folder):
+    pytest.importorskip("psycopg")
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(case), folder],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, cast
 import httpx
 
 from ..bulkhead import BulkheadFull
-from ..deadlines.deadline import TooLate, call_timeout
+from ..deadlines.deadline import TooLate, call_timeout, current_deadline
 from .bulkheads import chosen, known
+from .httpcore import AsyncBackend, Backend, Left
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -31,7 +32,9 @@ class DeadlineTransport(httpx.BaseTransport):
     :param least: what such a call takes at best. With less left it is not begun.
     :param bulkhead: holds a place for each call until its body is closed; ``True``: one per host.
 
-    ``httpx.Client(transport=DeadlineTransport(), timeout=3.0)``.
+    ``httpx.Client(transport=DeadlineTransport(), timeout=3.0)``. The timeout is, as HTTPX has it,
+    for each wait; the client's deadline is for the whole call and the body, also one that is
+    streamed. With a transport that is none of HTTPX's own the deadline is for each wait, too.
     """
 
     def __init__(
@@ -44,6 +47,9 @@ class DeadlineTransport(httpx.BaseTransport):
         self._transport = transport or httpx.HTTPTransport()
         self._least = least
         self._bulkhead = known(bulkhead)
+        if isinstance(self._transport, httpx.HTTPTransport):
+            pool = self._transport._pool
+            pool._network_backend = Backend(pool._network_backend)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request, if there is time for an answer."""
@@ -82,6 +88,9 @@ class AsyncDeadlineTransport(httpx.AsyncBaseTransport):
         self._transport = transport or httpx.AsyncHTTPTransport()
         self._least = least
         self._bulkhead = known(bulkhead)
+        if isinstance(self._transport, httpx.AsyncHTTPTransport):
+            pool = self._transport._pool
+            pool._network_backend = AsyncBackend(pool._network_backend)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request, if there is time for an answer."""
@@ -161,10 +170,14 @@ def _taken(
 
 def _limit(request: httpx.Request, least: float) -> None:
     """Lower the timeouts of a request to what is left."""
+    deadline = current_deadline()
     timeouts: dict[str, Any] = dict(request.extensions.get("timeout") or {})
     for kind in ("connect", "read", "write", "pool"):
         try:
             timeouts[kind] = call_timeout(timeouts.get(kind), least=least)
         except TooLate as late:
             raise NotBegun(str(late), request=request) from None
+        if deadline is not None:
+            timeouts[kind] = Left(timeouts[kind])
+            timeouts[kind].deadline = deadline
     request.extensions = {**request.extensions, "timeout": timeouts}

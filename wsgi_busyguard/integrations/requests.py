@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from requests.adapters import HTTPAdapter
 from requests.exceptions import ConnectionError as NoConnection
-from requests.exceptions import ConnectTimeout
+from requests.exceptions import ConnectTimeout, ReadTimeout
+from urllib3.exceptions import ReadTimeoutError
 
 from ..bulkhead import BulkheadFull
 from ..deadlines.deadline import TooLate, call_timeout
@@ -16,6 +18,8 @@ from .bulkheads import chosen, known
 from .urllib3 import DeadlineTimeout
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from requests import PreparedRequest, Response
 
     from ..bulkhead import Bulkhead, Place
@@ -29,11 +33,20 @@ class NoPlace(NoConnection, BulkheadFull):
     """Raised in place of a call for which its service's bulkhead has no place."""
 
 
+class CutShort(ReadTimeout, NoConnection):
+    """Raised where a body takes too long: a requests.Timeout.
+
+    Requests itself says ConnectionError here, and what handles that handles this.
+    """
+
+
 class DeadlineAdapter(HTTPAdapter):
     """Gives every call the time that the client has left, and never more than is said.
 
     :param at_most: seconds for calls that are made without ``timeout=``; ``None`` where it is the
-        client alone who limits them. A ``timeout=`` of a call is a limit likewise.
+        client alone who limits them. A ``timeout=`` of a call is a limit likewise. Both are, as
+        Requests has it, for connecting and for each read; the client's deadline is for the whole
+        call and the body, also one that is read later (``stream=True``).
     :param least: what such a call takes at best. With less left it is not begun.
     :param bulkhead: holds a place for each call until its body is read or closed; ``True``: one
         for each host.
@@ -85,6 +98,12 @@ class DeadlineAdapter(HTTPAdapter):
         _hold(response.raw, place)
         return response
 
+    def build_response(self, req: PreparedRequest, resp: Any) -> Response:
+        """Return a response whose body says that it took too long in Requests' own word."""
+        # Weakly: a response that is dropped unread returns its connection at once.
+        resp.stream = partial(_stream, weakref.ref(resp))
+        return super().build_response(req, resp)
+
     def _place(self, request: PreparedRequest, at_most: float | None) -> Place | None:
         """Return a place for a request, if it needs one."""
         bulkhead = chosen(self.bulkhead, urlsplit(request.url or "").hostname)
@@ -109,3 +128,11 @@ def _hold(raw: Any, place: Place) -> None:
             place.give()
 
     raw.release_conn = released
+
+
+def _stream(reference: weakref.ref[Any], *args: Any, **more: Any) -> Iterator[bytes]:
+    answer: Any = reference()
+    try:
+        yield from type(answer).stream(answer, *args, **more)
+    except ReadTimeoutError as error:
+        raise CutShort(error) from error

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+import io
+import sys
+import time
+from typing import TYPE_CHECKING, Any
 
-from urllib3 import Timeout
+from urllib3 import Retry, Timeout
 from urllib3.exceptions import ConnectTimeoutError
 
-from ..deadlines.deadline import TooLate, call_timeout
+from ..deadlines.deadline import TooLate, call_timeout, current_deadline
+
+if TYPE_CHECKING:
+    import socket
+
+    from urllib3 import BaseHTTPResponse
 
 
 class NotBegun(ConnectTimeoutError):
@@ -25,8 +33,8 @@ class DeadlineTimeout(Timeout):
     :param least: what such a call takes at best. With less left it is not begun.
 
     Asked anew for each attempt, so one object serves a whole pool, and retries have less and less:
-    ``PoolManager(timeout=DeadlineTimeout(connect=1, read=3))``. As with any timeout of urllib3, an
-    answer that comes byte by byte may take longer than the whole.
+    ``PoolManager(timeout=DeadlineTimeout(connect=1, read=3))``. The client's deadline holds for the
+    answer as a whole, its head and a body that is read later included.
     """
 
     def __init__(self, connect: Any = None, read: Any = None, *, least: float = 0.0) -> None:
@@ -39,13 +47,21 @@ class DeadlineTimeout(Timeout):
 
     @property
     def connect_timeout(self) -> Any:
-        """The seconds that connecting may take now."""
-        return self._left(super().connect_timeout)
+        """The seconds that connecting may take now, or sending on a connection that is open."""
+        left = self._left(super().connect_timeout)
+        sock = getattr(_connection(), "sock", None)
+        if sock is not None and isinstance(left, (int, float)):
+            sock.settimeout(left)  # kept alive, it has the timeout of the call before
+        return left
 
     @property
     def read_timeout(self) -> Any:
         """The seconds that one read may take now."""
-        return self._left(super().read_timeout)
+        left = self._left(super().read_timeout)
+        deadline, connection = current_deadline(), _connection()
+        if deadline is not None and hasattr(connection, "response_class"):
+            _end_answer(connection, deadline)
+        return left
 
     def _left(self, said: Any) -> Any:
         at_most = said if isinstance(said, (int, float)) else None
@@ -54,3 +70,82 @@ class DeadlineTimeout(Timeout):
         except TooLate as late:
             raise NotBegun(str(late)) from late
         return said if left is None else left
+
+
+class DeadlineRetry(Retry):
+    """Retries that sleep no longer than the client waits, whatever ``Retry-After`` says.
+
+    ``PoolManager(timeout=DeadlineTimeout(3), retries=DeadlineRetry(3))``, and
+    ``DeadlineAdapter(max_retries=DeadlineRetry(3, backoff_factor=0.1))``. urllib3's own default
+    sleeps for as long as an answer with the status 503 asks for.
+    """
+
+    def sleep(self, response: BaseHTTPResponse | None = None) -> None:
+        """Sleep before the next try, if there will be time for one."""
+        pause = self.get_backoff_time()
+        if self.respect_retry_after_header and response is not None:
+            pause = self.get_retry_after(response) or pause
+        try:
+            call_timeout(least=pause)
+        except TooLate as late:
+            raise NotBegun(str(late)) from late
+        super().sleep(response)
+
+
+class _TimedReads(io.RawIOBase):
+    """What is read from a socket, with less and less time for each read.
+
+    :param raw: reads the socket.
+    :param deadline: monotonic seconds.
+    """
+
+    def __init__(self, raw: io.RawIOBase, sock: socket.socket, deadline: float) -> None:
+        self._raw = raw
+        self._sock = sock  # by which libraries that stream find it in socket.SocketIO
+        self._deadline = deadline
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the client's patience ended before the answer did")
+        said = self._sock.gettimeout()
+        if said is not None and said <= left:
+            return self._raw.readinto(buffer)
+        self._sock.settimeout(left)
+        try:
+            return self._raw.readinto(buffer)
+        finally:
+            self._sock.settimeout(said)  # the next call may send on this connection
+
+    def fileno(self) -> int:
+        return self._raw.fileno()
+
+    def close(self) -> None:
+        if not self.closed:
+            self._raw.close()
+        super().close()
+
+
+def _connection() -> Any:
+    """Return the connection for which urllib3 asks one of our timeouts; ``None`` if unknown.
+
+    It tells a timeout nothing, and reads with the one number for as long as bytes come. So this
+    looks where it is asked from. Not found, the number holds for each read, as any timeout does.
+    """
+    return sys._getframe(2).f_locals.get("conn")
+
+
+def _end_answer(connection: Any, deadline: float) -> None:
+    """Have the next answer on a connection end at the deadline."""
+    make = connection.response_class
+
+    def answer(sock: Any, *args: Any, **more: Any) -> Any:
+        connection.response_class = make  # this was for one answer
+        made = make(sock, *args, **more)
+        made.fp = io.BufferedReader(_TimedReads(made.fp.detach(), sock, deadline))
+        return made
+
+    connection.response_class = answer

@@ -73,6 +73,18 @@ def limit_statements(at_most: float | None = None) -> None:
         install(connection)
 
 
+def limit_pools() -> None:
+    """Have nobody wait for a connection of Django's own pools for longer than its client waits.
+
+    For ``AppConfig.ready()``; opens no connection. Databases without a pool are left as they are.
+    """
+    for connection in connections.all():
+        if connection.settings_dict["OPTIONS"].get("pool") and connection.pool:
+            from ..psycopg_pool import limit_waits
+
+            limit_waits(connection.pool)
+
+
 def _limit(connection: Any, milliseconds: int) -> None:
     """Set the timeout, unless the one that is set will do."""
     known: int | None = getattr(connection, "busyguard_timeout", None)

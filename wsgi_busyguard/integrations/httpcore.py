@@ -1,0 +1,155 @@
+"""HTTPX's connections, each of whose waits has what is left of its call."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import httpcore
+
+from ..deadlines.deadline import TooLate, call_timeout
+
+if TYPE_CHECKING:
+    import ssl
+
+# What is sent at once. A peer that takes it slowly is looked at as often.
+PIECE = 65536
+
+
+class Left(float):
+    """The seconds of a timeout, and the monotonic second at which the whole call ends.
+
+    HTTPX reads a timeout once for a whole body, and hands it to each read of the connection.
+    """
+
+    deadline: float
+
+
+def _now(timeout: float | None, late: type[Exception]) -> float | None:
+    """Return the timeout for one wait of a call.
+
+    :param late: raised if the call has no time left.
+    """
+    if not isinstance(timeout, Left):
+        return timeout
+    left = timeout.deadline - time.monotonic()
+    if left <= 0:
+        raise late("the client's patience ended before the answer did")
+    return min(left, timeout)
+
+
+def _sleepable(seconds: float) -> None:
+    """Raise if there is no time for a pause between two tries."""
+    try:
+        call_timeout(least=seconds)
+    except TooLate as late:
+        raise httpcore.ConnectTimeout(str(late)) from late
+
+
+class _Stream(httpcore.NetworkStream):
+    """A connection each of whose waits has what is left of its call."""
+
+    def __init__(self, stream: httpcore.NetworkStream) -> None:
+        self._stream = stream
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._stream.read(max_bytes, _now(timeout, httpcore.ReadTimeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        for at in range(0, len(buffer), PIECE):
+            piece = buffer[at : at + PIECE]
+            self._stream.write(piece, _now(timeout, httpcore.WriteTimeout))
+
+    def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.NetworkStream:
+        left = _now(timeout, httpcore.ConnectTimeout)
+        return _Stream(self._stream.start_tls(ssl_context, server_hostname, left))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class Backend(httpcore.NetworkBackend):
+    """Makes the connections of a pool.
+
+    :param backend: makes them in truth.
+    """
+
+    def __init__(self, backend: httpcore.NetworkBackend) -> None:
+        self._backend = backend
+
+    def connect_tcp(
+        self, host: str, port: int, timeout: float | None = None, *rest: Any, **more: Any
+    ) -> httpcore.NetworkStream:
+        left = _now(timeout, httpcore.ConnectTimeout)
+        return _Stream(self._backend.connect_tcp(host, port, left, *rest, **more))
+
+    def connect_unix_socket(
+        self, path: str, timeout: float | None = None, *rest: Any, **more: Any
+    ) -> httpcore.NetworkStream:
+        left = _now(timeout, httpcore.ConnectTimeout)
+        return _Stream(self._backend.connect_unix_socket(path, left, *rest, **more))
+
+    def sleep(self, seconds: float) -> None:
+        _sleepable(seconds)
+        self._backend.sleep(seconds)
+
+
+class _AsyncStream(httpcore.AsyncNetworkStream):
+    """The same for an event loop."""
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+        self._stream = stream
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return await self._stream.read(max_bytes, _now(timeout, httpcore.ReadTimeout))
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        for at in range(0, len(buffer), PIECE):
+            piece = buffer[at : at + PIECE]
+            await self._stream.write(piece, _now(timeout, httpcore.WriteTimeout))
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        left = _now(timeout, httpcore.ConnectTimeout)
+        return _AsyncStream(await self._stream.start_tls(ssl_context, server_hostname, left))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+class AsyncBackend(httpcore.AsyncNetworkBackend):
+    """The same for an event loop."""
+
+    def __init__(self, backend: httpcore.AsyncNetworkBackend) -> None:
+        self._backend = backend
+
+    async def connect_tcp(
+        self, host: str, port: int, timeout: float | None = None, *rest: Any, **more: Any
+    ) -> httpcore.AsyncNetworkStream:
+        left = _now(timeout, httpcore.ConnectTimeout)
+        return _AsyncStream(await self._backend.connect_tcp(host, port, left, *rest, **more))
+
+    async def connect_unix_socket(
+        self, path: str, timeout: float | None = None, *rest: Any, **more: Any
+    ) -> httpcore.AsyncNetworkStream:
+        left = _now(timeout, httpcore.ConnectTimeout)
+        return _AsyncStream(await self._backend.connect_unix_socket(path, left, *rest, **more))
+
+    async def sleep(self, seconds: float) -> None:
+        _sleepable(seconds)
+        await self._backend.sleep(seconds)
