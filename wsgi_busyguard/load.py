@@ -387,6 +387,7 @@ class LoadReport(StateFigures, total=False):
     balancers: list[BalancerFigures]
     bulkheads: list[BulkheadFigures]
     processes: list[ProcessFigures]
+    stacks: Any  # StackFigures of the dashboard
 
 
 def told(figures: BulkheadFigures) -> str:

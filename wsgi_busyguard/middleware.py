@@ -93,6 +93,7 @@ class BusyGuard:
         client_timeout_header: str | None = None,
         push: Iterable[str] | str = (),
         dry_run: bool = False,
+        show_stacks: bool = False,
         **others: NoReturn,  # there are none; taken to say why
     ) -> None:
         wsgi_app("app", app)
@@ -166,6 +167,11 @@ class BusyGuard:
     def _put_in_front(self, app: WSGIApplication, adapter: Adapter) -> None:
         """Put a gate in front of the app, and what stamps requests where the gate has no room."""
         monitor, options, timeout = self.monitor, self._options, self._options.timeout
+        if options.show_stacks:
+            from .dashboard.stacks import Stacks
+
+            monitor.stacks = monitor.stacks or Stacks()
+            app = monitor.stacks.noting(app)
         told = self._reader(lambda: self._in_flight.count() <= 1)  # nobody but the one that asks
         if options.slots is not None and self.dry_run is not None:
             app = counted(app, self.dry_run)

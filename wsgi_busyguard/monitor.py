@@ -42,13 +42,15 @@ from .load import (
 )
 from .notifier import Notifier
 from .policy import DAMPED, DRAINING, PATIENCE, Verdict, is_ready, known_policy, seconds
-from .state_log import Line, StateLog
+from .state_log import Line, ShowsStacks, StateLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .load import GuardLimits
     from .notifier import Listener
+
+UNREAD = "cannot read the load from %r: %r; taken to be free until it can"
 
 _new = tuple.__new__  # in half the time that Verdict() takes
 
@@ -99,6 +101,7 @@ class Monitor:
     that raises is logged and passed over; one may call the monitor. What comes and goes between
     two looks is not seen.
 
+    :ivar stacks: says in which lines the requests of this process are, where that is wanted.
     :ivar serves: set to false while its process has only imported the app and serves nobody.
     :ivar quiet: set to true if another monitor of the same requests writes the log's lines.
     :ivar limits: returns what is in force in the guard, once there is one.
@@ -121,9 +124,9 @@ class Monitor:
         self._notifier = Notifier(deliver)
         self._news = self._notifier.news  # what to tell; looked at by each check
         self.interval = seconds("interval", interval)
-        self.draining = False
-        self.quiet = False
+        self.draining = self.quiet = False
         self.limits: Callable[[], GuardLimits] | None = None
+        self.stacks: ShowsStacks | None = None
         self.serves = True
         self._clock = clock
         self._lock = threading.RLock()
@@ -294,7 +297,7 @@ class Monitor:
             except Exception as error:  # guarding must never be the outage: taken to be free
                 load, state, self._queued = UNKNOWN, FREE, 0
                 if self._unread.begins():
-                    self._news.append(partial(_complain, self.adapter, error))
+                    self._news.append(partial(logger.error, UNREAD, self.adapter, error))
             if state is not self._state:
                 self._change(state, load)
             elif self._journal.watching and (now := self._clock()) >= self._journal.due:
@@ -328,7 +331,7 @@ class Monitor:
     def _write(self, line: Line | None) -> None:
         """Have a line be written to the log, once it is nobody's lock. Requires self._lock."""
         if line is not None and not self.quiet:
-            self._news.append(partial(elsewhere, _write, line, self._shared))
+            self._news.append(partial(elsewhere, _write, line, self._shared, self.stacks))
 
     def _begin_history(self) -> None:
         self._journal = StateLog()
@@ -385,7 +388,7 @@ class Monitor:
         self._begin_history()
 
 
-def _write(line: Line, shared: Shared | None) -> None:
+def _write(line: Line, shared: Shared | None, stacks: ShowsStacks | None) -> None:
     """Write a line to the log; of several processes one does, with the load that all judged."""
     if shared is not None:
         if not shared.is_leader():
@@ -393,8 +396,4 @@ def _write(line: Line, shared: Shared | None) -> None:
         recent = shared.changes().recent
         if recent and line.event == recent[-1].state.value:
             line = line._replace(load=recent[-1].load)
-    logger.log(line.level, "%s", line.text, extra=line.extra)
-
-
-def _complain(adapter: Adapter, error: Exception) -> None:
-    logger.error("cannot read the load from %r: %r; taken to be free until it can", adapter, error)
+    logger.log(line.level, "%s", line.told(stacks), extra=line.extra)

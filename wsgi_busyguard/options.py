@@ -261,6 +261,9 @@ class GuardOptions:
         "Estimate what would have been refused, and refuse nothing; ready checks never say 503.",
         dict.fromkeys((*_FRONTS, GUNICORN, *_COMMANDS), _ACTS),
     )
+    show_stacks: bool = option(
+        False, FLAG, "Show the lines of code that requests are in: check port and log, no values."
+    )
     check: str | None = option(
         None,
         ADDRESS,
@@ -291,7 +294,7 @@ class GuardOptions:
         root = flag("check_root", self.check_root)
         checks = Checks(root, self.ready_paths, self.live_paths, self.ready)
         object.__setattr__(self, "checks", checks)  # it is frozen
-        for name in ("adaptive", "expose_load", "trust_queue_header", "dry_run"):
+        for name in ("adaptive", "expose_load", "trust_queue_header", "dry_run", "show_stacks"):
             flag(name, getattr(self, name))
         for name in ("patience", "progress_timeout", "stall_after"):
             seconds(name, getattr(self, name))

@@ -7,12 +7,14 @@ here reads a clock, takes a lock or writes.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from .load import BUSY, FREE
 from .policy import PATIENCE
 
 if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
     from .load import Load, State, Transition
 
 # Seconds between two lines of a kind.
@@ -21,6 +23,19 @@ EVERY = 10.0
 
 # Seconds between two thoughts about a state that lasts; as often as a process beats.
 LOOK_EVERY = 0.25
+
+
+class ShowsStacks(Protocol):
+    """Knows the calls of this process, and in which lines of code they are."""
+
+    def noting(self, app: WSGIApplication) -> WSGIApplication:
+        """Return ``app`` with its calls known."""
+
+    def look(self) -> Any:
+        """Return what holds the slots, as ``/load`` shows it."""
+
+    def first(self) -> str:
+        """Return the line in which most requests are, in words; empty if it cannot be said."""
 
 
 class Line(NamedTuple):
@@ -55,6 +70,11 @@ class Line(NamedTuple):
         said += [f"lag={load.lag:.3g}"] if load.lag else []
         untold = f" ({self.untold} changes before got no line)" if self.untold else ""
         return f"{begins}: {' '.join(said)}{untold}"
+
+    def told(self, stacks: ShowsStacks | None) -> str:
+        """Return what it says, and where requests wait, in which line of code most of them are."""
+        where = stacks.first() if stacks is not None and self.event == "waiting" else ""
+        return f"{self.text}; {where}" if where else self.text
 
     @property
     def extra(self) -> dict[str, Any]:

@@ -81,6 +81,7 @@ TEXTS = {
     "client_timeout_header": "X-Client-Timeout-Ms",
     "push": "unix:/run/haproxy.sock#app/a,tcp:127.0.0.1:9#app/a",
     "dry_run": "yes",
+    "show_stacks": "yes",
     "check": "127.0.0.1:8081",
     "agent": "127.0.0.1:8082",
     "progress_timeout": "9",
@@ -254,6 +255,7 @@ SEEN = {
     ),
     "push": lambda guard: len((getattr(guard, "_pushes", None) or guard._push)._lines) == 2,
     "dry_run": lambda guard: guard.dry_run is not None,
+    "show_stacks": lambda guard: guard.monitor.stacks is not None,
     "progress_timeout": lambda guard: guard.clients._most == 9.0,
 }
 

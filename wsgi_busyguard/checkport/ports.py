@@ -18,6 +18,7 @@ from ..dashboard import Page
 from ..haproxy import MOST_BALANCERS, MOST_OF_ADDRESS, Agent, Newcomers
 from ..metrics.figures import look
 from ..metrics.prometheus import Collector, Exposition
+from ..monitor import Monitor
 from ..policy import DAMPED, PATIENCE, known_policy, seconds
 from ..responses import (
     Responses,
@@ -225,6 +226,8 @@ class CheckApp:
         shown = look(self._monitor, self.agent, self._ready, self._patience)
         if self._alive is not None:
             shown["alive"] = self._alive()
+        if isinstance(self._monitor, Monitor) and self._monitor.stacks is not None:
+            shown["stacks"] = self._monitor.stacks.look()
         return shown
 
     def event(self) -> str:

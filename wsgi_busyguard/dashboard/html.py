@@ -11,7 +11,7 @@ from .formatting import DASH, grouped, many, of, plain, span
 from .limits import in_force
 from .minutes import minutes
 from .processes import READY, STALLED, row_word, word
-from .sentences import sentences, summary
+from .sentences import sentences, stack_lines, summary
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -52,6 +52,7 @@ def parts(shown: LoadReport, looks: Sequence[Look]) -> dict[str, str]:
     return {
         "state": _state(shown),
         "said": _said(shown, looks),
+        "stacks": _stacks(shown),
         "charts": minutes(shown, looks),
         "processes": _processes(shown),
         "changes": _changes(shown),
@@ -79,6 +80,14 @@ def _state(shown: LoadReport) -> str:
 def _said(shown: LoadReport, looks: Sequence[Look]) -> str:
     items = [f'<li class="{s.kind}">{escape(s.text)}</li>' for s in sentences(shown, looks)]
     return f"<ul>{''.join(items)}</ul>" if items else ""
+
+
+def _stacks(shown: LoadReport) -> str:
+    lines = stack_lines(shown)
+    if not lines:
+        return ""
+    items = "".join(f"<li>{escape(plain(line))}</li>" for line in lines)
+    return _section("What holds the slots", f"<ul>{items}</ul>")
 
 
 def _processes(shown: LoadReport) -> str:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from ..load import LoadReport
     from .history import Look
+    from .stacks import LineFigures, StackFigures
 
     Rule = Callable[[LoadReport, Sequence[Look]], "str | None"]
 
@@ -70,6 +71,23 @@ def sentences(shown: LoadReport, looks: Sequence[Look] = ()) -> list[Sentence]:
     if not any(sentence.kind == WRONG for sentence in said) and shown["state"] == FREE:
         said.insert(0, Sentence(WELL, _all_well(shown)))
     return said
+
+
+def stack_lines(shown: LoadReport) -> list[str]:
+    """Return in which lines the requests are, those with the most first."""
+    stacks: StackFigures | None = shown.get("stacks")
+    if stacks is None:
+        return []
+    if stacks["why"] is not None:
+        return [f"Not to be seen: {stacks['why']}."]
+    return [stack_line(line, stacks) for line in stacks["lines"]] or ["No request is in the app."]
+
+
+def stack_line(line: LineFigures, stacks: StackFigures) -> str:
+    """Return in words how many threads are in a line, and for how long."""
+    least = "" if stacks["complete"] else "at least "
+    oldest = "" if line["oldest"] is None else f", oldest {span(line['oldest'])}"
+    return f"{line['threads']} of {least}{stacks['threads']} in {line['at']}{oldest}"
 
 
 def summary(shown: LoadReport) -> str:

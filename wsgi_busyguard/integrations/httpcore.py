@@ -88,16 +88,19 @@ class Backend(httpcore.NetworkBackend):
     def connect_tcp(
         self, host: str, port: int, timeout: float | None = None, *rest: Any, **more: Any
     ) -> httpcore.NetworkStream:
+        """Connect, within what is left of the call."""
         left = _now(timeout, httpcore.ConnectTimeout)
         return _Stream(self._backend.connect_tcp(host, port, left, *rest, **more))
 
     def connect_unix_socket(
         self, path: str, timeout: float | None = None, *rest: Any, **more: Any
     ) -> httpcore.NetworkStream:
+        """Connect, within what is left of the call."""
         left = _now(timeout, httpcore.ConnectTimeout)
         return _Stream(self._backend.connect_unix_socket(path, left, *rest, **more))
 
     def sleep(self, seconds: float) -> None:
+        """Pause between two tries, if there will be time for the next."""
         _sleepable(seconds)
         self._backend.sleep(seconds)
 
@@ -141,15 +144,18 @@ class AsyncBackend(httpcore.AsyncNetworkBackend):
     async def connect_tcp(
         self, host: str, port: int, timeout: float | None = None, *rest: Any, **more: Any
     ) -> httpcore.AsyncNetworkStream:
+        """Connect, within what is left of the call."""
         left = _now(timeout, httpcore.ConnectTimeout)
         return _AsyncStream(await self._backend.connect_tcp(host, port, left, *rest, **more))
 
     async def connect_unix_socket(
         self, path: str, timeout: float | None = None, *rest: Any, **more: Any
     ) -> httpcore.AsyncNetworkStream:
+        """Connect, within what is left of the call."""
         left = _now(timeout, httpcore.ConnectTimeout)
         return _AsyncStream(await self._backend.connect_unix_socket(path, left, *rest, **more))
 
     async def sleep(self, seconds: float) -> None:
+        """Pause between two tries, if there will be time for the next."""
         _sleepable(seconds)
         await self._backend.sleep(seconds)

@@ -131,6 +131,7 @@ def test_a_host_that_goes_away_and_comes_back(adapter):
 
 GOOD = json.loads(json.dumps({**look(Scene(processes=(row(7, JAM),))), "alive": True}))
 GOOD |= {"balancers": [{"name": "lb-a", "asked": 0.1, "period": 2.0}]}
+GOOD |= {"stacks": {"threads": 0, "complete": True, "lines": [], "why": None}}
 
 
 @pytest.mark.parametrize(
@@ -265,6 +266,7 @@ def test_whatever_a_host_says_can_be_drawn_or_is_refused(told, where):
     for order in range(len(columns(False, 60))):
         drawn(found, width=60, height=24, order=Order(order))
         drawn(found, found, width=60, height=24, order=Order(order, processes=True))
+    drawn(found, width=60, height=24, order=Order(stacks=True))
     assert "\x1b" not in line(found)
 
 
@@ -503,6 +505,24 @@ def test_the_processes_of_several_hosts_are_shown_on_demand():
     assert [each[:11] for each in text if "400" in each] == [
         *("web1:1 4000", "web1:1 4001", "web2:1 4000", "web2:1 4001")
     ]
+
+
+STACKS = {
+    "threads": 4,
+    "complete": True,
+    "lines": [{"threads": 3, "at": "shop/rates.py:31 in today", "oldest": 41.0}],
+    "why": None,
+}
+
+
+def test_the_lines_of_code_that_requests_are_in_are_shown_on_demand():
+    host = seen()
+    told = json.loads(json.dumps({**host.shown, "stacks": STACKS}))
+    host = host._replace(shown=understood(told))
+    wanted = "  3 of 4 in shop/rates.py:31 in today, oldest 41 s"
+    assert wanted not in drawn(host)
+    assert wanted in drawn(host, order=after(Order(), "t", 5))
+    assert "show_stacks" in "\n".join(drawn(seen(), order=Order(stacks=True)))
 
 
 def test_a_spark_is_as_high_as_its_value_and_never_hides_one():

@@ -13,6 +13,7 @@ from ..._support.launcher import relaunch
 from ..._support.log import Streak
 from ...adaptive import adapted
 from ...board.membership import Member
+from ...dashboard.stacks import Stacks
 from ...deadlines.client_timeout import Client, reader
 from ...deadlines.clock_skew import QueueHeader
 from ...deadlines.deadline import call_until, timed
@@ -93,6 +94,8 @@ class Front:
             self._member or adapter, deliver=deliver, **options.some("on_busy", "on_free")
         )
         tell_limits(self.monitor, lambda: self.limits)
+        if options.show_stacks:
+            self.monitor.stacks = Stacks()
         self._push = Push(self.monitor, options.push) if options.push else None
         self._reported = Reporter(self.monitor).around if options.expose_load else _as_it_is
 
@@ -178,6 +181,8 @@ class Front:
 
     def guarded(self, app: WSGIApplication) -> WSGIApplication:
         """Return the app for a server's threads to call, with the guard's stamps in its environ."""
+        if self.monitor.stacks is not None:
+            app = self.monitor.stacks.noting(app)
         here, app = self.here, self._reported(app)
         if self.disabled:
             return app

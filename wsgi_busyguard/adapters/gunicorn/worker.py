@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 BEHIND = (
     "ready",
     "patience",
+    "show_stacks",
     "check_root",
     "ready_paths",
     "live_paths",

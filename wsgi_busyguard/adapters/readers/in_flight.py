@@ -3,10 +3,10 @@
 Only some readers need that count, and a call pays for it only where one of them does: it says so by
 :func:`count_calls`, and every guard of the process then puts a counting layer around its app.
 
-No stack but our own is ever looked at. On Python 3.11 ``sys._current_frames()`` can stop a whole
-process for ever, if the garbage collector runs a finalizer just then (CPython's issue 106883, never
-mended there), and to go from frame to frame of a thread that runs can end it with a segmentation
-fault; without the GIL it can on any version. Guarding must never be the outage.
+No frame of another thread is ever looked at. On Python 3.11 ``sys._current_frames()`` can stop a
+whole process for ever, if the garbage collector runs a finalizer just then (CPython's issue 106883,
+never mended there), and to go from frame to frame of a thread that runs can end it with a
+segmentation fault; without the GIL it can on any version. Guarding must never be the outage.
 """
 
 from __future__ import annotations

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 DESCRIPTION = (
     "Show how hosts are, by the figures of their check ports. Keys: s sorts by the next column,"
-    " r turns the order round, p shows the processes of several hosts, q quits. Where the output is"
-    " no terminal, a line a host a second. Exits with 0 if all should get requests, 1 if one is too"
-    " busy or shutting down, 2 if one gives no answer; by the last look."
+    " r turns the order round, p shows the processes of several hosts, t the lines of code in which"
+    " the requests of one host are (show_stacks), q quits. Where the output is no terminal, a line"
+    " a host a second. Exits with 0 if all should get requests, 1 if one is too busy or shutting"
+    " down, 2 if one gives no answer; by the last look."
 )
 
 

@@ -148,6 +148,13 @@ _LIMITS = record(
     origins=texts,
 )
 
+_STACKS = record(
+    threads=number,
+    complete=truth,
+    lines=several(record(threads=number, at=sentence, oldest=_unsure)),
+    why=maybe(sentence),
+)
+
 SHOWN: Mapping[str, Kind] = {
     "state": text,
     "ready": truth,
@@ -163,4 +170,5 @@ SHOWN: Mapping[str, Kind] = {
     "busy_seconds": number,
     "bulkheads": several(_BULKHEAD),
     "balancers": several(record(name=text, asked=number, period=number)),
+    "stacks": _STACKS,
 }

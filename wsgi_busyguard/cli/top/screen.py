@@ -55,6 +55,8 @@ def after(order: Order, key: str, count: int) -> Order:
         return order._replace(reverse=not order.reverse)
     if key in "pP":
         return order._replace(processes=not order.processes)
+    if key in "tT":
+        return order._replace(stacks=not order.stacks)
     return order
 
 

@@ -8,12 +8,12 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from ...dashboard.formatting import grouped, of, span
+from ...dashboard.formatting import grouped, of, plain, span
 from ...dashboard.history import lately, rates
 from ...dashboard.limits import in_force
 from ...dashboard.outside import bulkhead
 from ...dashboard.processes import READY, STALLED, row_word
-from ...dashboard.sentences import NOTE, WRONG
+from ...dashboard.sentences import NOTE, WRONG, stack_lines
 from ...policy import DRAINING, share
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ ROWS = {READY: "", STALLED: "bold red"}
 
 KINDS = {WRONG: "bold", NOTE: "dim"}
 
-KEYS = "s sort  r reverse  p processes  q quit"
+KEYS = "s sort  r reverse  p processes  t threads  q quit"
 
 
 GAP = 2
@@ -54,11 +54,13 @@ class Order(NamedTuple):
     :param column: by which column; 0 for the order given.
     :param reverse: the other way round.
     :param processes: whether the processes of several hosts are shown.
+    :param stacks: whether it is shown in which lines the requests of one host are.
     """
 
     column: int = 0
     reverse: bool = False
     processes: bool = False
+    stacks: bool = False
 
 
 class Column(NamedTuple):
@@ -212,6 +214,9 @@ def _host(seen: Seen, order: Order, width: int, height: int) -> Iterable[Rendera
     for sentence in seen.said:
         used += 1 + (len(sentence.text) + 2) // width
         yield Text(f"  {sentence.text}", KINDS.get(sentence.kind, ""))
+    for line in _stacks(shown) if order.stacks else ():
+        used += 1 + (len(line) + 2) // width
+        yield Text(f"  {line}")
     yield Text()
     charts = _charts(seen, width)
     yield from charts
@@ -223,6 +228,11 @@ def _host(seen: Seen, order: Order, width: int, height: int) -> Iterable[Rendera
         yield _table(columns(False, width), rows, order, max(3, height - used), width)
     yield Text()
     yield from last
+
+
+def _stacks(shown: LoadReport) -> list[str]:
+    off = "Not to be seen: the server has no show_stacks, or its check port is another process."
+    return [plain(line) for line in stack_lines(shown)] or [off]
 
 
 def _charts(seen: Seen, width: int) -> list[Text]:
