@@ -339,6 +339,16 @@ def test_no_retry_sleeps_longer_than_the_client_waits(trickling, in_request):
     assert len(trickling.connections) == 1
 
 
+def test_no_retry_of_requests_sleeps_longer_than_the_client_waits(trickling, in_request):
+    trickling.first = ASK_AGAIN
+    with requests.Session() as session:
+        session.mount("http://", DeadlineAdapter(max_retries=DeadlineRetry(3)))
+        raised = in_request(5.0, session.get, trickling.url)
+    assert isinstance(raised, requests.Timeout)
+    assert isinstance(raised, TooLate)
+    assert len(trickling.connections) == 1
+
+
 def test_no_retry_of_httpx_sleeps_longer_than_the_client_waits(in_request):
     transport = httpx.HTTPTransport(retries=5)
     with socket.socket() as deaf, httpx.Client(transport=DeadlineTransport(transport)) as client:

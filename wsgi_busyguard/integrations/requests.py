@@ -16,6 +16,7 @@ from ..bulkhead import BulkheadFull
 from ..deadlines.deadline import TooLate, call_timeout
 from .bulkheads import chosen, known
 from .urllib3 import DeadlineTimeout
+from .urllib3 import NotBegun as NoTime
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,14 +90,20 @@ class DeadlineAdapter(HTTPAdapter):
         limit: Any = DeadlineTimeout(connect, read, least=self.least)
         place = self._place(request, read)
         if place is None:
-            return super().send(request, stream, limit, *rest, **more)
+            return self._sent(request, stream, limit, *rest, **more)
         try:
-            response = super().send(request, stream, limit, *rest, **more)
+            response = self._sent(request, stream, limit, *rest, **more)
         except BaseException as error:
             place.give(error)
             raise
         _hold(response.raw, place)
         return response
+
+    def _sent(self, request: PreparedRequest, *arguments: Any, **more: Any) -> Response:
+        try:
+            return super().send(request, *arguments, **more)
+        except NoTime as late:  # for a retry: no failure of a try, which Requests would know
+            raise NotBegun(str(late), request=request) from late
 
     def build_response(self, req: PreparedRequest, resp: Any) -> Response:
         """Return a response whose body says that it took too long in Requests' own word."""
