@@ -325,7 +325,7 @@ class GuardOptions:
 OFF: Mapping[str, Any] = {
     **dict.fromkeys(("slots", "client_timeout", "client_timeout_header")),
     **dict.fromkeys(("max_queue", "max_wait", "progress_timeout"), math.inf),
-    **dict.fromkeys(("adaptive", "trust_queue_header"), False),
+    **dict.fromkeys(("adaptive", "trust_queue_header", "show_stacks"), False),
 }
 
 

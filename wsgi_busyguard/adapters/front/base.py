@@ -181,11 +181,11 @@ class Front:
 
     def guarded(self, app: WSGIApplication) -> WSGIApplication:
         """Return the app for a server's threads to call, with the guard's stamps in its environ."""
-        if self.monitor.stacks is not None:
-            app = self.monitor.stacks.noting(app)
         here, app = self.here, self._reported(app)
         if self.disabled:
             return app
+        if self.monitor.stacks is not None:
+            app = self.monitor.stacks.noting(app)
 
         def serve(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
             visit: Visit | None = getattr(here, "visit", None)
