@@ -180,9 +180,10 @@ def chosen(words: list[str], quick: bool) -> list[Row]:
     return sorted(rows, key=lambda row: not row.light)
 
 
-def measure(rows: list[Row], quick: bool, packages: list[str | None]) -> list[dict[str, Any]]:
-    """Run the rows, those that others may run beside first, and print each when it is there."""
-    found: list[dict[str, Any]] = []
+def measure(
+    rows: list[Row], quick: bool, packages: list[str | None], found: list[dict[str, Any]]
+) -> None:
+    """Run the rows, the light ones first; print and keep each when it is there."""
     jobs = [(row, package) for row in rows for package in packages]
     began = time.monotonic()
 
@@ -212,7 +213,6 @@ def measure(rows: list[Row], quick: bool, packages: list[str | None]) -> list[di
             tell(job, seen)
     for job in jobs[len(light) :]:
         tell(job, one(job))
-    return found
 
 
 def conditions() -> dict[str, Any]:
@@ -265,14 +265,15 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to stop"))
     began = time.monotonic()
     print(heads(), flush=True)
+    found: list[dict[str, Any]] = []
     try:
-        found = measure(rows, options.quick, packages)
+        measure(rows, options.quick, packages, found)
     finally:
         for process in list(STARTED):
             end(process)
-    close(found, began)
-    if options.json:
-        options.json.write_text(json.dumps({**conditions(), "rows": found}, indent=1))
+        close(found, began)
+        if options.json:
+            options.json.write_text(json.dumps({**conditions(), "rows": found}, indent=1))
 
 
 if __name__ == "__main__":

@@ -186,3 +186,15 @@ def test_a_server_that_ends_in_the_middle_ends_the_demo_with_a_word(run) -> None
     assert run.alive() == {}
     assert "ended with status -9" in run.said()
     assert "Traceback" not in run.said()
+
+
+def test_a_site_that_computes_is_played_without_the_guard_and_with_it(tmp_path) -> None:
+    one = Run(tmp_path, "--computes", "--json", str(tmp_path / "demo.json"))
+    try:
+        assert one.process.wait(timeout=100) == 0, one.said()
+        assert list(one.alive().values()) == []
+        assert "pages that came in time" in one.said()
+    finally:
+        one.end()
+    told = json.loads((tmp_path / "demo.json").read_text())
+    assert [site["site"] for site in told] == ["without the guard", "with the guard"]

@@ -29,6 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``busyguard demo``."""
     parser.description = DESCRIPTION
     parser.add_argument("--quick", action="store_true", help="shorter acts: 75 seconds in all")
+    parser.add_argument(
+        "--computes",
+        action="store_true",
+        help="instead, a site that computes, without the guard and with it: half a minute",
+    )
     parser.add_argument("--json", metavar="FILE", type=Path, help="write all that was seen to FILE")
     parser.add_argument(
         "--picture",
@@ -55,13 +60,13 @@ def run(arguments: argparse.Namespace) -> int:
             raise Mistake(f"cannot write {str(file)!r}: no such directory, or it is not ours")
     from .balancers import MISSING, find_haproxy
 
-    haproxy = find_haproxy()
+    haproxy = "" if arguments.computes else find_haproxy()  # that one has no balancers
     if haproxy is None:
         raise Mistake(MISSING)
     try:
-        from .play import play
+        from .play import play, play_computing
 
-        return play(haproxy, arguments)
+        return play_computing(arguments) if arguments.computes else play(haproxy, arguments)
     except KeyboardInterrupt:  # before the curtain or after it, when nothing has to be ended
         return 128 + signal.SIGINT
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from wsgi_busyguard.cli import main
-from wsgi_busyguard.demo import balancers, report
+from wsgi_busyguard.demo import balancers, computing, report
 from wsgi_busyguard.demo.acts import ACTS
 from wsgi_busyguard.demo.configurations import Address, configuration
 from wsgi_busyguard.demo.figures import Check, Queue, Record, Timeline, Visit, percentile, summary
@@ -237,3 +237,10 @@ def test_the_wait_for_the_outside_service_counts_from_when_the_visitor_left() ->
     """
     said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert said.stdout == "200 0.0 200 1.0 200 4.0\n200 4.0 4\n", said.stderr
+
+
+def test_a_page_that_is_computed_counts_when_it_came_and_if_anybody_was_still_there() -> None:
+    record = Record(Timeline(before=2, blip=0, after=2), patience=1.0)
+    record.visits = [Visit(1.0, 0.5), Visit(1.8, 0.3), Visit(2.0, 0.5), Visit(3.0), Visit(3.8, 0.5)]
+    record.checks = [Check(1.0, 0.2, answered=True), Check(2.0, 1.5)]
+    assert computing.outcome("a site", record) == ("a site", 1.0, 1.5, 1)
