@@ -26,6 +26,8 @@ from .options import read_options
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ...load import GuardLimits
+
 # More processes than one master has workers, with room for those that are being replaced.
 SLOTS = 1024
 
@@ -49,6 +51,7 @@ class Host:
         #: Where it listens, by what is answered there.
         self.where: dict[str, tuple[str, int]] = {}
         self._stopping = False
+        self._told: GuardLimits | None = None
         self._loop: Loop | None = None
 
     def listen(self) -> None:
@@ -91,6 +94,12 @@ class Host:
         """Return whether any worker serves, as far as gunicorn itself knows."""
         workers = list(getattr(self.arbiter, "WORKERS", {}).values())
         return any(getattr(worker, "has_served", False) for worker in workers)
+
+    def tell(self, limits: GuardLimits, log: Any) -> None:
+        """Write to the log what is in force in each worker that is made now, if that is new."""
+        if limits != self._told:
+            self._told = limits
+            unraised(log.info, "busyguard: in force in each worker: %s", limits)
 
     def meet(self, arbiter: Any) -> None:
         """Get to know the arbiter, and hear of its end.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import sys
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from gunicorn.errors import AppImportError
@@ -155,13 +156,12 @@ class Guarded:
         base: Any = super()
         if hasattr(base, "check_config"):
             base.check_config(cfg, log)
-        _, options = the_host(cfg, log)
+        host, options = the_host(cfg, log)
         try:
             bounds = cls.bounds(cfg, options)
         except ValueError as error:
             sys.exit(f"busyguard: {error}")
-        known = in_force(options, GATE if bounds else CHECKS_ONLY, bounds)
-        unraised(log.info, "busyguard: in force in each worker: %s", known)
+        host.tell(_limits(options, bounds), log)
         for name, reason in cls.without(options).items():
             if getattr(options, name) != OPTIONS[name].default:
                 told = OPTIONS[name].variable, cls.__name__, reason
@@ -186,6 +186,9 @@ class Guarded:
         self.host, self.options = the_host(self.cfg, self.log)
         self.clients = Clients(self.options.progress_timeout)
         self.host.board.expect()  # in the master, which is about to fork
+        with suppress(ValueError):  # what a reload has changed, and a worker does without
+            known = _limits(self.options, self.bounds(self.cfg, self.options))
+            self.host.tell(known, self.log)
         self._made: float = self.tmp.last_update()
 
     @property
@@ -292,6 +295,11 @@ class Guarded:
     def _whether_stopping(self) -> None:
         if not self.alive:  # after max_requests, say
             self.publisher.stopping()
+
+
+def _limits(options: GuardOptions, bounds: Limits | None) -> GuardLimits:
+    """Return what is in force in a worker that is still to be made."""
+    return in_force(options, CHECKS_ONLY if bounds is None else GATE, bounds)
 
 
 def _aside(tell: Callable[[], None]) -> None:
