@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 from ._support.launcher import relaunch
@@ -230,6 +231,7 @@ class BusyGuard:
             self._unheard_of()
         if self.monitor.limits is None:  # else another guard stands in front of this one
             tell_limits(self.monitor, lambda: self.limits)
+            self._logged = threading.Lock()  # for ever by the call that does it
             self.next_call.does(self._log_limits, "could not tell what is in force")
         if options.push:
             from .haproxy import Push
@@ -239,7 +241,8 @@ class BusyGuard:
 
     def _log_limits(self, _: WSGIEnvironment) -> None:
         self.monitor.serves = True
-        log_limits(self.monitor)
+        if self._logged.acquire(blocking=False):  # of several first calls at once
+            log_limits(self.monitor)
 
     def _push(self, _: WSGIEnvironment) -> None:
         self.monitor.serves = True

@@ -318,6 +318,15 @@ def test_the_log_says_it_once(calling, ask, caplog):
     assert in_force_lines(caplog) == [f"in force: {guard.limits}"]
 
 
+def test_of_several_first_calls_at_once_one_says_it(calling, environ, caplog):
+    caplog.set_level(logging.INFO)
+    guard, steps = BusyGuard(app, slots=9), []
+    guard.next_call.steps[:] = steps = [guard.next_call.steps[-1]] * 5  # each finds it
+    for step in tuple(steps):
+        step.work(environ())
+    assert len(in_force_lines(caplog)) == 1
+
+
 def test_of_those_on_a_board_one_says_it(calling, ask, caplog, tmp_path):
     caplog.set_level(logging.INFO)
     guard = BusyGuard(app, slots=2, board=tmp_path / "board")
