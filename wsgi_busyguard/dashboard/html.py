@@ -209,7 +209,8 @@ def _counts(shown: LoadReport) -> str:
 
 def _limits(shown: LoadReport) -> str:
     tables = [
-        _table((escape(alike.name), "", "from"), [map(escape, row) for row in alike.rows], 1)
+        f"<div><p>{escape(alike.name)}</p>"
+        f"{_table(('limit', 'now', 'from'), [map(escape, row) for row in alike.rows], 1)}</div>"
         for alike in in_force(shown)
     ]
     beside = f'<div class="beside">{"".join(tables)}</div>'

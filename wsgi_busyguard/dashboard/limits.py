@@ -39,9 +39,12 @@ def in_force(shown: LoadReport) -> list[Alike]:
 
 def disabled(shown: LoadReport, _: Sequence[Look]) -> str | None:
     """Say that the guard is switched off."""
-    if not any(limits["acts"] == DISABLED for limits in shown.get("limits", ())):
+    off = [each["processes"] for each in shown.get("limits", ()) if each["acts"] == DISABLED]
+    if not off:
         return None
-    return f"The guard is disabled by {DISABLE}: it answers checks, and does nothing else."
+    said = f"guard is disabled by {DISABLE}: it answers checks, and does nothing else."
+    every = sum(off) == _processes(shown)
+    return f"The {said}" if every else f"In {of(sum(off), _processes(shown))} processes the {said}"
 
 
 def fewer(shown: LoadReport, _: Sequence[Look]) -> str | None:
@@ -50,11 +53,15 @@ def fewer(shown: LoadReport, _: Sequence[Look]) -> str | None:
     if not adapted:
         return None
     which = min(adapted, key=lambda limits: limits["slots"] or 0)
-    processes = sum(limits["processes"] for limits in shown["limits"])
-    if processes == 1:
+    if _processes(shown) == 1:
         return f"{which['why'][:1].upper()}{which['why'][1:]}."
     count = sum(limits["processes"] for limits in adapted)
-    return f"In {of(count, processes)} processes {which['why']}."
+    return f"In {of(count, _processes(shown))} processes {which['why']}."
+
+
+def _processes(shown: LoadReport) -> int:
+    """Return how many processes have said what is in force."""
+    return sum(limits["processes"] for limits in shown["limits"])
 
 
 def _known(figures: LimitFigures, slots: int | None, slots_from: str) -> GuardLimits:
