@@ -1,0 +1,88 @@
+"""The bulkheads of a process as words of its row, and those of several added up. Values only."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from ..load import BulkheadFigures
+
+SECOND = 10**9
+
+# Bulkheads that a row has room for: those that are used most.
+MOST_BULKHEADS = 8
+
+NAME_WORDS = 4
+WORDS = NAME_WORDS + 6
+COLUMNS = MOST_BULKHEADS * WORDS
+
+NAME = f"{NAME_WORDS}q"  # ASCII, so that no word is below 0
+
+BITS = 21
+UNKNOWN = (1 << BITS) - 1
+
+
+def packed(bulkheads: Iterable[BulkheadFigures], now: int) -> list[int]:
+    """Return the words for these; a name that is empty ends them."""
+    used = sorted(bulkheads, key=lambda one: (-one["made"] - one["refused"], one["name"]))
+    words: list[int] = []
+    for one in used[:MOST_BULKHEADS]:
+        most = UNKNOWN if one["at_most"] is None else min(one["at_most"], UNKNOWN - 1)
+        name = one["name"].encode("ascii", "replace")[: 8 * NAME_WORDS] or b"?"
+        words += struct.unpack(NAME, name.ljust(8 * NAME_WORDS, b"\0"))
+        words.append(min(one["inside"], UNKNOWN) << BITS | most)
+        words.append(now - int(one["oldest"] * SECOND) if one["inside"] else 0)
+        words.append(0 if one["shut_for"] is None else max(1, now - int(one["shut_for"] * SECOND)))
+        words += (one["made"], one["slow"], one["refused"])
+    return words + [0] * (COLUMNS - len(words))
+
+
+def unpacked(words: Sequence[int], now: int) -> tuple[BulkheadFigures, ...]:
+    """Return the bulkheads that these words stand for."""
+    found: list[BulkheadFigures] = []
+    for at in range(0, COLUMNS, WORDS):
+        *name, figures, since, shut, made, slow, refused = words[at : at + WORDS]
+        if not name[0]:
+            break
+        most = figures & UNKNOWN
+        found.append(
+            {
+                "name": struct.pack(NAME, *name).rstrip(b"\0").decode("ascii", "replace"),
+                "inside": figures >> BITS,
+                "at_most": None if most == UNKNOWN else most,
+                "oldest": round(max(0, now - since) / SECOND, 3) if since else 0.0,
+                "shut_for": round(max(0, now - shut) / SECOND, 3) if shut else None,
+                "made": made,
+                "slow": slow,
+                "refused": refused,
+            }
+        )
+    return tuple(found)
+
+
+def together(several: Iterable[Sequence[BulkheadFigures]]) -> list[BulkheadFigures]:
+    """Return those of several processes by their names: calls are added up, ages the longest."""
+    found: dict[str, BulkheadFigures] = {}
+    for one in (one for each in several for one in each):
+        other = found.get(one["name"])
+        found[one["name"]] = one if other is None else _both(one, other)
+    return [found[name] for name in sorted(found)]
+
+
+def _both(one: BulkheadFigures, other: BulkheadFigures) -> BulkheadFigures:
+    mosts, shuts = (one["at_most"], other["at_most"]), (one["shut_for"], other["shut_for"])
+    shut = [seconds for seconds in shuts if seconds is not None]
+    most = [number for number in mosts if number is not None]
+    return {
+        "name": one["name"],
+        "inside": one["inside"] + other["inside"],
+        "at_most": sum(most) if most else None,
+        "oldest": max(one["oldest"], other["oldest"]),
+        "shut_for": max(shut) if shut else None,
+        "made": one["made"] + other["made"],
+        "slow": one["slow"] + other["slow"],
+        "refused": one["refused"] + other["refused"],
+    }
