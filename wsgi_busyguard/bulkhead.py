@@ -43,7 +43,7 @@ from ._support.inside import inside
 from ._support.locks import under
 from ._support.log import logger
 from ._support.unpatched import elsewhere
-from .deadlines.current_guard import current_guard, is_only_guard, slots_of
+from .deadlines.current_guard import FRESH_SECONDS, current_guard, is_only_guard, slots_of
 from .deadlines.deadline import NotMade, call_timeout, current_deadline
 from .deadlines.slowness import Slowness, is_timeout
 from .load import SMOOTHING, told
@@ -60,13 +60,10 @@ F = TypeVar("F", bound="Callable[..., Any]")
 
 _frame = sys._getframe
 
-# How long the number of slots, and where on the stack a guard was found, is taken to be the same.
-FRESH_SECONDS = 0.25
-
 # A call that took less is neither slow nor cut by anything, whatever its limits are.
 QUICK_SECONDS = 0.05
 
-# Seconds between two lines of the log that say that a bulkhead is full.
+# Between two lines of the log that say that a bulkhead is full.
 LOG_INTERVAL_SECONDS = 10.0
 
 
@@ -194,10 +191,7 @@ class Bulkhead:
             self._ended(frame, since, took, error)
 
     def __call__(self, function: F) -> F:
-        """Decorate a function: each call of it takes a place, or raises :exc:`BulkheadFull`.
-
-        A generator function has its place while it is iterated, an async one until it is done.
-        """
+        """Decorate a function: each call has a place; a generator while it is iterated."""
         return cast("F", inside(self, function))
 
     def take(self, at_most: float | None = None) -> Place:
@@ -349,7 +343,13 @@ class Place:
             bulkhead._ended(self.key, since, bulkhead._clock() - since, error)
 
     def __del__(self) -> None:
-        self._bulkhead._held.pop(self.key, None)
+        """Give it back; as this may interrupt whatever has the lock, only what is sure counts."""
+        bulkhead = self._bulkhead
+        since = bulkhead._held.pop(self.key, None)
+        if since is not None and not _lock._is_owned():
+            took = bulkhead._clock() - since
+            if took >= bulkhead._service.slow:
+                under(_lock, bulkhead._note, self.key, since + took, took, True)
 
 
 def bulkheads() -> list[Bulkhead]:

@@ -469,6 +469,16 @@ def test_a_call_that_was_not_made_is_no_failure(clock):
     assert (rates.figures()["shut_for"], rates.figures()["made"]) == (None, 1)
 
 
+def test_a_place_that_is_lost_after_a_slow_call_counts_as_one(clock):
+    rates = Bulkhead("rates", at_most=5, slow=1.0, clock=clock)
+    for took in (2.0, 2.0, 0.5, 2.0):
+        place = rates.take()
+        clock.now += took
+        del place
+    assert (rates.figures()["slow"], rates.figures()["inside"]) == (3, 0)
+    assert rates.figures()["shut_for"] is not None
+
+
 def test_calls_that_hang_shut_it_before_any_of_them_has_ended(clock):
     rates = Bulkhead("rates", at_most=5, slow=1.0, clock=clock)
     calls(rates, clock, *[0.01] * 1000)
