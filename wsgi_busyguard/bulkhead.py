@@ -43,7 +43,8 @@ from ._support.inside import inside
 from ._support.locks import under
 from ._support.log import logger
 from ._support.unpatched import elsewhere
-from .deadlines.current_guard import FRESH_SECONDS, current_guard, is_only_guard, slots_of
+from .board.outside_calls import told_by
+from .deadlines import current_guard as guards
 from .deadlines.deadline import NotMade, call_timeout, current_deadline
 from .deadlines.slowness import Slowness, is_timeout
 from .load import SMOOTHING, told
@@ -60,11 +61,8 @@ F = TypeVar("F", bound="Callable[..., Any]")
 
 _frame = sys._getframe
 
-# A call that took less is neither slow nor cut by anything, whatever its limits are.
-QUICK_SECONDS = 0.05
-
-# Between two lines of the log that say that a bulkhead is full.
-LOG_INTERVAL_SECONDS = 10.0
+QUICK_SECONDS = 0.05  # a call that took less is neither slow nor cut by anything
+LOG_INTERVAL_SECONDS = 10.0  # between two lines that say that a bulkhead is full
 
 
 class BulkheadFull(NotMade):
@@ -78,7 +76,7 @@ class Bulkhead:
     :param at_most: how many at once, whatever the slots are, and outside of requests, too.
     :param share: which part of the slots, if not half.
     :param slow: seconds from which on a call is slow. Half of the timeout if not given, see
-        :meth:`timeout`; half of the default client timeout where there is none.
+        :meth:`timeout`; half of the guard's client timeout where there is none.
     :param clock: monotonic seconds.
     :raises ValueError, TypeError: for what cannot be meant.
 
@@ -98,8 +96,7 @@ class Bulkhead:
     ) -> None:
         if not isinstance(name, str):
             raise TypeError(f"name must be a string, not {name!r}")
-        self.name = name
-        self._clock = clock
+        self.name, self._clock = name, clock
         self._service = Slowness()
         self._given: dict[str, Any] = {"at_most": at_most, "share": share, "slow": slow}
         self.set(**self._given)  # says what is wrong
@@ -114,11 +111,11 @@ class Bulkhead:
         """Have nobody inside, as in a new process. What is known of the service stays."""
         self._held: dict[Any, float] = {}  # since when
         self._deeper: dict[Any, int] = {}  # frames that came in again, how often
-        self._probe: object = None
+        self._service.probe = None
         self._made = self._refused = self._slow = 0
         # What the usual way goes by.
-        self._fresh, self._usual = -math.inf, 0.0
-        self._depth, self._code = 0, Bulkhead.__enter__.__code__
+        self._fresh, self._usual, self._depth = -math.inf, 0.0, 0
+        self._code = Bulkhead.__enter__.__code__
 
     def set(
         self, *, at_most: int | None = None, share: float | None = None, slow: float | None = None
@@ -230,22 +227,25 @@ class Bulkhead:
         :param frame: from which a guard is looked for.
         :param usual: whether it is the one that called ``__enter__``.
         """
-        found = current_guard(frame)
+        found = guards.current_guard(frame)
         if self._is_off or (found is None and self._at_most is None):
             return
-        slots = None if found is None else slots_of(found.guard, now)
+        slots = None
+        if found is not None:
+            slots = guards.slots_of(found.guard, now)
+            self._service.client_timeout = guards.client_timeout_of(found.guard)
         full = under(_lock, self._place, key, now, slots)
         self._tell()
         if full:
             raise BulkheadFull(f"not called: {told(self.figures())}")
-        if usual and self._service.shut is None and is_only_guard():
+        if usual and self._service.shut is None and guards.is_only_guard():
             if self._at_most is not None:
                 self._depth, self._code = 0, Bulkhead.__enter__.__code__
             elif found is not None and found.code is not None:
                 self._depth, self._code = found.depth + 1, found.code
             else:
                 return
-            self._fresh = now + FRESH_SECONDS
+            self._fresh = now + guards.FRESH_SECONDS
 
     def _place(self, key: Any, now: float, slots: int | None) -> bool:
         """Take a place; return whether that was not possible. Requires _lock."""
@@ -256,11 +256,11 @@ class Bulkhead:
             self._sweep()
         late = sum(now - since >= service.slow for since in list(held.values()))
         if late:
-            self._judge(now, late)
+            self._say(service.judge(now, late, limit, _jitter()))
         if not self._is_full(now, slots):
             held[key] = now
             if service.shut is not None:
-                self._probe = key
+                service.probe = key
                 return False
             if len(held) <= limit:
                 return False
@@ -268,22 +268,22 @@ class Bulkhead:
         self._refused += 1
         if service.shut is None and now - self._logged >= LOG_INTERVAL_SECONDS:
             self._logged = now
-            self._news.append(f"{told(self.figures())}; further calls fail at once")
+            self._say("further calls fail at once")
         return True
 
     def _is_full(self, now: float, slots: int | None) -> bool:
         """Return whether there is no place. Requires _lock."""
         shut, half = self._service.shut, math.inf if slots is None else math.ceil(slots / 2)
         if shut is not None:
-            return now < shut.probe_at or self._probe in self._held or _hanging(now) >= half
+            probing = self._service.probe in self._held
+            return now < shut.probe_at or probing or _hanging(now) >= half
         return len(self._held) >= self._limit or (self._is_late(now) and _hanging(now) >= half)
 
-    def _judge(self, now: float, late: int) -> None:
-        """Shut if the service is slow; so many that still run are. Requires _lock."""
-        why = self._service.judge(now, late, self._limit, _jitter())
-        if why:
-            self._fresh, self._probe = -math.inf, None
-            self._news.append(f"{told(self.figures())}; {why}")
+    def _say(self, news: str | None) -> None:
+        """Have the log say what has changed, once no lock is held. Requires _lock."""
+        if news is not None:
+            self._fresh = -math.inf
+            self._news.append(f"{told(self.figures())}; {news}")
 
     def _ended(self, key: Any, since: float, took: float, error: BaseException | None) -> None:
         """Take note of a call that has ended and may have been slow."""
@@ -300,14 +300,7 @@ class Bulkhead:
         """Count a call that has ended. Requires _lock."""
         self._made += 1
         self._slow += bad
-        if key is self._probe and self._service.shut is not None:
-            self._probe = None
-            if self._service.probed(now, bad, _jitter()):
-                self._news.append(f"{self.name}: open again")
-            return
-        self._service.ended(now, took, bad)
-        if bad:
-            self._judge(now, 0)
+        self._say(self._service.ended(key, now, took, bad, self._limit, _jitter()))
 
     def _is_late(self, now: float) -> bool:
         """Return whether a call has run for longer than they mostly do. Requires _lock."""
@@ -358,6 +351,11 @@ def bulkheads() -> list[Bulkhead]:
     return sorted(known, key=lambda one: one.name)
 
 
+def report() -> list[BulkheadFigures]:
+    """Return the figures of those; of several of one name the last one's."""
+    return list({one.name: one.figures() for one in bulkheads()}.values())
+
+
 def configure(settings: Mapping[str, Mapping[str, Any]]) -> None:
     """Give bulkheads these settings by their names, before those that the code gives them.
 
@@ -398,3 +396,4 @@ def _after_fork_in_child() -> None:
 
 
 after_fork(Stage.OWN, _after_fork_in_child)
+told_by(report)

@@ -336,7 +336,7 @@ class BalancerFigures(TypedDict):
 
 
 class BulkheadFigures(TypedDict):
-    """A bulkhead of the process of the check port."""
+    """A bulkhead, of one process or of all together."""
 
     name: str
     inside: int

@@ -562,7 +562,7 @@ def test_it_says_when_it_is_full_when_it_shuts_and_when_it_opens(clock, caplog):
         "bulkhead rates: 2 of 2 in calls for up to 0.0 s; further calls fail at once",
         "bulkhead rates: 2 of 2 in calls for up to 4.8 s, shut for 0 s;"
         " 0 of 0 calls of the last 10 s and 2 that still run are slow",
-        "bulkhead rates: open again",
+        "bulkhead rates: 0 of 2 in calls; open again",
     ]
 
 

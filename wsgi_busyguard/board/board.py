@@ -22,6 +22,7 @@ from .layout import (
     BEFORE,
     BUSY_FOR,
     BUSY_FROM,
+    CALLS,
     CHECKED,
     COLUMNS,
     COUNTS,
@@ -43,6 +44,8 @@ from .layout import (
     summed,
 )
 from .memory import MOST_ROWS
+from .outside_calls import COLUMNS as CALL_COLUMNS
+from .outside_calls import unpacked
 from .processes import is_gone
 from .row import Row
 from .table import BORN, FLAGS, OWNER, Table
@@ -186,6 +189,7 @@ class Board:
                     max(0, now - columns[BEAT][row]) / SECOND,
                     *(served, sum(refused), dropped, admitted, row),
                     limits_in([columns[LIMITS + n][row] for n in range(LIMIT_COLUMNS - LIMITS)]),
+                    unpacked([columns[CALLS + n][row] for n in range(CALL_COLUMNS)], now),
                 )
             )
         return rows

@@ -13,6 +13,7 @@ from ..counters import LENGTH as COUNTED
 from ..load import ACTS, LAG_FREE, LIMITED, ORIGINS, GuardLimits, Load
 from ..policy import READY_POLICIES
 from .memory import OTHERS
+from .outside_calls import COLUMNS as CALL_COLUMNS
 from .table import OWNER
 
 if TYPE_CHECKING:
@@ -41,11 +42,14 @@ LIMITS = LOAD_COLUMNS
 WHY_WORDS = 16
 LIMIT_COLUMNS = LIMITS + 5 + WHY_WORDS
 
+# The process's bulkheads, posted together with the limits; see outside_calls.py.
+CALLS = LIMIT_COLUMNS
+
 # What has been counted is added to what the row's last process left, so what a process counted
 # outlives it, however it ended, and the sum over all rows never goes down. How much of it there was
 # when its process came stands in BEFORE, for the counts that are shown by process.
 CHECKED = len(CHECKS)
-BEFORE = LIMIT_COLUMNS
+BEFORE = CALLS + CALL_COLUMNS
 COUNTS = BEFORE + NAMED
 ASKED = COUNTS + COUNTED
 COLUMNS = ASKED + CHECKED

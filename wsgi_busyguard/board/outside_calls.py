@@ -1,4 +1,4 @@
-"""The bulkheads of a process as words of its row, and those of several added up. Values only."""
+"""The bulkheads of a process as words of its row, and those of several added up."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import struct
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from ..load import BulkheadFigures
 
@@ -23,6 +23,19 @@ NAME = f"{NAME_WORDS}q"  # ASCII, so that no word is below 0
 
 BITS = 21
 UNKNOWN = (1 << BITS) - 1
+
+
+_known: list[Callable[[], Iterable[BulkheadFigures]]] = []
+
+
+def told_by(figures: Callable[[], Iterable[BulkheadFigures]]) -> None:
+    """Have the bulkheads of this process, which the board knows nothing of, be posted."""
+    _known[:] = [figures]
+
+
+def calls_now(now: int) -> list[int]:
+    """Return the words for the bulkheads of this process."""
+    return packed(_known[0]() if _known else (), now)
 
 
 def packed(bulkheads: Iterable[BulkheadFigures], now: int) -> list[int]:

@@ -37,6 +37,7 @@ from .layout import (
     packed,
     packed_limits,
 )
+from .outside_calls import calls_now
 from .processes import born
 from .row import Place
 from .table import BORN, FLAGS, OWNER, Full
@@ -312,10 +313,11 @@ class Publisher:
             self._tally.store(place, self.adapter)
 
     def _post_limits(self) -> None:
-        """Post what is in force; the word that says whether that is known comes last."""
+        """Post what is in force, and the bulkheads of this process."""
         place = self._mine()
         if place is not None:
-            for column, word in enumerate(packed_limits(self.limits and self.limits()), LIMITS):
+            limits = packed_limits(self.limits and self.limits())
+            for column, word in enumerate([*limits, *calls_now(self.board.now())], LIMITS):
                 place.put(column, word)
 
     def count(self, what: str, n: int = 1) -> None:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 from .table import FLAGS, OWNER, Table
 
 if TYPE_CHECKING:
-    from ..load import GuardLimits, Load
+    from collections.abc import Sequence
+
+    from ..load import BulkheadFigures, GuardLimits, Load
 
 
 class Row(NamedTuple):
@@ -21,6 +23,7 @@ class Row(NamedTuple):
     :param admitted: requests that got a slot.
     :param slot: the number of its place on the board, which others have had before it.
     :param limits: what is in force in its guard, if that has said so.
+    :param bulkheads: its bulkheads, those that are used most.
     """
 
     pid: int
@@ -33,6 +36,7 @@ class Row(NamedTuple):
     admitted: int = 0
     slot: int = 0
     limits: GuardLimits | None = None
+    bulkheads: Sequence[BulkheadFigures] = ()
 
 
 @runtime_checkable

@@ -173,7 +173,7 @@ def _bulkheads(shown: LoadReport) -> str:
         for one in bulkheads
     ]
     heads = ("service", "in calls", "for up to", "shut for", "calls made", "slow", "not made")
-    return _section("Calls to outside services, of this process", _table(heads, body, 1))
+    return _section("Calls to outside services", _table(heads, body, 1))
 
 
 def _balancers(shown: LoadReport) -> str:

@@ -10,6 +10,7 @@ import math
 import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
+from ..policy import CLIENT_TIMEOUT
 from .deadline import MONITOR, Streamed, call_until, carried_monitor
 
 if TYPE_CHECKING:
@@ -105,3 +106,19 @@ def slots_of(guard: Any, now: float) -> int | None:
 def is_only_guard() -> bool:
     """Return whether no more than one guard has been seen at work in this process."""
     return len(_slots) <= 1
+
+
+@runtime_checkable
+class TellsLimits(Protocol):
+    """A monitor that knows what is in force in its guard."""
+
+    limits: Callable[[], Any] | None
+
+
+def client_timeout_of(guard: Any) -> float:
+    """Return the seconds after which a guard takes clients to give up; its default if unknown."""
+    try:
+        limits = guard.limits() if isinstance(guard, TellsLimits) and guard.limits else None
+        return CLIENT_TIMEOUT if limits is None else float(limits.client_timeout)
+    except Exception:  # of a gate they are others
+        return CLIENT_TIMEOUT

@@ -91,16 +91,20 @@ class Slowness:
     """What is known of how slow a service is. All of it requires its owner's lock.
 
     :param given: seconds from which on a call is slow; if not given, half of the timeout.
-    :ivar timeout: the longest that a call may take, as far as anybody has said.
+    :ivar timeout: the longest that a call may take, if anybody has said.
+    :ivar client_timeout: seconds after which clients give up.
+    :ivar probe: what stands for the call by which a shut one is tried.
     :ivar mean: seconds that a call takes which is not slow.
     :ivar shut: how it is probed while it is not called.
     """
 
     def __init__(self) -> None:
         self.given: float | None = None
-        self.timeout = CLIENT_TIMEOUT
+        self.timeout: float | None = None
+        self.client_timeout = CLIENT_TIMEOUT
         self.mean: float | None = None
         self.shut: Shut | None = None
+        self.probe: object = None
         self.good: deque[float] = deque(maxlen=MOST_CALLS)  # when they began, or ended
         self.bad: deque[float] = deque(maxlen=MOST_CALLS)
 
@@ -112,7 +116,9 @@ class Slowness:
     @property
     def slow(self) -> float:
         """Seconds from which on a call is slow."""
-        return self.timeout / 2 if self.given is None else self.given
+        if self.given is not None:
+            return self.given
+        return (self.timeout or self.client_timeout) / 2
 
     @property
     def usual(self) -> float:
@@ -122,31 +128,36 @@ class Slowness:
         return min(self.slow, max(USUAL_LEAST_SECONDS, USUAL_FACTOR * self.mean))
 
     def judge(self, now: float, late: int, limit: float, jitter: float) -> str | None:
-        """Shut if it is too slow; return why."""
+        """Shut if it is too slow, and return why.
+
+        :param late: calls that still run and are slow already.
+        """
         ends = [sum(at >= now - WINDOW_SECONDS for at in list(at)) for at in (self.good, self.bad)]
         good, bad = ends
         if self.shut is not None or not too_slow(good, bad, late, limit):
             return None
-        self.shut = shut(now, jitter)
+        self.shut, self.probe = shut(now, jitter), None
         return f"{bad} of {good + bad} calls of the last 10 s and {late} that still run are slow"
 
-    def ended(self, now: float, took: float, bad: bool) -> None:
-        """Take note of a call that has ended; while it is shut those from before say nothing."""
+    def ended(
+        self, key: object, now: float, took: float, bad: bool, limit: float, jitter: float
+    ) -> str | None:
+        """Take note of a call that has ended; return what there is to tell, if anything."""
         if self.shut is not None:
-            return
+            return self._probed(now, bad, jitter) if key is self.probe else None
         if bad:
             self.bad.append(now)
-        else:
-            self.good.append(now)
-            self.mean = smoothed(self.mean, took)
+            return self.judge(now, 0, limit, jitter)
+        self.good.append(now)
+        self.mean = smoothed(self.mean, took)
+        return None
 
-    def probed(self, now: float, bad: bool, jitter: float) -> bool:
-        """Take note of a probe that has ended; return whether it is open again."""
-        if self.shut is None:
-            return False
-        self.shut = after_probe(self.shut, now, not bad, jitter)
+    def _probed(self, now: float, bad: bool, jitter: float) -> str | None:
+        """Take note of a probe that has ended."""
+        self.probe = None
+        self.shut = self.shut and after_probe(self.shut, now, not bad, jitter)
         if self.shut is not None:
-            return False
+            return None
         self.good.clear()
         self.bad.clear()
-        return True
+        return "open again"

@@ -17,8 +17,9 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
+from ..board.outside_calls import together
 from ..board.row import HasRows
-from ..bulkhead import bulkheads
+from ..bulkhead import report
 from ..counters import BOUNDS, CHECKS, REASONS, SECOND, Counters, KeepsHistory
 from ..gate.in_force import limit_figures
 from ..monitor import Monitor, ReadsSeveral
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from ..board.row import Row
     from ..counters import Change
     from ..load import (
+        BulkheadFigures,
         ChangeFigures,
         CountFigures,
         Load,
@@ -111,17 +113,8 @@ def look(
     _look_back(monitor, shown)
     if agent is not None:
         shown["balancers"] = agent.balancers()
-    if not isinstance(monitor, HasRows):  # that process makes no calls
-        _look_outside(shown)
     _each_process(monitor, shown, verdict.load)
     return shown
-
-
-def _look_outside(shown: LoadReport) -> None:
-    """Show the bulkheads of this process, if it has any; of those of one name the last."""
-    found = {one.name: one.figures() for one in bulkheads()}
-    if found:
-        shown["bulkheads"] = list(found.values())
 
 
 def _each_process(monitor: Any, shown: LoadReport, load: Load) -> None:
@@ -132,10 +125,17 @@ def _each_process(monitor: Any, shown: LoadReport, load: Load) -> None:
         rows = several.rows()
         shown["processes"] = [_of_row(row) for row in rows]
         shown["limits"] = limit_figures(row.limits for row in rows if row.state == "ready")
+        _look_outside(together(row.bulkheads for row in rows), shown)
         return
     shown["processes"] = _row_of(monitor, shown, load)
+    _look_outside(report(), shown)
     if isinstance(monitor, Monitor) and monitor.limits is not None:
         shown["limits"] = limit_figures([monitor.limits()])
+
+
+def _look_outside(bulkheads: list[BulkheadFigures], shown: LoadReport) -> None:
+    if bulkheads:
+        shown["bulkheads"] = bulkheads
 
 
 def _row_of(monitor: Any, shown: LoadReport, load: Load) -> list[ProcessFigures]:

@@ -3,7 +3,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wsgi_busyguard import Board, Gate, Monitor
 from wsgi_busyguard.board.outside_calls import COLUMNS, MOST_BULKHEADS, packed, together, unpacked
+from wsgi_busyguard.board.publisher import Publisher
+from wsgi_busyguard.bulkhead import Bulkhead
+from wsgi_busyguard.metrics.figures import look
 
 NOW = 5 * 10**12
 
@@ -71,3 +75,16 @@ def test_those_of_several_processes_add_up():
     assert (both["inside"], both["at_most"], both["oldest"]) == (5, 5, 4.8)
     assert (both["shut_for"], both["made"], both["refused"]) == (12.0, 14, 6)
     assert [one["name"] for one in together([[figures("b")], [figures("a")]])] == ["a", "b"]
+
+
+def test_a_host_shows_what_its_processes_post():
+    board, gate, rates = Board(), Gate(4), Bulkhead("rates of a host", at_most=3)
+    publisher = Publisher(board, gate)
+    publisher.join()
+    publisher.ready()
+    place = rates.take()
+    publisher.beat()
+    [one] = [one for one in look(Monitor(publisher))["bulkheads"] if one["name"] == rates.name]
+    assert (one["inside"], one["at_most"]) == (1, 3)
+    place.give()
+    publisher.leave()

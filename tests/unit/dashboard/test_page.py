@@ -756,7 +756,7 @@ def test_bulkheads_have_a_table_and_their_names_give_no_orders():
     made = Page(Scene())
     now = {**shown(), "bulkheads": [calls("\x1b[2J<b>", shut_for=12.0)]}
     text = Words(made.body(now)).text
-    assert "Calls to outside services, of this process" in text
+    assert "Calls to outside services" in text
     assert "?[2J<b>" in text
     assert "outside services" not in Words(made.body(shown())).text
 

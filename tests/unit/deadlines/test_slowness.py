@@ -12,6 +12,10 @@ from wsgi_busyguard.deadlines.slowness import (
 )
 
 
+def ended(service, now, took, bad=False):
+    return service.ended("a call", now, took, bad, limit=5, jitter=1.0)
+
+
 @pytest.mark.parametrize(
     ("good", "bad", "slow"),
     [(0, 0, False), (0, 2, False), (0, 3, True), (1, 2, True), (2, 2, True), (3, 2, False)],
@@ -61,26 +65,24 @@ def test_a_bad_probe_after_a_good_one_begins_the_count_anew():
 
 def test_calls_count_for_ten_seconds():
     service = Slowness()
-    service.ended(0.0, 0.1, bad=False)
-    for at in (0.0, 0.1, 10.5):
-        service.ended(at, 3.0, bad=True)
-    assert service.judge(10.5, late=0, limit=5, jitter=1.0) is None
-    service.ended(10.6, 3.0, bad=True)
-    service.ended(10.7, 3.0, bad=True)
-    assert "3 of 3 calls" in service.judge(10.8, late=0, limit=5, jitter=1.0)
-    assert service.shut.since == 10.8
+    assert ended(service, 0.0, 0.1) is None
+    assert [ended(service, at, 3.0, bad=True) for at in (0.0, 10.5, 10.6)] == [None] * 3
+    assert "3 of 3 calls" in ended(service, 10.7, 3.0, bad=True)
+    assert service.shut.since == 10.7
 
 
 def test_what_was_begun_before_it_shut_says_nothing_afterwards():
     service = Slowness()
     service.shut = shut(0.0, 1.0)
-    service.ended(0.5, 5.0, bad=True)
+    assert ended(service, 0.5, 5.0, bad=True) is None
     assert not service.bad
 
 
 def test_slow_is_half_of_the_timeout_unless_it_is_given():
     service = Slowness()
     assert service.slow == 2.5  # of the default client timeout
+    service.client_timeout = 3.0
+    assert service.slow == 1.5
     service.expect(1.0)
     assert service.slow == 0.5
     service.given = 0.2
@@ -90,9 +92,9 @@ def test_slow_is_half_of_the_timeout_unless_it_is_given():
 def test_what_is_usual_follows_the_good_calls_and_is_never_more_than_slow():
     service = Slowness()
     assert service.usual == service.slow
-    service.ended(0.0, 0.1, bad=False)
+    ended(service, 0.0, 0.1)
     assert service.usual == pytest.approx(0.4)
-    service.ended(0.0, 60.0, bad=False)
+    ended(service, 0.0, 60.0)
     assert service.usual == service.slow
 
 
