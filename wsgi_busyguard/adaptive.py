@@ -46,10 +46,10 @@ FULL, SPARE, IDLE, LITTLE = 0.95, 0.88, 0.5, 0.2
 # Shares of the samples that found the interpreter taken, whatever else the machine does.
 MOSTLY, SELDOM = 0.6, 0.4
 
-# Delays in switch intervals, as measured: most slots wait for others (below 0.25), no thread
-# computes all the time (up to 0.8), one does (1.04), several do (from 1.5 on), very many (from 10
-# on). From half of one on, somebody had the interpreter when it was asked for.
-WAIT, ALONE, QUEUED, MANY_QUEUED = 0.25, 0.8, 1.5, 10.0
+# Delays in switch intervals, as measured: most slots wait for others (below 0.25), many do (0.4),
+# no thread computes all the time (up to 0.8), one does (1.04), several do (from 1.5 on), very many
+# (from 10 on). From half of one on, somebody had the interpreter when it was asked for.
+WAIT, MIXED, ALONE, QUEUED, MANY_QUEUED = 0.25, 0.4, 0.8, 1.5, 10.0
 TAKEN = 0.5
 
 # How many looks in a row have to ask for one slot more; twice as many each time that it has to be
@@ -127,9 +127,8 @@ def direction(signals: Signals, machine: Machine, slots: int) -> Direction:
         return Direction.KEEP
     if share < IDLE and queue < WAIT:
         return Direction.MANY_MORE
-    if queue < ALONE or (share < IDLE and taken < SELDOM):
-        return Direction.MORE
-    return Direction.KEEP
+    is_free = lag < ALONE or queue < MIXED or (share < IDLE and taken < SELDOM)
+    return Direction.MORE if is_free else Direction.KEEP
 
 
 class Steps:
