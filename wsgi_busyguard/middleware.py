@@ -25,7 +25,7 @@ from .gate.in_force import gate_in_force, in_force, log_limits, tell_limits
 from .load import DRY_RUN
 from .monitor import Monitor
 from .options import MIDDLEWARE, from_keywords, taken_by
-from .policy import ALWAYS, DAMPED, PATIENCE, limits
+from .policy import ALWAYS, DAMPED, PATIENCE, Discipline, limits
 
 if TYPE_CHECKING:
     import os
@@ -149,10 +149,11 @@ class BusyGuard:
         waits = options.some("max_queue", "max_wait", "client_timeout")
         self._bounds = bounds = limits(options.slots, **waits)
         room_to_start_with(bounds)
+        waits["max_queue"] = bounds.max_queue  # each waits in a thread, and there are no more
         if self.dry_run is None:
             self._gate = adapted(Gate(options.slots, **waits), options.adaptive)
             return self._gate
-        self.dry_run = DryRun(bounds)
+        self.dry_run = DryRun(Discipline(options.slots, **waits))
         return self._in_flight
 
     @property

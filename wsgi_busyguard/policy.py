@@ -26,12 +26,16 @@ LOOSE_SHARE = 0.8
 #: The same in an overload that stands.
 TIGHT_SHARE = 0.2
 
-#: How many may wait in a queue that comes and goes: more would only cost memory.
-LOOSE_QUEUE = 1000
+#: How many may wait in a queue that comes and goes, if that is more than four for each slot. More
+#: would only cost memory, and file descriptors, of which many servers have 1024.
+LOOSE_QUEUE = 400
 
 #: In an overload of Poisson arrivals a queue of K is empty for a share of about rho ** -K of the
 #: time, where rho is arrivals / departures. One in so many is what slots may be idle for that.
 IDLE_ONE_IN = 200
+
+#: They come in waves, or the overload is over, where more than one in so many leaves a slot over.
+SPARE_ONE_IN = 20
 
 #: HAProxy's default ``inter``: a queue that is gone before the balancer asks again is no reason
 #: to leave the rotation.
@@ -140,10 +144,12 @@ def loose_limits(
     return tight
 
 
-def queue_length(slots: int, arrivals: float, departures: float) -> int:
-    """Return how many have to wait in an overload so that hardly ever a slot is idle."""
+def queue_length(slots: int, rho: float) -> int:
+    """Return how many have to wait in an overload so that hardly ever a slot is idle.
+
+    :param rho: arrivals / departures.
+    """
     most = 4 * slots
-    rho = arrivals / max(1, departures)
     if rho <= 1:
         return most
     return min(most, max(2, math.ceil(math.log(IDLE_ONE_IN) / math.log(rho))))
@@ -163,7 +169,7 @@ class Discipline:
         replaced and never changed.
     :ivar tight: whether they are those of an overload.
 
-    Its owner says what happens, under a lock of its own: :meth:`crowded` when somebody waits, with
+    Its owner says what happens, under a lock of its own: :meth:`crowded` when one more waits, with
     how many there are and for how long the first has waited *here*; :meth:`spare` when a slot is
     left over and nobody waits; :meth:`arrived` for each that comes and does not get a slot at
     once; :meth:`left` for each that goes from the queue to a slot; :meth:`refused` for each that
@@ -182,7 +188,8 @@ class Discipline:
         self._since: float | None = None  # when the first came who waited, since a place to spare
         self._refused_at: float | None = None  # the last, since then or while it is tight
         self._counted_from = 0.0
-        self._arrivals = self._departures = 0
+        self._arrivals = self._departures = self._spares = 0
+        self._rho = 1.0
         self.tight = False
         self.resize(slots)
 
@@ -192,7 +199,7 @@ class Discipline:
         self._loose = loose_limits(slots, *self._given)
         self.in_force = self._loose
         if self.tight:
-            self._tighten()
+            self._stand()
 
     def arrived(self) -> None:
         """Count one that has come and got no slot at once."""
@@ -206,26 +213,40 @@ class Discipline:
         """Take note that one was refused because of what is in force."""
         self._refused_at = now
 
-    def crowded(self, now: float, queued: int, waited: float) -> None:
-        """Take note that so many wait, the first of them for so many seconds."""
+    def crowded(self, now: float, queued: int, waited: float) -> bool:
+        """Take note that so many wait, the first of them for so many seconds.
+
+        Returns whether it is tight from now on: those who stand beyond it are to be refused, the
+        oldest first, for their clients will soon leave.
+        """
         if self._since is None:
             self._calm_down(now)
             self._since = now
-            self._count_anew(now)
+            if not self.tight:
+                self._count_anew(now)
         elif self.tight:
             if now - self._counted_from >= self._client_timeout:
-                self._tighten()
-                self._count_anew(now)
+                self._tighten(now)
         elif now - self._since >= self._client_timeout and self._exceeds(queued, waited):
             self.tight = True
-            self._tighten()
-            self._count_anew(now)
-            self._refused_at = now  # those who stand beyond it are refused just now
+            self._tighten(now)
+            self._refused_at = now  # who stands beyond it is refused just now
+            return True
+        elif now - self._counted_from >= self._client_timeout:  # what was long ago counts less
+            self._arrivals, self._departures = self._arrivals // 2, self._departures // 2
+            self._counted_from = now
+        return False
 
     def spare(self, now: float) -> None:
         """Take note that a slot is left over and nobody waits."""
-        self._since = None
+        ended, self._since = self._since is not None, None
         self._calm_down(now)
+        if self.tight and ended:
+            self._spares += 1
+            if self._spares > self._ordinary.slots + self._departures / SPARE_ONE_IN:
+                self._rho = 1.0
+                self._stand()
+                self._count_anew(now)
 
     def _exceeds(self, queued: int, waited: float) -> bool:
         _, max_queue, max_wait = self._ordinary
@@ -242,16 +263,22 @@ class Discipline:
             self.in_force = self._loose
         self._refused_at = None
 
-    def _tighten(self) -> None:
-        ordinary = self._ordinary
-        self.in_force = ordinary
-        if ordinary.max_queue != math.inf:  # which turns it off
-            length = queue_length(ordinary.slots, self._arrivals, self._departures)
-            self.in_force = ordinary._replace(max_queue=min(length, ordinary.max_queue))
+    def _tighten(self, now: float) -> None:
+        """Go by what has come and gone of late."""
+        self._rho = self._arrivals / max(1, self._departures)
+        self._stand()
+        self._count_anew(now)
+
+    def _stand(self) -> None:
+        """Have the limits of an overload in force. A limit that is turned off stays so."""
+        ordinary = self.in_force = self._ordinary
+        if ordinary.max_queue != math.inf:
+            length = min(queue_length(ordinary.slots, self._rho), ordinary.max_queue)
+            self.in_force = ordinary._replace(max_queue=length)
 
     def _count_anew(self, now: float) -> None:
         self._counted_from = now
-        self._arrivals = self._departures = 0
+        self._arrivals = self._departures = self._spares = 0
 
 
 def own_max_wait(limits: Limits, client_timeout: float, patience: float) -> float:

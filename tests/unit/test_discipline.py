@@ -23,7 +23,7 @@ def stand(discipline, begin, end, arrivals=2, served=1, queued=50, waited=2.0):
 
 def test_a_queue_that_comes_and_goes_may_be_long_and_as_old_as_a_client_is_patient():
     discipline = Discipline(10)
-    assert discipline.in_force == Limits(10, 1000, 4.0)
+    assert discipline.in_force == Limits(10, 400, 4.0)
     stand(discipline, 0, 4)
     assert discipline.in_force == LOOSE
     assert not discipline.tight
@@ -33,7 +33,7 @@ def test_one_that_stands_for_as_long_as_clients_wait_is_as_long_as_the_slots_nee
     discipline = Discipline(10)
     stand(discipline, 0, 5)
     assert discipline.tight
-    assert discipline.in_force == Limits(10, queue_length(10, 2, 1), 1.0)
+    assert discipline.in_force == Limits(10, queue_length(10, 2), 1.0)
 
 
 def test_a_place_to_spare_that_nobody_refused_would_have_had_makes_it_loose():
@@ -65,7 +65,7 @@ def test_a_refusal_without_a_queue_is_forgotten_at_a_place_to_spare():
 def test_without_a_limit_of_age_it_is_never_tight():
     discipline = Discipline(10, max_wait=math.inf)
     stand(discipline, 0, 99, queued=999, waited=99.0)
-    assert discipline.in_force == Limits(10, 1000, math.inf)
+    assert discipline.in_force == Limits(10, 400, math.inf)
 
 
 @pytest.mark.parametrize("given", [(3, 0.5), (0, 9.0), (30, 9.0)])
@@ -79,25 +79,56 @@ def test_what_is_given_bounds_always(given):
 
 
 @pytest.mark.parametrize(
-    ("slots", "arrivals", "departures", "length"),
+    ("slots", "rho", "length"),
     [
-        pytest.param(10, 2, 1, 8, id="2 x"),
-        pytest.param(10, 10, 1, 3, id="10 x"),
-        pytest.param(10, 12, 10, 30, id="1.2 x"),
-        pytest.param(10, 1, 1, 40, id="as many as go"),
-        pytest.param(10, 50, 0, 2, id="none goes"),
-        pytest.param(1, 2, 1, 4, id="one slot"),
+        pytest.param(10, 2, 8, id="2 x"),
+        pytest.param(10, 10, 3, id="10 x"),
+        pytest.param(10, 1.2, 30, id="1.2 x"),
+        pytest.param(10, 1, 40, id="as many as go"),
+        pytest.param(10, 5000, 2, id="hardly one goes"),
+        pytest.param(1, 2, 4, id="one slot"),
     ],
 )
-def test_as_many_wait_as_keep_the_slots_busy(slots, arrivals, departures, length):
-    assert queue_length(slots, arrivals, departures) == length
+def test_as_many_wait_as_keep_the_slots_busy(slots, rho, length):
+    assert queue_length(slots, rho) == length
 
 
 def test_it_goes_by_the_slots_that_there_are():
     discipline = Discipline(10)
     discipline.resize(1)
-    assert discipline.in_force == Limits(1, 1000, 4.0)
+    assert discipline.in_force == Limits(1, 400, 4.0)
+    stand(discipline, 0, 5, arrivals=10)
+    assert discipline.in_force == Limits(1, 3, 1.0)
+    discipline.resize(10)
+    assert discipline.in_force == Limits(10, 3, 1.0)
+
+
+def test_it_goes_by_what_comes_and_goes_of_late():
+    discipline = Discipline(10)
     stand(discipline, 0, 5)
-    discipline.resize(2)
-    assert discipline.in_force.slots == 2
-    assert discipline.in_force.max_queue <= 8
+    assert discipline.in_force.max_queue == 8
+    stand(discipline, 6, 20, arrivals=10)
+    assert discipline.in_force.max_queue == 3
+
+
+def test_in_a_long_queue_that_is_no_overload_what_was_long_ago_counts_less():
+    discipline = Discipline(10)
+    stand(discipline, 0, 99, arrivals=100, served=100, queued=9, waited=0.1)
+    stand(discipline, 100, 124, arrivals=10, served=1, queued=9, waited=0.1)
+    discipline.refused(124.5)
+    stand(discipline, 125, 125)
+    assert discipline.in_force.max_queue < 10
+
+
+def test_where_they_come_in_waves_as_many_wait_as_ordinarily():
+    """Between two of them there is a place to spare, though the next is too much at once."""
+    discipline = Discipline(10)
+    stand(discipline, 0, 5)
+    for wave in range(11):
+        assert discipline.in_force.max_queue == 8
+        now = 6.0 + wave / 10
+        discipline.refused(now)
+        discipline.spare(now)
+        discipline.crowded(now, 1, 0.0)
+    assert discipline.tight
+    assert discipline.in_force == ORDINARY

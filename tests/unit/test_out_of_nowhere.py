@@ -29,7 +29,7 @@ from wsgi_busyguard.gate import queue as queue_module
 from wsgi_busyguard.gate import slots as slots_module
 from wsgi_busyguard.gate.dry_run import DryRun
 from wsgi_busyguard.gate.gated import holding
-from wsgi_busyguard.policy import Limits
+from wsgi_busyguard.policy import Discipline
 
 FILES = {module.__file__ for module in (gate_module, queue_module, slots_module, gated_module)}
 PACKAGE = os.path.dirname(wsgi_busyguard.__file__)
@@ -262,7 +262,7 @@ def of_a_poster(work, lock=None):
 
 def of_a_dry_run(work):
     def made():
-        report = DryRun(Limits(1, 0, 1.0))
+        report = DryRun(Discipline(1, 0, 1.0))
         return lambda: work(report), report._lock
 
     return made

@@ -16,7 +16,7 @@ from .._support.locks import under
 from .._support.log import logger
 from ..deadlines.environ import WAITED
 from ..load import service_time, smoothed
-from ..policy import Limits, Reason
+from ..policy import Discipline, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -29,7 +29,7 @@ LOG_INTERVAL_SECONDS = 60.0
 class DryRun:
     """What a gate would have refused, by estimate; every figure counts from the start.
 
-    :param limits: of that gate; without them it counts nothing.
+    :param discipline: of that gate's queue; without one it counts nothing.
     :param clock: monotonic seconds.
     :ivar requests: requests that came.
     :ivar refused: how many of them a gate would have refused, by ``Busyguard-Refused``.
@@ -38,16 +38,18 @@ class DryRun:
     """
 
     def __init__(
-        self, limits: Limits | None = None, clock: Callable[[], float] = time.monotonic
+        self, discipline: Discipline | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.requests = 0
         self.refused: Counter[str] = Counter()
-        self._limits = limits or Limits(0, 0, 0.0)
+        self._discipline = discipline or Discipline(1)
         self._clock = clock
         self._renew_lock()
         self._mean: float | None = None  # seconds that a request takes
         self._running: dict[object, float] = {}  # those that a gate would serve, since when
-        self._free_at = [0.0] * self._limits.slots  # a heap: when each slot would be free
+        self._free_at = [
+            0.0
+        ] * self._discipline.in_force.slots  # a heap: when each slot would be free
         self._begins: deque[float] = deque()  # when those that would wait would get a slot
         self._logged: float | None = None
         after_fork(Stage.OWN, self._renew_lock)
@@ -83,12 +85,13 @@ class DryRun:
 
     def _reason(self, now: float, ago: float) -> Reason | None:
         """Return why a gate would refuse a request; let it in if not. Requires self._lock."""
-        slots, max_queue, max_wait = self._limits
+        discipline, slots = self._discipline, self._discipline.in_force.slots
         if not self._running:  # idle, so what was calculated was too much: one took unusually long
             self._free_at = [now] * slots
             self._begins.clear()
         while self._begins and self._begins[0] <= now:
             self._begins.popleft()
+            discipline.left()
         ages = [now - since for since in self._running.values()]
         service = service_time(self._mean, ages[:slots]) or 0.0  # the others would wait
         begin = max(now, self._free_at[0])
@@ -96,13 +99,30 @@ class DryRun:
         if queued >= 0:
             begin = max(begin, now + (queued + 1) * service / slots)
         if begin > now or queued >= 0:
-            if max(len(self._begins), queued) >= max_queue:
-                return Reason.QUEUE_FULL
-            if begin - now + ago > max_wait:
-                return Reason.QUEUE_AGE
+            reason = self._turned_away(now, max(len(self._begins), queued), begin - now, ago)
+            if reason is not None:
+                return reason
             self._begins.append(begin)
+        else:
+            discipline.spare(now)
         heapq.heapreplace(self._free_at, begin + service)
         return None
+
+    def _turned_away(self, now: float, queued: int, wait: float, ago: float) -> Reason | None:
+        """Return why one would be refused that finds so many waiting, ``None`` if it would not.
+
+        It would wait for about as long as the first of them has. Requires self._lock.
+        """
+        discipline = self._discipline
+        discipline.arrived()
+        discipline.crowded(now, queued + 1, wait)
+        _, max_queue, max_wait = discipline.in_force
+        reason = Reason.QUEUE_AGE if wait + ago > max_wait else None
+        if queued >= max_queue:
+            reason = Reason.QUEUE_FULL
+        if reason is Reason.QUEUE_FULL or wait > max_wait:  # not for what it brought
+            discipline.refused(now)
+        return reason
 
     def _leave(self, request: object) -> None:
         """Learn how long it took. Requires self._lock."""

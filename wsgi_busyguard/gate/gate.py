@@ -14,7 +14,7 @@ from .._support.locks import under
 from .._support.log import logger
 from ..counters import BOUNDS
 from ..load import SMOOTHING, Load, service_time
-from ..policy import Reason, limits
+from ..policy import Discipline, Reason, limits
 from .queue import Queue, Ticket, waking
 from .slots import Circulation, Place, Slot, Tally
 from .waiting import Refused, wait
@@ -33,9 +33,9 @@ class Gate:
     """Lets at most ``slots`` in at once and queues the rest, first come first served.
 
     :param slots: how many may be in at once, at least 1.
-    :param max_queue: how many may wait; ``None`` is ``4 * slots``, ``math.inf`` no bound.
-    :param max_wait: seconds that one may wait; ``None`` is a fifth of ``client_timeout``,
-        ``math.inf`` no limit.
+    :param max_queue: how many may wait at most, ``math.inf`` no bound; ``None`` is as many as the
+        :class:`~wsgi_busyguard.policy.Discipline` says.
+    :param max_wait: seconds that one may wait at most, likewise.
     :param client_timeout: seconds after which a client gives up; ``None`` is 5.
     :param clock: monotonic seconds.
     :raises ValueError, TypeError: for limits that cannot be meant.
@@ -44,6 +44,7 @@ class Gate:
     :class:`Ticket` with :meth:`offer`, :meth:`withdraw` and :meth:`expire`. Both may be mixed, and
     every method may be called from any thread. It is an adapter.
 
+    :ivar discipline: how long the queue may be, and how old; its ``in_force`` is for who comes now.
     :ivar why: why there are fewer :attr:`slots` than were given, for people; ``None`` if there are
         not.
     :ivar crowding: called outside the lock, by whoever comes to wait or sees several inside; it
@@ -60,6 +61,7 @@ class Gate:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.limits = limits(slots, max_queue, max_wait, client_timeout)
+        self._given = (max_queue, max_wait, client_timeout)
         self.draining = False
         self.crowding: Callable[[], object] = bool
         self._clock = clock
@@ -91,7 +93,8 @@ class Gate:
             self._add(Place())
         self._pop, self._push = self._free.pop, self._free.append  # to look them up takes long
         self._tally = Tally(self._places)
-        self._queue = Queue(self.limits, self._clock, self._free, self._tally.lost)
+        self.discipline = Discipline(self.limits.slots, *self._given)
+        self._queue = Queue(self.discipline, self._clock, self._free, self._tally.lost)
         self._waiting = self._queue.tickets
         self._crowded = False  # somebody waited, or saw it full, since a slot was last left over
 
@@ -216,7 +219,7 @@ class Gate:
         refused = None
         if self.draining:
             refused = Reason.DRAINING
-        elif ticket.ago > self.limits.max_wait and not self.has_room:
+        elif ticket.ago > self.discipline.in_force.max_wait and not self.has_room:
             refused = Reason.QUEUE_AGE
         if refused is not None:
             ticket.outcome = refused
@@ -260,6 +263,7 @@ class Gate:
         # First: from now on whoever reads takes the lock, and whoever leaves comes to _serve().
         self._crowded = True
         self._circulation.turn_to(slots)
+        self.discipline.resize(self._circulation.wanted)
         self.why = None if self._circulation.wanted == self.limits.slots else why
 
     def drain(self) -> None:
@@ -355,6 +359,7 @@ class Gate:
         relaxed = tell and self._crowded and not self._waiting and bool(self._free)
         relaxed = relaxed and self.slots == self.wanted  # else who leaves has to come by here
         if relaxed:
+            self.discipline.spare(self._clock())
             self._crowded = False
             self._queue.unserved_since = None
         return relaxed

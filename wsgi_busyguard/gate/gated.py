@@ -71,7 +71,7 @@ def holding(
 
 def _enter_as(client: Client, gate: Gate, client_timeout: float) -> tuple[Slot, float]:
     """Take a slot for a client that may give up sooner than others; return its patience, too."""
-    most = own_max_wait(gate.limits, client_timeout, client.patience)
+    most = own_max_wait(gate.discipline.in_force, client_timeout, client.patience)
     if client.ago > most and not gate.has_room:
         gate.refuse(Reason.QUEUE_AGE)
     slot = gate.take(client.ago)

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 from .._support.locks import under
 from .._support.log import logger
 from ..load import Load
-from ..policy import Limits, Reason
+from ..policy import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ..policy import Discipline
     from .slots import Slot
 
 P = ParamSpec("P")
@@ -43,6 +44,7 @@ class Ticket:
 class Queue:
     """First come, first served; bounded in length and in age. All of it requires the gate's lock.
 
+    :param discipline: how long it may be, and how old those in it.
     :param free: the slots that are free; those who wait take the last of them.
     :param lost: counts one that got no slot.
     :ivar unserved_since: when the first of those arrived that gave up since one was served.
@@ -50,14 +52,14 @@ class Queue:
 
     def __init__(
         self,
-        limits: Limits,
+        discipline: Discipline,
         clock: Callable[[], float],
         free: deque[Slot],
         lost: Callable[[Reason | None], None],
     ) -> None:
         self.tickets: deque[Ticket] = deque()
         self.unserved_since: float | None = None
-        self._limits = limits
+        self._discipline = discipline
         self._clock = clock
         self._free = free
         self._lost = lost
@@ -65,15 +67,40 @@ class Queue:
     def join(self, woken: list[Ticket], ticket: Ticket) -> Slot | Reason | None:
         """Put a ticket at the end and serve the queue; return what the ticket got, if anything."""
         ticket.arrived = self._clock() - ticket.ago
+        self._discipline.arrived()
         self.tickets.append(ticket)
         self.hand_out(woken)
         if ticket.outcome is not None:
             woken.pop()  # itself, the last to be served
-        elif len(self.tickets) > self._limits.max_queue:
+            return ticket.outcome
+        self._judge(woken)
+        if len(self.tickets) > self._discipline.in_force.max_queue:
             self.tickets.pop()
             ticket.outcome = Reason.QUEUE_FULL
-            self._lost(Reason.QUEUE_FULL)
+            self._count_refused(Reason.QUEUE_FULL)
         return ticket.outcome
+
+    def _judge(self, woken: list[Ticket]) -> None:
+        """Have the discipline look at a queue that is not empty."""
+        first, now = self.tickets[0], self._clock()
+        waited = now - first.arrived - first.ago  # elsewhere is no matter of this queue
+        if self._discipline.crowded(now, len(self.tickets), waited):
+            most = max(1, self._discipline.in_force.max_queue)  # join() sees to the newest
+            while len(self.tickets) > most:
+                self._refuse_first(woken, Reason.QUEUE_FULL)
+                self.tickets.popleft()
+
+    def _refuse_first(self, woken: list[Ticket], reason: Reason) -> None:
+        """Refuse the first, who is in the queue still: it is taken out when all of this is done."""
+        ticket = self.tickets[0]
+        if ticket.outcome is None:
+            ticket.outcome = reason
+            woken.append(ticket)  # no call, in which something might be raised, comes before
+            self._count_refused(reason)
+
+    def _count_refused(self, reason: Reason) -> None:
+        self._lost(reason)
+        self._discipline.refused(self._clock())
 
     def take_out(self, ticket: Ticket, reason: Reason | None) -> bool:
         """Take a ticket out if it is there."""
@@ -84,23 +111,24 @@ class Queue:
         except ValueError:
             return False
         self._gave_up(ticket)
-        self._lost(reason)
+        if reason is None:
+            self._lost(None)
+        else:
+            self._count_refused(reason)
         return True
 
     def hand_out(self, woken: list[Ticket]) -> None:
         """Serve the queue from its head; add to ``woken`` whoever got an outcome."""
-        now = self._clock()
+        now, most = self._clock(), self._discipline.in_force.max_wait
         while self.tickets:
             ticket = self.tickets[0]
-            waited, most = now - ticket.arrived, self._limits.max_wait
+            waited = now - ticket.arrived
             if ticket.outcome is not None:  # by one who was interrupted just then, and woke it
                 pass
             # One that was as old when it came is here because it found a slot free.
             elif waited > most and not (ticket.ago > most and self._free):
-                ticket.outcome = Reason.QUEUE_AGE
-                woken.append(ticket)
+                self._refuse_first(woken, Reason.QUEUE_AGE)
                 self._gave_up(ticket)
-                self._lost(Reason.QUEUE_AGE)
             else:
                 try:
                     slot = self._free.pop()
@@ -111,6 +139,7 @@ class Queue:
                 slot.place.waited = waited
                 ticket.outcome = slot
                 woken.append(ticket)
+                self._discipline.left()
                 self.unserved_since = None
             self.tickets.popleft()
 

@@ -49,7 +49,7 @@ def _outcome(
     gate: Gate, clock: Callable[[], float], ticket: Ticket, woken: threading.Lock
 ) -> Slot | Reason:
     """Wait until the ticket has its outcome or is too old for one."""
-    left = gate.limits.max_wait - (clock() - ticket.arrived)
+    left = gate.discipline.in_force.max_wait - (clock() - ticket.arrived)
     woken.acquire(timeout=-1 if left == math.inf else min(max(left, 0), TIMEOUT_MAX))
     gate.withdraw(ticket, Reason.QUEUE_AGE)
     return ticket.outcome or Reason.QUEUE_AGE

@@ -11,7 +11,7 @@ import pytest
 from wsgi_busyguard import BusyGuard, Load, Monitor
 from wsgi_busyguard.adapters.detect import Server
 from wsgi_busyguard.gate.dry_run import LOG_INTERVAL_SECONDS, DryRun
-from wsgi_busyguard.policy import Limits
+from wsgi_busyguard.policy import Discipline
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_an_app_that_raises_has_left(environ):
 @pytest.fixture
 def report(clock):
     """Two slots, a queue of three, and 1 s of patience."""
-    return DryRun(Limits(2, 3, 1.0), clock)
+    return DryRun(Discipline(2, 3, 1.0), clock)
 
 
 def test_who_would_have_waited_too_long_is_counted(report, clock):
@@ -189,7 +189,7 @@ def test_it_counts_about_what_a_gate_refuses(report, clock, times):
 
 
 def test_a_line_a_minute_is_logged(clock, caplog):
-    report = DryRun(Limits(1, 0, 1.0), clock)
+    report = DryRun(Discipline(1, 0, 1.0), clock)
     for request in range(5):
         report.arrive(request)
     assert [record.getMessage() for record in caplog.records] == [

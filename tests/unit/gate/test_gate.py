@@ -734,7 +734,8 @@ class GateMachine(RuleBasedStateMachine):
         self.now = 0.0
         self.slots, self.max_queue, self.max_wait = 3, 3, 10.0
         self.wanted = 3
-        self.gate = Gate(self.slots, self.max_queue, self.max_wait, clock=lambda: self.now)
+        waits = {"client_timeout": 1e9}  # so that no queue stands for long enough to be an overload
+        self.gate = Gate(self.slots, self.max_queue, self.max_wait, **waits, clock=lambda: self.now)
         self.heard = []
         self.monitor = Monitor(
             self.gate,

@@ -25,6 +25,7 @@ from ...metrics.orca import Reporter
 from ...monitor import Monitor
 from ...policy import Reason, own_max_wait
 from ...responses import Responses
+from .descriptors import waiting_room
 from .sockets import whole
 
 if TYPE_CHECKING:
@@ -80,7 +81,8 @@ class Front:
             self._plainly = Responses(retry_after=options.retry_after)
         self._unsendable = Streak()  # what the refusal app says
         waits = options.some("max_queue", "max_wait", "client_timeout")
-        self.gate = adapted(Gate(threads, **waits), options.adaptive)
+        gate = Gate(threads, **{"max_queue": waiting_room(threads), **waits})
+        self.gate = adapted(gate, options.adaptive)
         queue_header = None
         if options.trust_queue_header:
             queue_header = QueueHeader(self.gate.is_idle, options.timeout)
@@ -265,7 +267,7 @@ class Visit:
         could go through the whole queue on one stack.
         """
         front = self._front
-        most = own_max_wait(front.gate.limits, front.client_timeout, self.patience)
+        most = own_max_wait(front.gate.discipline.in_force, front.client_timeout, self.patience)
         late = self.patience != front.client_timeout and self.waited > most
         if not late or self.waited <= self._ticket.ago:  # it found a slot free, as old as it was
             return False

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..._support.listening_sockets import NO_DESCRIPTOR
 from ..._support.log import Streak
+from ...policy import limits, loose_limits
 
 if TYPE_CHECKING:
     import socket
@@ -179,3 +180,12 @@ def bearable(most: int, least: int) -> int:
     if bound is None:
         return most
     return min(most, max(least, bound - taken(bound) - spare(bound)))
+
+
+def waiting_room(slots: int) -> float:
+    """Return how many may wait, with a connection each, if the operator does not say.
+
+    No more than half of the descriptors are theirs, or four for each slot.
+    """
+    bound, most = limit(), loose_limits(slots).max_queue
+    return most if bound is None else max(limits(slots).max_queue, min(most, bound // 2))

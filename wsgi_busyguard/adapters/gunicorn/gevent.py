@@ -11,7 +11,17 @@ from ...gate import Gate
 from ...gate.gated import holding
 from ...policy import limits
 from ...responses import Responses
-from ..front.descriptors import SPARE, Room, bearable, excess, hang_up, in_turn, is_open, overdrawn
+from ..front.descriptors import (
+    SPARE,
+    Room,
+    bearable,
+    excess,
+    hang_up,
+    in_turn,
+    is_open,
+    overdrawn,
+    waiting_room,
+)
 from .worker import REFUSING, Guarded, counting
 
 if TYPE_CHECKING:
@@ -81,8 +91,10 @@ class GuardedGevent(Guarded, GeventWorker):
         if options.slots is None:
             self._gate = counting(self.worker_connections)
         else:
+            room = max(0, self.worker_connections - options.slots - SPARE)
+            queue = min(waiting_room(options.slots), room)
             waits = options.some("max_queue", "max_wait", "client_timeout")
-            self._gate = self.gate = Gate(options.slots, **waits)
+            self._gate = self.gate = Gate(options.slots, **{"max_queue": queue, **waits})
             self._gate.subscribe(lambda: self.publisher.post())
         return self._gate
 

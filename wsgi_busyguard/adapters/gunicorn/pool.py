@@ -14,6 +14,7 @@ from ...deadlines.environ import stamp
 from ...options import is_disabled
 from ...policy import CLIENT_TIMEOUT, Reason, limits, own_max_wait
 from ..executor.executor import CountingExecutor, ForNobody
+from ..front.descriptors import waiting_room
 from ..front.progress import STALL_SECONDS, Upload, cut
 from ..front.progress import Answers as Unread
 from ..front.sockets import gone, peeked
@@ -44,7 +45,7 @@ def queue_bound(options: GuardOptions, threads: int, connections: int) -> float:
     """
     room = max(0, connections - threads - SPARE)
     if options.max_queue is None or options.max_queue == math.inf:
-        return min(4 * threads if options.max_queue is None else room, room)
+        return min(waiting_room(threads) if options.max_queue is None else room, room)
     if options.max_queue > room:
         raise ValueError(
             f"worker_connections={connections} is too few for threads={threads} and"
@@ -149,7 +150,9 @@ class ConnectionPool(CountingExecutor):
             return False
         peer = conn.client[0] if isinstance(conn.client, tuple) else ""
         ago, patience = told({**head.headers, "REMOTE_ADDR": peer})
-        return max(ago, waited) > own_max_wait(self.gate.limits, self._timeout, patience)
+        return max(ago, waited) > own_max_wait(
+            self.gate.discipline.in_force, self._timeout, patience
+        )
 
     def stamped(
         self, app: WSGIApplication, monitor: Monitor, timeout: float, told: Told | None = None

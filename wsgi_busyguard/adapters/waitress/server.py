@@ -16,7 +16,7 @@ from ..._support.log import logger
 from ..._support.wsgi_app import wsgi_app
 from ...policy import limits, seconds, whole
 from ..front.base import GRACE
-from ..front.descriptors import limit
+from ..front.descriptors import limit, waiting_room
 from ..front.signals import draining_at_signals
 from ..front.threaded import split
 from ..readers.waitress import WaitressAdapter
@@ -111,6 +111,8 @@ def _in_front(
             f"connection_limit={most} is too few for threads={threads} and max_queue={queue}:"
             f" make it {threads + int(queue) + SPARE} at least, or lower max_queue"
         )
+    if ours.get("max_queue") is None:
+        ours["max_queue"] = int(min(waiting_room(threads), most - threads - SPARE))
     sockets: dict[int, Any] = {}
     front = WaitressFront(threads, sockets, **ours)
     front.dispatcher = GuardedDispatcher(front)

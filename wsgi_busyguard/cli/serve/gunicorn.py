@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..._support.listener import address, bound
 from ..._support.usage_error import Mistake
 from ...options import OPTIONS
-from ...policy import limits
+from ...policy import loose_limits
 from ..mistakes import opening
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def variables(texts: Mapping[str, Any]) -> dict[str, str]:
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     host, port = address(arguments.listen)  # gunicorn reads some of them otherwise
-    queue = limits(arguments.threads, arguments.options.max_queue).max_queue
+    queue = loose_limits(arguments.threads, arguments.options.max_queue).max_queue
     return {
         "bind": f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
         "threads": arguments.threads,

@@ -613,7 +613,7 @@ class ExecutorMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.now = 1000.0
-        limits = {"max_queue": self.MAX_QUEUE, "max_wait": self.MAX_WAIT}
+        limits = {"max_queue": self.MAX_QUEUE, "max_wait": self.MAX_WAIT, "client_timeout": 1e9}
         self.jobs = Blocked(self.SLOTS, **limits, ticker=False)
         set_clock(self.jobs.executor.gate, lambda: self.now)
         self.count = 0
