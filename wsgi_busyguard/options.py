@@ -192,10 +192,14 @@ class GuardOptions:
     max_queue: float | None = option(
         None,
         BOUND,
-        "Requests that may wait; 4 a slot or thread if not given, inf for no bound.",
+        "Requests that may wait at most, inf for no bound. If not given, 4 a slot or thread in an"
+        " overload, and behind a server; else 400 in a burst.",
     )
     max_wait: float | None = option(
-        None, SECONDS, "Seconds that a request may wait; 20 % of the client timeout if not given."
+        None,
+        SECONDS,
+        "Seconds that a request may wait at most. If not given, 20 % of the client timeout in an"
+        " overload, 80 % in a burst.",
     )
     adaptive: bool = option(
         True,

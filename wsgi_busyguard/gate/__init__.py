@@ -11,8 +11,12 @@ What is promised
 - First come, first served. No request waits while a slot is free.
 - Fewer than ``slots`` may be in circulation (:meth:`Gate.resize`): one that is too many lies aside
   when its holder has left, and nobody inside is sent out. What its holders counted stays counted.
-- At most ``max_queue`` wait, and none gets in that has waited for more than ``max_wait`` (unless it
-  had when it came, and found a slot free).
+- At most as many wait as the :class:`~wsgi_busyguard.policy.Discipline` says, never more than
+  ``max_queue``, and none gets in that has waited for longer than it says (unless it had when it
+  came, and found a slot free). It says so when a request joins the queue, or is at its head; when
+  an overload begins, those who stand beyond its length are refused, the oldest first.
+- A burst is served, an overload is refused: the discipline is tight only while there is no place
+  to spare, and no queue header, drain or single refusal makes it so.
 - Every request ends up in exactly one count: served, refused (with the reason), or dropped (its
   client had left).
 - A slot always comes back, whatever is raised, and wherever.

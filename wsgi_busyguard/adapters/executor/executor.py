@@ -41,10 +41,11 @@ class CountingExecutor(ThreadPoolExecutor):
     :param thread_name_prefix: as in the stock executor.
     :param initializer: likewise.
     :param initargs: likewise.
-    :param max_queue: how many jobs may wait; ``None`` is ``4 * max_workers``, ``math.inf`` no
-        bound.
-    :param max_wait: seconds that a job may wait; ``None`` is a fifth of ``client_timeout``,
-        ``math.inf`` no limit.
+    :param max_queue: how many jobs may wait at most, ``math.inf`` no bound; ``None`` is as many as
+        the :class:`~wsgi_busyguard.policy.Discipline` says: 400 in a burst, in an overload at most
+        ``4 * max_workers``.
+    :param max_wait: seconds that a job may wait at most, ``math.inf`` no limit; ``None`` is four
+        fifths of ``client_timeout`` in a burst, one fifth in an overload.
     :param client_timeout: seconds after which a client gives up; ``None`` is 5.
     :param adaptive: whether fewer jobs run at once while they only compete for the interpreter.
     :param on_busy: called with a :class:`~wsgi_busyguard.load.Transition`, in the thread that

@@ -5,7 +5,7 @@ what has no thread, and refuses the rest. A server's own package knows how to se
 how to have a thread serve it, and how to answer without one; all else is here.
 
 *What is promised.* A check is answered although every thread is stuck, and takes no slot. At most
-``threads`` requests are in the app, at most ``max_queue`` wait, none longer than ``max_wait``, and
+``threads`` requests are in the app, as many wait for as long as the gate's discipline says, and
 none is run whose client has left by its turn. A refused request has not run. A slot is given back
 exactly once, whatever raises. A drain loses nobody who has connected. What the guard itself cannot
 do, it logs once a streak, and the request is served without the guard.

@@ -66,7 +66,7 @@ def announce(
     """Print what is served, and where."""
     bounds = arguments.options.some("max_queue", "max_wait", "client_timeout")
     known = limits(arguments.threads, **bounds)
-    waits = f"{known.max_queue} waiting for at most {known.max_wait:g} s"
+    waits = f"in an overload {known.max_queue} waiting for at most {known.max_wait:g} s"
     if arguments.options.disabled:
         waits = f"the guard only answers checks, disabled by {DISABLE}"
     print(

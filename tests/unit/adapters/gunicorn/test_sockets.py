@@ -591,7 +591,7 @@ def test_what_cannot_be_looked_at_has_moved():
 @pytest.mark.parametrize(
     ("asked", "threads", "connections", "bound"),
     [
-        (None, 4, 1000, 16),
+        (None, 4, 1000, 400),
         (None, 4, 20, 8),
         (None, 4, 4, 0),
         (math.inf, 4, 1000, 988),
