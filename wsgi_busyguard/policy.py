@@ -197,9 +197,10 @@ class Discipline:
         """Go by so many slots from now on."""
         self._ordinary = limits(slots, *self._given)
         self._loose = loose_limits(slots, *self._given)
-        self.in_force = self._loose
         if self.tight:
             self._stand()
+        else:
+            self.in_force = self._loose
 
     def arrived(self) -> None:
         """Count one that has come and got no slot at once."""
@@ -228,9 +229,9 @@ class Discipline:
             if now - self._counted_from >= self._client_timeout:
                 self._tighten(now)
         elif now - self._since >= self._client_timeout and self._exceeds(queued, waited):
-            self.tight = True
-            self._tighten(now)
             self._refused_at = now  # who stands beyond it is refused just now
+            self._tighten(now)
+            self.tight = True  # last: a signal handler may raise at any step
             return True
         elif now - self._counted_from >= self._client_timeout:  # what was long ago counts less
             self._arrivals, self._departures = self._arrivals // 2, self._departures // 2
@@ -256,11 +257,11 @@ class Discipline:
 
     def _calm_down(self, now: float) -> None:
         """Loosen at a place to spare, if nobody refused of late would have had it."""
-        if self.tight and self._refused_at is not None:
-            if now - self._refused_at <= self._ordinary.max_wait:
+        if self.tight:
+            if self._refused_at is not None and now - self._refused_at <= self._ordinary.max_wait:
                 return
-            self.tight = False
             self.in_force = self._loose
+            self.tight = False
         self._refused_at = None
 
     def _tighten(self, now: float) -> None:
@@ -271,10 +272,10 @@ class Discipline:
 
     def _stand(self) -> None:
         """Have the limits of an overload in force. A limit that is turned off stays so."""
-        ordinary = self.in_force = self._ordinary
-        if ordinary.max_queue != math.inf:
-            length = min(queue_length(ordinary.slots, self._rho), ordinary.max_queue)
-            self.in_force = ordinary._replace(max_queue=length)
+        length = most = self._ordinary.max_queue
+        if most != math.inf:
+            length = min(queue_length(self._ordinary.slots, self._rho), most)
+        self.in_force = self._ordinary._replace(max_queue=length)
 
     def _count_anew(self, now: float) -> None:
         self._counted_from = now
