@@ -192,14 +192,12 @@ class GuardOptions:
     max_queue: float | None = option(
         None,
         BOUND,
-        "Requests that may wait at most, inf for no bound. If not given, 4 a slot or thread in an"
-        " overload, and behind a server; else 400 in a burst.",
+        "Requests that may wait, inf for no bound; if not given 400, in an overload 4 a slot.",
     )
     max_wait: float | None = option(
         None,
         SECONDS,
-        "Seconds that a request may wait at most. If not given, 20 % of the client timeout in an"
-        " overload, 80 % in a burst.",
+        "Seconds it may wait; if not given 80 % of client_timeout, in an overload 20.",
     )
     adaptive: bool = option(
         True,
