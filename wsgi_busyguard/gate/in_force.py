@@ -35,7 +35,8 @@ def gate_in_force(options: GuardOptions, gate: Gate | None) -> GuardLimits:
     """Return what is in force in a guard that is a gate; or only answers checks, without one."""
     if gate is None:
         return in_force(options, CHECKS_ONLY)
-    return in_force(options, GATE, gate.limits, gate.slots, gate.why)
+    bounds = gate.discipline.in_force._replace(slots=gate.limits.slots)
+    return in_force(options, GATE, bounds, gate.slots, gate.why)
 
 
 def in_force(

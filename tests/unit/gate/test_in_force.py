@@ -31,7 +31,7 @@ from wsgi_busyguard.gate.in_force import in_force
 from wsgi_busyguard.load import ACTS, LIMITED, ORIGINS, GuardLimits
 from wsgi_busyguard.metrics.figures import FIGURES, look
 from wsgi_busyguard.options import GuardOptions
-from wsgi_busyguard.policy import READY_POLICIES, limits
+from wsgi_busyguard.policy import READY_POLICIES, Limits, limits
 
 REST = "client_timeout 5 s (default), ready damped (default), patience 2 s (default)"
 
@@ -91,7 +91,8 @@ def test_a_line_says_what_is_in_force_and_where_it_is_from(in_one, said):
 
 def test_the_docs_show_such_a_line():
     page = (Path(__file__).parents[3] / "docs" / "options.rst").read_text()
-    assert str(known(slots=10, now=4, client_timeout=2.0)) in page
+    given, bounds = GuardOptions(slots=10, client_timeout=2.0), Limits(10, 40, 1.6)  # in a burst
+    assert str(in_force(given, "gate", bounds, 4)) in page
 
 
 # On a board
@@ -251,15 +252,17 @@ FRONTS = {
 @pytest.mark.parametrize("front", FRONTS.values(), ids=FRONTS)
 def test_a_front_has_as_many_slots_as_threads(front):
     guard = front(client_timeout=2.0)
-    assert str(guard.limits).startswith("gate: slots 4 (threads), max_queue 16 (default), max_wait")
+    assert str(guard.limits).startswith(
+        "gate: slots 4 (threads), max_queue 400 (default), max_wait"
+    )
     assert "client_timeout 2 s (given)" in str(guard.limits)
     (figures,) = look(guard.monitor)["limits"]
-    assert (figures["acts"], figures["slots"], figures["max_wait"]) == ("gate", 4, 0.4)
+    assert (figures["acts"], figures["slots"], figures["max_wait"]) == ("gate", 4, 1.6)
 
 
 def test_a_worker_of_gunicorns_has_room_for_so_many():
     cfg = type("Cfg", (), {"threads": 4, "worker_connections": 20})
-    assert pool_limits(GuardOptions(), cfg) == (4, 8, 1.0)
+    assert pool_limits(GuardOptions(), cfg) == (4, 8, 4.0)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from ...gate import Gate
 from ...gate.gated import holding
-from ...policy import limits
+from ...policy import loose_limits
 from ...responses import Responses
 from ..front.descriptors import (
     SPARE,
@@ -53,7 +53,9 @@ class GuardedGevent(Guarded, GeventWorker):
         """Return the limits of the gate in a worker, ``None`` where there is none."""
         if options.slots is None:
             return None
-        return limits(options.slots, **options.some("max_queue", "max_wait", "client_timeout"))
+        return loose_limits(
+            options.slots, **options.some("max_queue", "max_wait", "client_timeout")
+        )
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)

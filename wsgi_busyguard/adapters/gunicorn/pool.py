@@ -12,7 +12,7 @@ from ..._support.request_head import read_head
 from ...deadlines.deadline import call_until, timed
 from ...deadlines.environ import stamp
 from ...options import is_disabled
-from ...policy import CLIENT_TIMEOUT, Reason, limits, own_max_wait
+from ...policy import CLIENT_TIMEOUT, Reason, limits, loose_limits, own_max_wait
 from ..executor.executor import CountingExecutor, ForNobody
 from ..front.descriptors import waiting_room
 from ..front.progress import STALL_SECONDS, Upload, cut
@@ -63,7 +63,7 @@ def pool_limits(options: GuardOptions, cfg: Any) -> Limits:
     if options.disabled:  # gunicorn itself accepts no more than so many
         return limits(cfg.threads, math.inf, math.inf)
     bound = queue_bound(options, cfg.threads, cfg.worker_connections)
-    return limits(cfg.threads, bound, options.max_wait, options.client_timeout)
+    return loose_limits(cfg.threads, bound, options.max_wait, options.client_timeout)
 
 
 class ClientGone(ForNobody):
