@@ -35,8 +35,9 @@ def gate_in_force(options: GuardOptions, gate: Gate | None) -> GuardLimits:
     """Return what is in force in a guard that is a gate; or only answers checks, without one."""
     if gate is None:
         return in_force(options, CHECKS_ONLY)
-    bounds = gate.discipline.in_force._replace(slots=gate.limits.slots)
-    return in_force(options, GATE, bounds, gate.slots, gate.why)
+    discipline = gate.discipline
+    bounds = discipline.in_force._replace(slots=gate.limits.slots)
+    return in_force(options, GATE, bounds, gate.slots, gate.why, tight=discipline.tight)
 
 
 def in_force(
@@ -45,12 +46,15 @@ def in_force(
     bounds: Limits | None = None,
     slots: int | None = None,
     why: str | None = None,
+    *,
+    tight: bool = False,
 ) -> GuardLimits:
     """Return what is in force in a guard with these options.
 
     :param acts: what it does to requests; see :class:`~wsgi_busyguard.load.GuardLimits`.
     :param bounds: the limits by which it refuses, or would refuse; ``None`` where it does not.
     :param slots: how many slots there are now, where some are taken away, and ``why`` they are.
+    :param tight: whether the bounds are those of an overload.
     """
     given = {name for name in LIMITED if getattr(options, name) != OPTIONS[name].default}
     origins = {name: GIVEN if name in given else DEFAULT for name in LIMITED}
@@ -58,6 +62,9 @@ def in_force(
         acts, bounds, slots = DISABLED, None, None
     at_most = None if bounds is None else bounds.slots
     now = at_most if slots is None else slots
+    for name in ("max_queue", "max_wait") if tight else ():
+        if getattr(bounds, name) != getattr(options, name):
+            origins[name] = ADAPTED
     if now != at_most:
         origins["slots"] = ADAPTED
     elif "slots" not in given:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,8 @@ from wsgi_busyguard.cli.top.view import _limits as top_lines
 from wsgi_busyguard.dashboard.html import parts
 from wsgi_busyguard.dashboard.limits import in_force as alike
 from wsgi_busyguard.dashboard.sentences import sentences
-from wsgi_busyguard.gate.in_force import in_force
+from wsgi_busyguard.gate import Gate
+from wsgi_busyguard.gate.in_force import gate_in_force, in_force
 from wsgi_busyguard.load import ACTS, LIMITED, ORIGINS, GuardLimits
 from wsgi_busyguard.metrics.figures import FIGURES, look
 from wsgi_busyguard.options import GuardOptions
@@ -87,6 +89,19 @@ def known(slots=8, now=None, **options):
 )
 def test_a_line_says_what_is_in_force_and_where_it_is_from(in_one, said):
     assert str(in_one) == said
+
+
+def test_the_limits_of_an_overload_are_adapted():
+    gate = Gate(2, client_timeout=1.0, clock=lambda: now)
+    now = 0.0
+    options = GuardOptions(slots=2, client_timeout=1.0)
+    assert "max_queue 400 (default), max_wait 0.8 s (default)" in str(gate_in_force(options, gate))
+    gate.discipline.crowded(0.0, 9, 0.0)
+    gate.discipline.crowded(1.1, 9, 1.1)
+    assert gate.discipline.tight
+    said = str(gate_in_force(options, gate))
+    assert "max_wait 0.2 s (adapted)" in said
+    assert re.search(r"max_queue \d (\(adapted\))", said)
 
 
 def test_the_docs_show_such_a_line():
