@@ -219,7 +219,8 @@ def test_a_server_that_is_given_garbage_says_so_in_one_line(process, tmp_path, s
 
 
 def test_checks_are_true_and_before_any_answer_while_ten_threads_compute(site, agent, board):
-    agent, site = agent(), site(threads=10, max_queue=40, client_timeout=60, board=str(board))
+    agent = agent()
+    site = site(threads=10, max_queue=40, max_wait=60, client_timeout=60, board=str(board))
     eventually(lambda: agent.load["capacity"] == 10)
     answers, threads = many(16, site.port, path="/cpu/0.2", timeout=60)
     eventually(lambda: agent.load["queued"] + agent.load["active"] == 16)

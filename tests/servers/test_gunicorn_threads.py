@@ -323,12 +323,12 @@ def test_hardly_any_connections_keep_the_queue_in_the_kernel(gunicorn, held, con
 
 def test_computing_threads_leave_the_check_port_be(gunicorn):
     server = gunicorn("--threads", "4", max_queue=50, max_wait=50)
-    answers, threads = many(30, server.port, path="/compute/0.15")
+    answers, threads = many(30, server.port, path="/compute/0.15", timeout=50)
     eventually(lambda: server.load["active"] == 4)
     checks(server.check)
     assert check(server.port).text == "busy"
     assert len(answers) < 26
-    together(threads)
+    together(threads, within=50)
     assert [answer.status for answer in answers] == [200] * 30
     server.at_rest()
 
