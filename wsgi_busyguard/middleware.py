@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._support.launcher import relaunch
 from ._support.wsgi_app import wsgi_app
+from .adapters.crowd_watch import CrowdWatch, own_part
 from .adapters.detect import in_a_test
 from .adapters.first_request import FirstRequest, briefly, room_to_start_with
 from .adapters.next_call import NextCall
@@ -19,9 +20,16 @@ from .deadlines.clock_skew import QueueHeader
 from .deadlines.current_guard import calls_apps
 from .deadlines.environ import stamping
 from .gate import Gate
-from .gate.dry_run import DryRun, counted
+from .gate.dry_run import DryRun, counted, passed
 from .gate.gated import holding
-from .gate.in_force import gate_in_force, in_force, log_limits, tell_limits
+from .gate.in_force import (
+    gate_in_force,
+    in_force,
+    log_limits,
+    pick_up_in_force,
+    tell_limits,
+)
+from .gate.pickup import PickUp
 from .load import DRY_RUN
 from .monitor import Monitor
 from .options import MIDDLEWARE, from_keywords, taken_by
@@ -49,7 +57,8 @@ class BusyGuard:
     :param app: the WSGI app to guard.
     :param monitor: knows the load of the server in front; see :mod:`wsgi_busyguard.adapters`.
     :param slots: given, the guard is a gate, and the server needs ``slots + max_queue + 2`` threads
-        at least; with fewer it answers checks and refuses nothing, and says so in the log.
+        at least; with fewer, and without slots, it refuses when a thread of the server picks a
+        request up, where the server's queue can be read.
 
     What the others are: see :class:`~wsgi_busyguard.options.GuardOptions`.
 
@@ -132,7 +141,8 @@ class BusyGuard:
             return self._app
         if self._checks.match(environ) is not None:
             sampled.moved()  # a check has a thread, and says nothing of how long others take
-        return sampled.timing(self._app)
+        # Behind the pick-up, for what is refused says nothing of it either.
+        return self._while_crowded(sampled.timing(self._behind))
 
     def _know_checks(self, options: GuardOptions) -> None:
         self._checks, self._patience = options.checks, options.patience
@@ -161,6 +171,8 @@ class BusyGuard:
         """What the guard does to requests, and the limits that are in force now."""
         if self.dry_run is not None:
             return in_force(self._options, DRY_RUN, self._bounds)
+        if self._crowd.watches:
+            return pick_up_in_force(self._options, self._pick_up)
         return gate_in_force(self._options, None if self._lacks_room() else self._gate)
 
     def _lacks_room(self) -> bool:
@@ -175,8 +187,9 @@ class BusyGuard:
             monitor.stacks = monitor.stacks or Stacks()
             app = monitor.stacks.noting(app)
         told = self._reader(lambda: self._in_flight.count() <= 1)  # nobody but the one that asks
-        if options.slots is not None and self.dry_run is not None:
-            app = counted(app, self.dry_run)
+        self._pick_up = self._at_pick_up(options)
+        if self.dry_run is not None:
+            app = (passed if options.slots is None else counted)(app, self.dry_run)
         self._plain = self._gated = app
         stamps = options.slots is not None or options.client_timeout is not None
         if stamps or told is not None:
@@ -186,6 +199,13 @@ class BusyGuard:
             self._gated = holding(app, adapter, monitor, refused, timeout, told, self._leftovers)
         if options.expose_load:
             self._report()
+
+    def _at_pick_up(self, options: GuardOptions) -> PickUp:
+        """Return what refuses where the guard is not the queue itself."""
+        instead = None if self.dry_run is None else self.dry_run.refuse
+        refused, limits = self._responses.refused, options.some("max_wait", "client_timeout")
+        told = self.monitor.refresh  # which logs what is wrong with an adapter, once a streak
+        return PickUp(refused, self._leftovers, **limits, instead=instead, unreadable=told)
 
     def _reader(self, is_idle: Callable[[], bool]) -> Callable[[Mapping[str, Any]], Client] | None:
         """Return what reads from a request's headers how long its client waits, and has waited."""
@@ -197,15 +217,21 @@ class BusyGuard:
         """Have all answers carry the load."""
         from .metrics.orca import Reporter
 
-        reported = Reporter(self.monitor).around
+        reported, refused = Reporter(self.monitor).around, self._responses.refused
         self._plain, self._gated = reported(self._plain), reported(self._gated)
+        self._pick_up.refused = lambda reason: reported(refused(reason))
 
     def _choose_app(self) -> None:
         """Pass requests by a gate that has no room; count them where that is wanted."""
         app, in_flight = self._plain if self._lacks_room() else self._gated, self._in_flight
-        self._app = in_flight.counting(app) if in_flight.is_wanted else app
+        self._behind = in_flight.counting(app) if in_flight.is_wanted else app
         if in_flight.is_wanted:  # by now: another thread may have come in between
-            self._app = in_flight.counting(app)
+            self._behind = in_flight.counting(app)
+        self._app = self._while_crowded(self._behind)
+
+    def _while_crowded(self, app: WSGIApplication) -> WSGIApplication:
+        """Return ``app``, from which requests are kept while too many queue in the server."""
+        return self._pick_up.around(app) if self._pick_up.crowded else app
 
     def _on_board(self, board: Board | str | os.PathLike[str] | None, adapter: Adapter) -> Monitor:
         """Return the monitor of ``adapter``, or of the board that it is posted on."""
@@ -223,10 +249,13 @@ class BusyGuard:
         options = self._options
         self._first = self.next_call.steps
         self._server: FirstRequest | None = None
+        self._crowd = crowd = CrowdWatch(self._pick_up, self.next_call)
+        self._in_flight.begin = self._pick_up.changed = self._choose_app
         if options.monitor is None:
             counts, left = (self._in_flight, self.count_checks), self._leftovers
-            self._server = FirstRequest(self.monitor, adapter, *counts, self.next_call, left)
-        self._in_flight.begin = self._choose_app
+            self._server = FirstRequest(self.monitor, adapter, *counts, self.next_call, left, crowd)
+        else:
+            self.next_call.does(self._watch, "could not begin to watch the queue")
         self._choose_app()
         if options.board is not None:
             self._unheard_of()
@@ -244,6 +273,9 @@ class BusyGuard:
         self.monitor.serves = True
         if self._logged.acquire(blocking=False):  # of several first calls at once
             log_limits(self.monitor)
+
+    def _watch(self, _: WSGIEnvironment) -> None:
+        self._crowd.watch(own_part(self.monitor.adapter))
 
     def _push(self, _: WSGIEnvironment) -> None:
         self.monitor.serves = True
@@ -319,12 +351,11 @@ def _go_together(options: GuardOptions) -> None:
         )
     if monitor is not None and slots is not None:
         raise ValueError("give slots or monitor, not both: with slots the guard is the queue")
-    if (
-        slots is None
-        and not options.disabled
-        and (options.max_queue is not None or options.max_wait is not None)
-    ):
-        raise ValueError("max_queue and max_wait need slots: without them nothing queues here")
+    if slots is None and options.max_queue is not None and not options.disabled:
+        raise ValueError(
+            "max_queue needs slots: without them requests queue in the server, and max_wait says"
+            " for how long"
+        )
     if options.push and options.dry_run:
         raise ValueError("give push or dry_run, not both: a dry run tells balancers nothing")
 

@@ -186,7 +186,7 @@ class GuardOptions:
         None,
         SLOTS,
         "Requests that may be in the app at once; the guard queues the rest. Without it the guard"
-        " reads the server's own queue.",
+        " reads the server's own queue, and refuses what the server's threads pick up.",
         {**dict.fromkeys(_FRONTS, _THREADS), **dict.fromkeys(_COMMANDS, _THREADS_HERE)},
     )
     max_queue: float | None = option(

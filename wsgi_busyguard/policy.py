@@ -202,9 +202,9 @@ class Discipline:
         else:
             self.in_force = self._loose
 
-    def arrived(self) -> None:
-        """Count one that has come and got no slot at once."""
-        self._arrivals += 1
+    def arrived(self, count: int = 1) -> None:
+        """Count one that has come and got no slot at once, or so many."""
+        self._arrivals += count
 
     def left(self) -> None:
         """Count one that has gone from the queue to a slot."""

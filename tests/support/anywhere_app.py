@@ -54,6 +54,8 @@ def guarded(app):
     options = json.loads(os.environ["GUARD"])
     if options is None:
         return app
+    if "slots" not in options and "client_timeout" not in options:
+        options.setdefault("max_wait", 600)  # tests hold requests for longer than clients wait
     guard = BusyGuard(app, **options)
     check = CheckPort(guard.monitor, "127.0.0.1:0").start()
     # One write, for another worker says the same at this moment.

@@ -20,6 +20,11 @@ CLASSES = "wsgi_busyguard.adapters.gunicorn."
 HEARD = 0.5 + 1.0
 
 
+# They refuse at pick-up while those who wait will wait for longer than clients do, as in tests that
+# hold requests for as long as they like.
+AT_PICK_UP = ("GuardedSync", "GuardedGevent")
+
+
 class Gunicorn(Process):
     """A gunicorn of guarded workers: ``port``, ``check`` and ``agent`` are where it listens.
 
@@ -44,6 +49,8 @@ class Gunicorn(Process):
     ):
         if ports:
             guard = {"check": "127.0.0.1:0", "agent": "127.0.0.1:0", **guard}
+        if kind in AT_PICK_UP and not {"slots", "client_timeout"} & guard.keys():
+            guard = {"max_wait": 600, **guard}
         said = {f"BUSYGUARD_{name.upper()}": str(value) for name, value in guard.items()}
         command = [
             python,

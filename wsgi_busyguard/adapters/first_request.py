@@ -11,10 +11,12 @@ from .._support.locks import under
 from .._support.log import logger
 from ..board.publisher import Publisher
 from ..board.respawn import is_late
+from ..counters import Counts
 from ..deadlines.deadline import MONITOR
 from ..gate.gated import Held
 from ..load import Shares, Subscribes
 from ..monitor import Monitor
+from .crowd_watch import own_part
 from .detect import BE_THE_QUEUE, Server, behind_a_guard, find, find_early, held_up
 from .readers.in_flight import InFlight
 from .readers.sampling import Sampled
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from ..gate import Gate
     from ..load import Adapter, Load
     from ..policy import Limits
+    from .crowd_watch import CrowdWatch
     from .next_call import NextCall
     from .unread_body import Leftovers
 
@@ -43,6 +46,7 @@ class FirstRequest:
         another server, anew; has calls be timed.
     :param leftovers: is told how many threads are left where the gate is full, but for one for
         checks.
+    :param crowd: watches the server's queue where the guard is not the queue itself.
     :ivar lacks_room: whether a gate here would serve less than the server without it, so that
         requests are not to go through it.
     """
@@ -55,6 +59,7 @@ class FirstRequest:
         count_checks: Callable[[], Sized],
         next_call: NextCall,
         leftovers: Leftovers,
+        crowd: CrowdWatch,
     ) -> None:
         self._monitor = monitor
         self._adapter = adapter
@@ -62,6 +67,7 @@ class FirstRequest:
         self._count_checks = count_checks
         self._next_call = next_call
         self._leftovers = leftovers
+        self._crowd = crowd
         self._renew()
         self._met = False
         self.lacks_room = False
@@ -131,10 +137,17 @@ class FirstRequest:
                 self._leftovers.allow(threads if threads == math.inf else left)
                 return
         self.lacks_room = True
-        reads = server is not None and server.adapter is not None
-        until_then = "until then the guard refuses nothing and answers checks"
-        logger.error("%s; %s%s", wrong, until_then, "" if reads else ", which all say free")
-        self._turn_to(self._reader(server) if reads and server is not None else self._in_flight)
+        until_then = "the guard refuses nothing and answers checks"
+        try:
+            if server is None or server.adapter is None:
+                until_then += ", which all say free"
+                self._turn_to(self._in_flight)
+            else:
+                self._turn_to(self._reader(server))
+                if self._crowd.watches:
+                    until_then = "requests are refused at pick-up only"
+        finally:
+            logger.error("%s; until then %s", wrong, until_then)
 
     def _find_load(self, server: Server | None, name: str) -> None:
         if server is None:
@@ -154,13 +167,20 @@ class FirstRequest:
             logger.info("reads the load of %s: %r", server.name, adapter)
 
     def _reader(self, server: Server) -> Adapter:
+        """Return what reads the server for checks, and have its queue be watched."""
         assert server.adapter is not None
-        adapter = self._part_of(server.adapter())
+        whole = server.adapter()
+        own, shown = own_part(whole), self._part_of(whole)
+        reader = shown
         if server.counts_checks:
-            adapter = WithoutChecks(adapter, self._count_checks())
-        if not isinstance(adapter, Subscribes):  # what tells of changes by itself knows more
-            adapter = Sampled(adapter, self._next_call)
-        return adapter
+            reader = WithoutChecks(reader, self._count_checks())
+        if own is not None and not isinstance(reader, (Counts, Subscribes)):
+            reader = self._crowd.counted(reader)
+        if not isinstance(reader, Subscribes):  # what tells of changes by itself knows more
+            reader = Sampled(reader, self._next_call)
+        if not self._in_flight.nested:  # else the guard in front refuses
+            self._crowd.watch(reader if own is shown else own)
+        return reader
 
     def _part_of(self, adapter: Adapter) -> Adapter:
         """Return what reads this process's part, where several post and the queue is one for all.
@@ -189,6 +209,7 @@ class FirstRequest:
             if self.lacks_room or isinstance(self._adapter, InFlight):
                 self._turn_to(self._adapter)
             self.lacks_room = False
+            self._crowd.watch(None)
             self._begin()
 
 

@@ -47,12 +47,14 @@ class NextCall:
     def __init__(self) -> None:
         self.steps: list[Step] = []
 
-    def does(self, work: Callable[[WSGIEnvironment], object], failed: str) -> None:
+    def does(self, work: Callable[[WSGIEnvironment], object], failed: str) -> object:
         """Have the next call do ``work`` with its environ; ``failed`` is logged if that raises.
 
-        If it returns true the call after that does it as well.
+        If it returns true the call after that does it as well. Returns what :meth:`is_next` takes.
         """
-        self.steps.append(Step(work, failed))
+        step = Step(work, failed)
+        self.steps.append(step)
+        return step
 
     def time_next(self, sampled: Sampled) -> object:
         """Have the next call tell ``sampled`` when it begins and ends; return what is to be it."""
@@ -60,9 +62,9 @@ class NextCall:
         self.steps.append(step)
         return step
 
-    def is_next(self, timed: object) -> bool:
-        """Return whether the next call is the one that is to be timed."""
-        return timed in self.steps
+    def is_next(self, step: object) -> bool:
+        """Return whether the next call is the one that is to do this, or to be timed for it."""
+        return step in self.steps
 
     def begin(self, environ: WSGIEnvironment) -> Sampled | None:
         """Do it all; return who is to be told when this call begins and ends."""

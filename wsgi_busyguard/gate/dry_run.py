@@ -29,7 +29,7 @@ LOG_INTERVAL_SECONDS = 60.0
 class DryRun:
     """What a gate would have refused, by estimate; every figure counts from the start.
 
-    :param discipline: of that gate's queue; without one it counts nothing.
+    :param discipline: of that gate; without one somebody else estimates, see :meth:`refuse`.
     :param clock: monotonic seconds.
     :ivar requests: requests that came.
     :ivar refused: how many of them a gate would have refused, by ``Busyguard-Refused``.
@@ -65,6 +65,15 @@ class DryRun:
         if under(self._lock, self._arrive, request, ago):
             logger.warning("dry run: %s, since the start", str(self))
 
+    def come(self) -> None:
+        """Count a request of which nothing else is estimated here."""
+        under(self._lock, self._come)
+
+    def refuse(self, count: int) -> None:
+        """Count that so many would have been refused at pick-up."""
+        if under(self._lock, self._refuse, Reason.QUEUE_AGE, count):
+            logger.warning("dry run: %s, since the start", str(self))
+
     def leave(self, request: object) -> None:
         """Take note that a request has ended."""
         under(self._lock, self._leave, request)
@@ -72,12 +81,20 @@ class DryRun:
     def _arrive(self, request: object, ago: float) -> bool:
         """Count it; return whether it is time for a line. Requires self._lock."""
         now = self._clock()
-        self.requests += 1
+        self._come()
         reason = self._reason(now, ago)
         if reason is None:
             self._running[request] = now
             return False
-        self.refused[reason.value] += 1
+        return self._refuse(reason, 1)
+
+    def _come(self) -> None:
+        self.requests += 1
+
+    def _refuse(self, reason: Reason, count: int) -> bool:
+        """Count them; return whether it is time for a line. Requires self._lock."""
+        now = self._clock()
+        self.refused[reason.value] += count
         if self._logged is not None and now - self._logged < LOG_INTERVAL_SECONDS:
             return False
         self._logged = now
@@ -151,5 +168,15 @@ def counted(app: WSGIApplication, dry_run: DryRun) -> WSGIApplication:
             return app(environ, start_response)
         finally:
             dry_run.leave(request)
+
+    return call
+
+
+def passed(app: WSGIApplication, dry_run: DryRun) -> WSGIApplication:
+    """Return ``app``, each call of which is only counted."""
+
+    def call(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        dry_run.come()
+        return app(environ, start_response)
 
     return call

@@ -16,10 +16,12 @@ from ..load import (
     GATE,
     GIVEN,
     LIMITED,
+    PICK_UP,
     THREADS,
     GuardLimits,
 )
 from ..options import OPTIONS
+from ..policy import loose_limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from ..options import GuardOptions
     from ..policy import Limits
     from .gate import Gate
+    from .pickup import PickUp
 
 
 def gate_in_force(options: GuardOptions, gate: Gate | None) -> GuardLimits:
@@ -38,6 +41,18 @@ def gate_in_force(options: GuardOptions, gate: Gate | None) -> GuardLimits:
     discipline = gate.discipline
     bounds = discipline.in_force._replace(slots=gate.limits.slots)
     return in_force(options, GATE, bounds, gate.slots, gate.why, tight=discipline.tight)
+
+
+def pick_up_in_force(options: GuardOptions, pick_up: PickUp | None = None) -> GuardLimits:
+    """Return what is in force in a guard that refuses what the server's threads pick up.
+
+    :param pick_up: what refuses there; ``None`` where nobody has been refused yet.
+    """
+    loose = loose_limits(1, None, options.max_wait, options.client_timeout)
+    max_wait = loose.max_wait if pick_up is None else pick_up.max_wait
+    if max_wait == math.inf:
+        return in_force(options, CHECKS_ONLY)
+    return in_force(options, PICK_UP)._replace(max_wait=max_wait)
 
 
 def in_force(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from ...board.membership import Member, opened
@@ -39,6 +40,8 @@ class Guarded:
         **options: Any,
     ) -> None:
         from_keywords(PREFORK, options)  # says of one that is not taken here what to do
+        if slots is None:
+            options["max_wait"] = _no_limit(options.get("max_wait"))
         self._member: Any = None
         if slots is not None:
             self.guard = BusyGuard(app, slots=slots, board=board, **options)
@@ -75,3 +78,13 @@ class Guarded:
         self.guard.monitor.drain()
         if self._member is not None:
             self._member.go()
+
+
+def _no_limit(max_wait: float | None) -> float:
+    """Return the limit of a guard that is no gate here; raise if it was to be another one."""
+    if max_wait not in (None, math.inf):
+        raise ValueError(
+            "max_wait needs slots here: what waits in the kernel is for all processes, and none"
+            " knows its share"
+        )
+    return math.inf

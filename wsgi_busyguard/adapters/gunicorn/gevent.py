@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from gevent import sleep
 from gunicorn.workers.ggevent import GeventWorker
 
-from ...gate import Gate
+from ...gate import Gate, Refused
 from ...gate.gated import holding
-from ...policy import loose_limits
+from ...policy import Reason, loose_limits
 from ...responses import Responses
 from ..front.descriptors import (
     SPARE,
@@ -22,7 +23,8 @@ from ..front.descriptors import (
     overdrawn,
     waiting_room,
 )
-from .worker import REFUSING, Guarded, counting
+from .hub_load import HubLoad
+from .worker import Guarded, counting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,13 +42,13 @@ class GuardedGevent(Guarded, GeventWorker):
     the guard is the queue in each worker. Beats come from the hub, so that one that is stuck shows.
     """
 
-    loop = True
+    loop = picks_up = True
 
     @classmethod
     def without(cls, options: GuardOptions) -> dict[str, str]:
         """Return what has no effect."""
-        reason = "without BUSYGUARD_SLOTS the guard only counts and refuses nothing: set it, too"
-        return dict.fromkeys(REFUSING, reason) if options.slots is None else {}
+        reason = "without BUSYGUARD_SLOTS the queue is in the kernel: set it, too"
+        return {"max_queue": reason} if options.slots is None else {}
 
     @classmethod
     def bounds(cls, cfg: Any, options: GuardOptions) -> Limits | None:
@@ -103,10 +105,16 @@ class GuardedGevent(Guarded, GeventWorker):
     def guarded(self, app: WSGIApplication) -> WSGIApplication:
         """Return the app behind the gate, and that behind the guard."""
         timeout = self.options.timeout
+        self._hub_load = HubLoad(self.load.portion)
         refused = Responses(**self.options.some("refusal", "retry_after")).refused
-        return super().guarded(
-            holding(self._posting(app), self._gate, self.monitor, refused, timeout, self.told)
-        )
+        app = holding(self._posting(app), self._gate, self.monitor, refused, timeout, self.told)
+        if self.options.slots is None:
+            app = self.at_pick_up(app, self._hub_load.read, self._count_refused)
+        return super().guarded(app)
+
+    def _count_refused(self) -> None:
+        with suppress(Refused):
+            self._gate.refuse(Reason.QUEUE_AGE)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
         """Serve a request, and post when it is over. Others have their turn before the next one.
@@ -150,6 +158,7 @@ class GuardedGevent(Guarded, GeventWorker):
         """Return ``app``, with a post when a request has got in: the hub may be stuck from then."""
 
         def posting(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+            self._hub_load.admitted += 1
             self.publisher.post()
             return app(environ, start_response)
 

@@ -7,30 +7,35 @@ from typing import TYPE_CHECKING, Any
 from gunicorn.workers.sync import SyncWorker
 
 from ...deadlines.environ import stamping
-from .worker import REFUSING, Guarded, counting
+from ...policy import Reason
+from .worker import Guarded, counting
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
+    from ...gate import Slot
     from ...options import GuardOptions
     from ..front.progress import Upload
 
 
 class GuardedSync(Guarded, SyncWorker):
-    """gunicorn's sync worker, counted.
+    """gunicorn's sync worker, counted; it refuses what it has picked up while too many wait.
 
     Nothing can be answered or refused in front of it; checks are answered by the check port in the
     master (``BUSYGUARD_CHECK``). A name that ends in "SyncWorker" gunicorn would replace by its
     threaded one as soon as there are threads.
     """
 
+    picks_up = True
+
     _client: Upload
+    _slot: Slot
 
     @classmethod
     def without(cls, options: GuardOptions) -> dict[str, str]:
         """Return what has no effect."""
-        reason = "the queue is in the kernel and nothing can be refused: use GuardedThreads"
-        return dict.fromkeys(("slots", *REFUSING), reason)
+        reason = "a worker has one place, and the queue is in the kernel: use GuardedThreads"
+        return dict.fromkeys(("slots", "max_queue"), reason)
 
     def queue(self) -> Any:
         """Return the one place that this worker has."""
@@ -39,7 +44,7 @@ class GuardedSync(Guarded, SyncWorker):
 
     def guarded(self, app: WSGIApplication) -> WSGIApplication:
         """Return the guarded app behind what a request's headers tell of its client."""
-        guard = super().guarded(app)
+        guard = super().guarded(self.at_pick_up(app, self.load.portion, self._forfeit))
         if self.told is None:
             return guard
         return stamping(guard, self.monitor, self.options.timeout, self.told)
@@ -47,7 +52,7 @@ class GuardedSync(Guarded, SyncWorker):
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serve a connection; whoever is slow to send a request takes the worker too."""
         self.standing.moved()
-        slot = self._gate.take()
+        self._slot = slot = self._gate.take()
         self._client = served = self.clients.watched(client)
         if not self.cfg.is_ssl:  # else the socket is soon replaced by another one
             served.await_head()
@@ -66,6 +71,10 @@ class GuardedSync(Guarded, SyncWorker):
         self._client = req.unreader.sock = self.clients.watched(client)
         self.clients.begin(self._client)
         return super().handle_request(listener, req, client, addr)
+
+    def _forfeit(self) -> None:
+        """Count the request that is being served as refused, and not by how long it took."""
+        self._gate.forfeit(self._slot, Reason.QUEUE_AGE)
 
     def work(self) -> tuple[Any, ...]:
         """Also cut those off who do not get on."""

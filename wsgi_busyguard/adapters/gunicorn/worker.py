@@ -23,14 +23,17 @@ from ...counters import counts_of
 from ...deadlines.client_timeout import reader
 from ...deadlines.clock_skew import QueueHeader
 from ...gate import Gate
-from ...gate.in_force import gate_in_force, in_force
+from ...gate.in_force import gate_in_force, in_force, pick_up_in_force
+from ...gate.pickup import PickUp
 from ...haproxy import Push
 from ...load import CHECKS_ONLY, GATE
 from ...middleware import BusyGuard
 from ...monitor import Monitor
+from ...responses import Responses
 from ..acceptqueue import in_the_kernel
 from ..front.accept_backlog import StandingQueue
 from ..front.progress import Clients
+from ..unread_body import Leftovers
 from .master import Host, judge_options, the_host
 from .options import OPTIONS, loaded
 
@@ -61,9 +64,6 @@ BEHIND = (
     "expose_load",
 )
 
-# What only matters where requests are refused.
-REFUSING = ("max_queue", "max_wait", "refusal", "retry_after")
-
 
 class HostLoad:
     """The load of all workers, as one of them sees it: an adapter.
@@ -81,6 +81,15 @@ class HostLoad:
         load = self._poster.read()
         queued = 0 if self._worker.cfg.reuse_port else in_the_kernel(self._worker.sockets)
         return load._replace(queued=load.queued + queued) if queued else load
+
+    def portion(self) -> Load | None:
+        """Return this worker's own figures, with its share of what waits for whoever is first."""
+        load = self._poster.adapter.read()
+        if load is None or self._worker.cfg.reuse_port:
+            return load
+        queued = in_the_kernel(self._worker.sockets) or 0
+        workers = max(1, len(self._poster.board.awake()))
+        return load._replace(queued=load.queued + queued // workers)
 
     def hears(self, asked: Any) -> None:
         """Have the counts of checks be posted."""
@@ -136,6 +145,11 @@ class Guarded:
     # Whether the loop that takes connections in is the one that beats.
     loop = False
 
+    # Whether it refuses at pick-up where it is no gate.
+    picks_up = False
+
+    _pick_up: PickUp | None = None
+
     gate: Gate | None = None
 
     cfg: Any
@@ -161,7 +175,7 @@ class Guarded:
             bounds = cls.bounds(cfg, options)
         except ValueError as error:
             sys.exit(f"busyguard: {error}")
-        host.tell(_limits(options, bounds), log)
+        host.tell(cls.expected(options, bounds), log)
         for name, reason in cls.without(options).items():
             if getattr(options, name) != OPTIONS[name].default:
                 told = OPTIONS[name].variable, cls.__name__, reason
@@ -180,6 +194,13 @@ class Guarded:
         """
         return None
 
+    @classmethod
+    def expected(cls, options: GuardOptions, bounds: Limits | None) -> GuardLimits:
+        """Return what is in force in a worker that is still to be made."""
+        if bounds is None and cls.picks_up:
+            return pick_up_in_force(options)
+        return in_force(options, CHECKS_ONLY if bounds is None else GATE, bounds)
+
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.host: Host
@@ -187,7 +208,7 @@ class Guarded:
         self.clients = Clients(self.options.progress_timeout)
         self.host.board.expect()  # in the master, which is about to fork
         with suppress(ValueError):  # what a reload has changed, and a worker does without
-            known = _limits(self.options, self.bounds(self.cfg, self.options))
+            known = self.expected(self.options, self.bounds(self.cfg, self.options))
             self.host.tell(known, self.log)
         self._made: float = self.tmp.last_update()
 
@@ -205,6 +226,8 @@ class Guarded:
     @property
     def limits(self) -> GuardLimits:
         """What the guard does to requests, and the limits that are in force now."""
+        if self.gate is None and self._pick_up is not None:
+            return pick_up_in_force(self.options, self._pick_up)
         return gate_in_force(self.options, self.gate)
 
     def queue(self) -> Adapter:
@@ -236,7 +259,8 @@ class Guarded:
     def _take_a_place(self) -> None:
         self.standing = StandingQueue(self._listeners)
         publisher = Publisher(self.host.board, OwnLoad(self.queue(), self), loop=self.loop)
-        self.monitor = Monitor(HostLoad(publisher, self), deliver=_aside)
+        self.load = HostLoad(publisher, self)
+        self.monitor = Monitor(self.load, deliver=_aside)
         self.monitor.limits = publisher.limits = lambda: self.limits
         self.publisher = publisher
         publisher.seek()  # tried again at its beats
@@ -246,9 +270,30 @@ class Guarded:
         return BusyGuard(
             app,
             monitor=self.monitor,
+            max_wait=math.inf,  # whoever stands in front of it refuses
             client_timeout=self.options.timeout,
             **self.options.some(*BEHIND),
         )
+
+    def at_pick_up(
+        self,
+        app: WSGIApplication,
+        read: Callable[[], Load | None],
+        count: Callable[[], object],
+    ) -> WSGIApplication:
+        """Return ``app``, where nothing in front of it refuses: requests are when picked up.
+
+        :param read: reads what waits for this worker.
+        :param count: called for each that is refused.
+        """
+        options = self.options
+        refused = Responses(**options.some("refusal", "retry_after")).refused
+        limits = options.some("max_wait", "client_timeout")
+        told = self.monitor.refresh
+        pick_up = PickUp(refused, Leftovers(), **limits, count=count, unreadable=told)
+        pick_up.read = read
+        self._pick_up = pick_up
+        return app if pick_up.is_off else pick_up.around(app)
 
     def _told_by_headers(self) -> Callable[[Mapping[str, Any]], Client] | None:
         options = self.options
@@ -295,11 +340,6 @@ class Guarded:
     def _whether_stopping(self) -> None:
         if not self.alive:  # after max_requests, say
             self.publisher.stopping()
-
-
-def _limits(options: GuardOptions, bounds: Limits | None) -> GuardLimits:
-    """Return what is in force in a worker that is still to be made."""
-    return in_force(options, CHECKS_ONLY if bounds is None else GATE, bounds)
 
 
 def _aside(tell: Callable[[], None]) -> None:

@@ -39,7 +39,7 @@ class GunicornAdapter:
 
     def read(self) -> Load:
         """Return the worker's figures; they may lag behind by what its main loop has not seen."""
-        return self._look()
+        return self._look(self._in_the_kernel())
 
     def share(self, board: Board) -> GunicornAdapter:
         """Return what reads this worker's part, for a board on which every worker posts.
@@ -50,7 +50,15 @@ class GunicornAdapter:
         part._board = board
         return part
 
-    def _threads(self) -> Load:
+    def portion(self) -> Load:
+        """Return this worker's figures, with its share of what waits in the kernel."""
+        worker = self._worker
+        queued = in_the_kernel(worker.sockets) or 0
+        if not worker.cfg.reuse_port:
+            queued //= max(1, worker.cfg.workers)
+        return self._look(queued)
+
+    def _threads(self, in_the_kernel: int) -> Load:
         worker = self._worker
         threads = int(worker.cfg.threads)
         kept = getattr(worker, "keepalived_conns", None)
@@ -58,10 +66,10 @@ class GunicornAdapter:
         silent = len(getattr(worker, "pending_conns", ()))
         queued = worker.tpool._work_queue.qsize()
         serving = worker.nr_conns - idle - silent - queued
-        return Load(queued + self._in_the_kernel(), min(max(0, serving), threads), threads)
+        return Load(queued + in_the_kernel, min(max(0, serving), threads), threads)
 
-    def _sync(self) -> Load:
-        return Load(self._in_the_kernel(), min(calls_in_flight(), 1), 1)
+    def _sync(self, in_the_kernel: int) -> Load:
+        return Load(in_the_kernel, min(calls_in_flight(), 1), 1)
 
     def _in_the_kernel(self) -> int:
         worker, board = self._worker, self._board

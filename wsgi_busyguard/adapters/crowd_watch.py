@@ -1,0 +1,134 @@
+"""Notices that requests queue in a server, at no cost for those that come while none do.
+
+A few times a second a thread has the next call look at the queue, and does no more than that: the
+look is the calling thread's, which has just picked a request up. So whoever reads a server is
+always called by it, and a process that nobody calls is not looked at.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from .._support.periodic import BEAT_SECONDS, Periodic
+from ..board.publisher import Publisher
+from ..gate import Gate
+from ..load import Shares
+from .acceptqueue import AcceptQueueAdapter
+from .readers.gevent_pywsgi import PywsgiAdapter
+from .readers.sampling import Sampled
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+    from ..gate.pickup import PickUp
+    from ..load import Adapter, Load
+    from .next_call import NextCall
+
+# So many times in a row without a call, and the thread ends; the next call starts it again. Ten
+# seconds: a process that is hardly called does not start a thread for each request.
+IDLE_BEATS = 40
+
+
+@runtime_checkable
+class Divides(Protocol):
+    """An adapter that reads a queue of which this process takes a share, and others the rest."""
+
+    def portion(self) -> Load | None:
+        """Return this process's figures, with its share of that queue."""
+
+
+class CrowdWatch:
+    """Has the next call look for a queue, as long as there are calls.
+
+    :param pick_up: looks, and knows then whether there is a crowd.
+    """
+
+    def __init__(self, pick_up: PickUp, next_call: NextCall) -> None:
+        self._pick_up = pick_up
+        self._next_call = next_call
+        self._step: object = None  # what the next call does
+        self._idle = 0  # beats without a call
+        self._beats = Periodic(self._beat, BEAT_SECONDS, "busyguard-crowd", in_children=True)
+
+    @property
+    def watches(self) -> bool:
+        """Whether there is a queue that it looks at."""
+        return self._pick_up.read is not None
+
+    def watch(self, adapter: Adapter | None) -> None:
+        """Look at the queue that ``adapter`` reads from now on; at none if it is ``None``."""
+        if adapter is None or self._pick_up.is_off:
+            self._pick_up.read = None
+            self._beats.stop()
+            return
+        # What knows how long a request takes is not timed by it.
+        sampled = adapter if isinstance(adapter, Sampled) else Sampled(adapter, self._next_call)
+        self._pick_up.read = sampled.read
+        self._ask()
+        self._beats.start()
+
+    def counted(self, adapter: Adapter) -> Adapter:
+        """Return what reads the same, and counts who was refused."""
+        return WithRefusals(adapter, self._pick_up)
+
+    def _beat(self) -> None:
+        self._idle = self._idle + 1 if self._next_call.is_next(self._step) else 0
+        if self._idle >= IDLE_BEATS:
+            self._beats.stop()
+        # Afterwards, for a call may have looked in between, and seen that the thread was there.
+        self._ask()
+
+    def _ask(self) -> None:
+        if not self._next_call.is_next(self._step):
+            self._step = self._next_call.does(self._look, "could not look at the queue")
+
+    def _look(self, _: WSGIEnvironment) -> None:
+        """Look, in a call's thread."""
+        if self.watches and not self._beats.running:
+            self._idle = 0
+            self._beats.start()
+        pick_up = self._pick_up
+        pick_up.look()
+        if pick_up.crowded:  # said again, for another thread may just have set up the contrary
+            pick_up.changed()
+
+
+class Portion:
+    """Reads what one process has of a queue that several have in common."""
+
+    def __init__(self, adapter: Divides) -> None:
+        self._adapter = adapter
+
+    def read(self) -> Load | None:
+        """Return the figures of this instant."""
+        return self._adapter.portion()
+
+    def __repr__(self) -> str:
+        return f"<Portion of {self._adapter!r}>"
+
+
+class WithRefusals:
+    """Reads what an adapter reads, and counts who was refused at pick-up."""
+
+    def __init__(self, adapter: Adapter, pick_up: PickUp) -> None:
+        self._adapter = adapter
+        self.counts = pick_up.counts
+
+    def read(self) -> Load | None:
+        """Return the load."""
+        return self._adapter.read()
+
+    def __repr__(self) -> str:
+        return repr(self._adapter)
+
+
+def own_part(adapter: Adapter) -> Adapter | None:
+    """Return what reads the queue that is this process's own; ``None`` if nothing does."""
+    while isinstance(adapter, Publisher):  # it reads all processes
+        adapter = adapter.adapter
+    if isinstance(adapter, Divides):
+        return Portion(adapter)
+    # What waits in the kernel may be for several processes, and who knows how many. A gate refuses
+    # by itself.
+    others = (Shares, AcceptQueueAdapter, PywsgiAdapter, Gate)
+    return None if isinstance(adapter, others) else adapter
