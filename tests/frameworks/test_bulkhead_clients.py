@@ -12,12 +12,14 @@ import threading
 import httpx
 import pytest
 import requests
+import urllib3
 
 from wsgi_busyguard.bulkhead import Bulkhead, BulkheadFull
 from wsgi_busyguard.deadlines import NotMade
 from wsgi_busyguard.integrations import bulkheads as hosts
 from wsgi_busyguard.integrations.httpx import AsyncDeadlineTransport, DeadlineTransport
 from wsgi_busyguard.integrations.requests import DeadlineAdapter
+from wsgi_busyguard.integrations.urllib3 import DeadlineTimeout
 
 BODY = b"sunny, 21 degrees"
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(BODY)
@@ -160,6 +162,34 @@ def test_httpx_does_the_same_in_an_event_loop(serving):
     assert one.figures()["inside"] == 0
 
 
+def test_urllib3_holds_one_until_the_body_is_read(serving):
+    one, site = Bulkhead("rates", at_most=1), serving(well)
+    with urllib3.PoolManager(timeout=DeadlineTimeout(2, 2, bulkhead=one), retries=False) as pool:
+        assert pool.request("GET", site.url).data == BODY
+        assert one.figures()["inside"] == 0
+        answer = pool.request("GET", site.url, preload_content=False)
+        with pytest.raises(BulkheadFull):
+            pool.request("GET", site.url)
+        assert answer.read() == BODY
+        answer.release_conn()
+        answer = pool.request("GET", site.url, preload_content=False)
+        answer.close()
+        assert pool.request("GET", site.url).data == BODY
+    assert one.figures()["inside"] == 0
+    assert one.figures()["made"] == 4
+
+
+def test_an_attempt_of_urllib3s_that_is_cut_gives_its_place_back_and_counts_as_slow(serving):
+    one, site = Bulkhead("rates", at_most=1), serving(silent)
+    limit = DeadlineTimeout(0.2, 0.2, bulkhead=one)
+    with urllib3.PoolManager(timeout=limit, retries=False) as pool:
+        for _ in range(2):
+            with pytest.raises(urllib3.exceptions.ReadTimeoutError):
+                pool.request("GET", site.url)
+            gc.collect()
+    assert (one.figures()["inside"], one.figures()["slow"]) == (0, 2)
+
+
 def test_each_host_has_one_and_of_many_the_rest_share_one(monkeypatch):
     monkeypatch.setattr(hosts, "_hosts", {})
     ones = [hosts.chosen(True, f"host{n}.example") for n in range(40)]
@@ -178,7 +208,10 @@ def test_the_host_of_a_call_is_the_bulkheads_name(serving, monkeypatch):
     assert list(hosts._hosts) == ["127.0.0.1"]
 
 
-@pytest.mark.parametrize("client", [DeadlineAdapter, DeadlineTransport, AsyncDeadlineTransport])
+CLIENTS = [DeadlineAdapter, DeadlineTransport, AsyncDeadlineTransport, DeadlineTimeout]
+
+
+@pytest.mark.parametrize("client", CLIENTS)
 def test_what_is_no_bulkhead_is_told(client):
     with pytest.raises(TypeError, match="bulkhead must be a Bulkhead, or True for one per host"):
         client(bulkhead="rates")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -11,11 +12,14 @@ from urllib3 import Retry, Timeout
 from urllib3.exceptions import ConnectTimeoutError
 
 from ..deadlines.deadline import TooLate, call_timeout, current_deadline
+from .bulkheads import chosen, known
 
 if TYPE_CHECKING:
     import socket
 
     from urllib3 import BaseHTTPResponse
+
+    from ..bulkhead import Bulkhead, Place
 
 
 class NotBegun(ConnectTimeoutError):
@@ -31,19 +35,38 @@ class DeadlineTimeout(Timeout):
     :param connect: seconds that connecting may take, as :class:`urllib3.Timeout` has it.
     :param read: seconds between two bytes of the answer.
     :param least: what such a call takes at best. With less left it is not begun.
+    :param bulkhead: holds a place for each attempt until its body is read or closed, or raises
+        :exc:`~wsgi_busyguard.bulkhead.BulkheadFull`; ``True``: one for each host.
 
     Asked anew for each attempt, so one object serves a whole pool, and retries have less and less:
     ``PoolManager(timeout=DeadlineTimeout(connect=1, read=3))``. The client's deadline holds for the
     answer as a whole, its head and a body that is read later included.
     """
 
-    def __init__(self, connect: Any = None, read: Any = None, *, least: float = 0.0) -> None:
+    def __init__(
+        self,
+        connect: Any = None,
+        read: Any = None,
+        *,
+        least: float = 0.0,
+        bulkhead: Bulkhead | bool | None = None,
+    ) -> None:
         super().__init__(connect=connect, read=read)
         self._least = least
+        self._bulkhead = known(bulkhead)
+        self._place: Place | None = None  # goes with the attempt, if there is no answer
 
     def clone(self) -> DeadlineTimeout:
         """Return a copy for one attempt, which has not begun."""
-        return DeadlineTimeout(self._connect, self._read, least=self._least)
+        more: Any = {"least": self._least, "bulkhead": self._bulkhead}
+        return DeadlineTimeout(self._connect, self._read, **more)
+
+    def start_connect(self) -> float:
+        """Begin an attempt, which has a place in the bulkhead from now on."""
+        one = chosen(self._bulkhead, getattr(_connection(), "host", None))
+        if one is not None:
+            self._place = one.take(self._read if isinstance(self._read, (int, float)) else None)
+        return super().start_connect()
 
     @property
     def connect_timeout(self) -> Any:
@@ -59,8 +82,9 @@ class DeadlineTimeout(Timeout):
         """The seconds that one read may take now."""
         left = self._left(super().read_timeout)
         deadline, connection = current_deadline(), _connection()
-        if deadline is not None and hasattr(connection, "response_class"):
-            _end_answer(connection, deadline)
+        needed = deadline is not None or self._place is not None
+        if needed and hasattr(connection, "response_class"):
+            _end_answer(connection, math.inf if deadline is None else deadline, self._place)
         return left
 
     def _left(self, said: Any) -> Any:
@@ -97,10 +121,14 @@ class _TimedReads(io.RawIOBase):
 
     :param raw: reads the socket.
     :param deadline: monotonic seconds.
+    :param place: in a bulkhead, for as long as there is something to read.
     """
 
-    def __init__(self, raw: io.RawIOBase, sock: socket.socket, deadline: float) -> None:
+    def __init__(
+        self, raw: io.RawIOBase, sock: socket.socket, deadline: float, place: Place | None = None
+    ) -> None:
         self._raw = raw
+        self._place = place
         self._sock = sock  # by which libraries that stream find it in socket.SocketIO
         self._deadline = deadline
 
@@ -112,7 +140,7 @@ class _TimedReads(io.RawIOBase):
         if left <= 0:
             raise TimeoutError("the client's patience ended before the answer did")
         said = self._sock.gettimeout()
-        if said is not None and said <= left:
+        if left == math.inf or (said is not None and said <= left):
             return self._raw.readinto(buffer)
         self._sock.settimeout(left)
         try:
@@ -126,6 +154,8 @@ class _TimedReads(io.RawIOBase):
     def close(self) -> None:
         if not self.closed:
             self._raw.close()
+            if self._place is not None:
+                self._place.give()
         super().close()
 
 
@@ -138,14 +168,14 @@ def _connection() -> Any:
     return sys._getframe(2).f_locals.get("conn")
 
 
-def _end_answer(connection: Any, deadline: float) -> None:
-    """Have the next answer on a connection end at the deadline."""
+def _end_answer(connection: Any, deadline: float, place: Place | None) -> None:
+    """Have the next answer on a connection end at the deadline, and give a place back."""
     make = connection.response_class
 
     def answer(sock: Any, *args: Any, **more: Any) -> Any:
         connection.response_class = make  # this was for one answer
         made = make(sock, *args, **more)
-        made.fp = io.BufferedReader(_TimedReads(made.fp.detach(), sock, deadline))
+        made.fp = io.BufferedReader(_TimedReads(made.fp.detach(), sock, deadline, place))
         return made
 
     connection.response_class = answer
