@@ -10,7 +10,7 @@ same requests: what arrives when, and how long it takes. One of them has a servi
 the unloaded one. A request is served if it has its answer within 5 s. ``--two``: another view, of
 10 a second, calls another service, and both hang.
 
-``--ways``: the proxy between site and service plays all that can happen, 8 s of each, to a server
+``--ways``: the proxy between site and service plays all that can happen, 6 s of each, to a server
 with and without the guard.
 """
 
@@ -49,7 +49,7 @@ COMPARED = (
     kinds.BREAKER_DEADLINE,
     kinds.BULKHEAD,
 )
-WAY_SECONDS = 8
+WAY_SECONDS = 6
 
 
 class Request(NamedTuple):
