@@ -188,7 +188,7 @@ class PickUp:
         _, most, max_wait = rule.in_force
         # All threads may be done with theirs at once, and a look is old by the time it is used.
         most = max(most, 2 * capacity)
-        return queued - (min(most, max_wait * capacity / service) if service else most)
+        return queued - min(most, max_wait * capacity / service) if service else 0.0
 
     def _is_crowd(self, rule: Discipline, queued: int, ahead: float | None) -> bool:
         """Return whether so many are worth watching, for they may soon be too many."""
