@@ -26,6 +26,7 @@ SKIP, SECONDS = 5.0, 6.0  # until the stock server's queue is far longer than an
 SITES = {
     "Twisted, stock": ("twisted", "stock"),
     "Twisted, guarded_site": ("twisted", "gate"),
+    "waitress, BusyGuard(app)": ("waitress", "pick-up"),
 }
 
 
