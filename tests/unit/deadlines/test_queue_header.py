@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from wsgi_busyguard import BusyGuard, Gate
 from wsgi_busyguard.deadlines.queue_header import OLDEST, arrived, proxied, queued_here
 from wsgi_busyguard.gate import Refused, Ticket
+from wsgi_busyguard.gate.queue import waking
 from wsgi_busyguard.policy import Reason
 
 NOW = 1_700_000_002.5  # all that is well said below is 2.5 s before it
@@ -193,7 +194,7 @@ def test_who_found_a_slot_free_and_lost_it_does_not_wait_for_ever(clock):
     told = []
     ticket = Ticket(lambda ticket: told.append(ticket.outcome), 1.1)
     gate.enter()
-    assert gate._waking(gate._queue_up, ticket) is Reason.QUEUE_AGE
+    assert waking(gate._lock, gate._queue_up, ticket) is Reason.QUEUE_AGE
     assert gate.read().queued == 0
 
 
