@@ -23,6 +23,10 @@ from wsgi_busyguard.board.publisher import Publisher
 from wsgi_busyguard.gate import Slot, Ticket
 
 
+# No limit is ever reached, and a look that takes the interpreter takes no slot.
+LOOSE = {"max_queue": 500, "max_wait": 1000.0, "adaptive": False}
+
+
 class FakeStage:
     """Counters by itself: what the unit tests use in place of a server."""
 
@@ -133,7 +137,7 @@ class LateGateStage:
 
     def __init__(self):
         pool = ThreadPool(0, CAPACITY)
-        resource = GuardedWSGIResource(AtOnce(), pool, print, max_queue=1000, max_wait=1000.0)
+        resource = GuardedWSGIResource(AtOnce(), pool, print, **LOOSE)
         self.gate = resource.gate
         self.adapter = resource.monitor.adapter
         self._inside = queue.SimpleQueue()
@@ -154,7 +158,7 @@ class LateGateStage:
 class ExecutorStage(Hanging):
     def __init__(self):
         super().__init__()
-        self.adapter = self.executor = CountingExecutor(CAPACITY, max_queue=1000, max_wait=1000.0)
+        self.adapter = self.executor = CountingExecutor(CAPACITY, **LOOSE)
         self._sent = 0
 
     def submit(self):
@@ -296,7 +300,7 @@ class WaitressStage(ServedStage):
 class GuardedWaitressStage(ServedStage):
     def serve(self):
         self.server = waitress.guarded_server(
-            self.app, threads=CAPACITY, host="127.0.0.1", port=0, max_queue=500, max_wait=1000.0
+            self.app, threads=CAPACITY, host="127.0.0.1", port=0, **LOOSE
         )
         self.adapter = self.server.guard.monitor.adapter
         return self.server.effective_port
@@ -327,9 +331,7 @@ class CherootStage(ServedStage):
 
 class GuardedCherootStage(CherootStage):
     def serve(self):
-        self.server = cheroot.guarded_server(
-            self.app, ("127.0.0.1", 0), threads=CAPACITY, max_queue=500, max_wait=1000.0
-        )
+        self.server = cheroot.guarded_server(self.app, ("127.0.0.1", 0), threads=CAPACITY, **LOOSE)
         self.server.expiration_interval = 0.02
         self.adapter = self.server.guard.monitor.adapter
         self.server.prepare()
