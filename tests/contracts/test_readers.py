@@ -22,7 +22,6 @@ from wsgi_busyguard.adapters.twisted import BusyThreadPool, GuardedWSGIResource,
 from wsgi_busyguard.board.publisher import Publisher
 from wsgi_busyguard.gate import Slot, Ticket
 
-
 # No limit is ever reached, and a look that takes the interpreter takes no slot.
 LOOSE = {"max_queue": 500, "max_wait": 1000.0, "adaptive": False}
 
