@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from wsgiref.util import setup_testing_defaults
 
@@ -52,10 +53,7 @@ def alone(monkeypatch):
     """No bulkhead of another test, and no pause of chance."""
     monkeypatch.setattr(bulkhead, "_jitter", lambda: 1.0)
     monkeypatch.setattr(bulkhead, "_settings", {})
-    gc.collect()
-    for one in bulkheads():
-        one._held.clear()
-        one._service.shut = None
+    monkeypatch.setattr(bulkhead, "_known", weakref.WeakValueDictionary())
 
 
 @pytest.fixture
