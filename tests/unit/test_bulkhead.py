@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from wsgi_busyguard import BusyGuard, Gate, Load, Monitor, bulkhead
 from wsgi_busyguard._support import frames, locks
-from wsgi_busyguard.bulkhead import Bulkhead, BulkheadFull, bulkheads, configure
+from wsgi_busyguard.bulkhead import Bulkhead, BulkheadFull, configure
 from wsgi_busyguard.deadlines import NotMade, TooLate, carrying, deadline, slowness
 from wsgi_busyguard.gate.gated import holding
 
