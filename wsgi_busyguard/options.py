@@ -197,7 +197,7 @@ class GuardOptions:
     max_wait: float | None = option(
         None,
         SECONDS,
-        "Seconds it may wait; if not given 80 % of client_timeout, in an overload 20.",
+        "Seconds it may wait; if not given 80 % of client_timeout, at most 1.6; in overload 20 %.",
     )
     adaptive: bool = option(
         True,

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 #: Seconds after which a client is taken to give up, unless the operator says.
 CLIENT_TIMEOUT = 5.0
 
-#: The share of a client's timeout that it may spend in a queue that comes and goes. What is left
-#: has to do for the request itself.
+#: The share of a client's timeout that it may spend in a queue that comes and goes; what is left
+#: has to do for the request itself. Or of a balancer's patience, if that is less: a burst that is
+#: served takes no server out of the rotation.
 LOOSE_SHARE = 0.8
 
 #: The same in an overload that stands.
@@ -132,7 +133,7 @@ def loose_limits(
     max_wait: float | None = None,
     client_timeout: float | None = None,
 ) -> Limits:
-    """Return the limits of a queue that comes and goes: nobody is refused who would be served.
+    """Return the limits of a queue that comes and goes: nobody is refused who would be served soon.
 
     What is given is a bound always; only the defaults are looser than those of :func:`limits`.
     """
@@ -140,7 +141,8 @@ def loose_limits(
     if max_queue is None:
         tight = tight._replace(max_queue=max(tight.max_queue, LOOSE_QUEUE))
     if max_wait is None:
-        tight = tight._replace(max_wait=LOOSE_SHARE * (client_timeout or CLIENT_TIMEOUT))
+        most = min(client_timeout or CLIENT_TIMEOUT, PATIENCE)
+        tight = tight._replace(max_wait=LOOSE_SHARE * most)
     return tight
 
 
@@ -201,6 +203,16 @@ class Discipline:
             self._stand()
         else:
             self.in_force = self._loose
+
+    def most(self, service: float | None) -> float:
+        """Return how many may wait where a request takes so many seconds; ``None``: not known.
+
+        No more than are served before they are too old, so that who comes too late hears at once.
+        """
+        slots, most, max_wait = self.in_force
+        if not service:
+            return most
+        return min(most, max(self._ordinary.max_queue, max_wait * slots / service))
 
     def arrived(self, count: int = 1) -> None:
         """Count one that has come and got no slot at once, or so many."""

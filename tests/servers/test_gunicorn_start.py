@@ -23,6 +23,7 @@ WRONG = [
     ("board", "/proc/board", "/proc/board"),
     ("board", "/", "Is a directory"),
     ("board", "/dev/null", "expected a file for a board"),
+    ("show_stacks", "perhaps", "show_stacks must be one of"),
     ("slots", "0", "slots must be at least 1, not 0"),
     ("slots", "few", "slots must be a whole number of at least 1"),
     ("max_queue", "-1", "max_queue must be at least 0, not -1"),

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from wsgi_busyguard.policy import Discipline, Limits, limits, loose_limits, queue_length
+from wsgi_busyguard.policy import PATIENCE, Discipline, Limits, limits, loose_limits, queue_length
 
 LOOSE, ORDINARY = loose_limits(10), limits(10)
 
@@ -23,10 +23,25 @@ def stand(discipline, begin, end, arrivals=2, served=1, queued=50, waited=2.0):
 
 def test_a_queue_that_comes_and_goes_may_be_long_and_as_old_as_a_client_is_patient():
     discipline = Discipline(10)
-    assert discipline.in_force == Limits(10, 400, 4.0)
+    assert discipline.in_force == Limits(10, 400, 1.6)
     stand(discipline, 0, 4)
     assert discipline.in_force == LOOSE
     assert not discipline.tight
+
+
+def test_no_more_wait_than_are_served_before_they_are_too_old():
+    discipline = Discipline(10)
+    assert discipline.most(None) == 400
+    assert discipline.most(0.01) == 400
+    assert discipline.most(0.1) == 160
+    assert discipline.most(9.0) == ORDINARY.max_queue
+    assert Discipline(10, max_queue=300).most(0.1) == 300  # what is given
+    assert Discipline(10, max_wait=math.inf).most(0.1) == 400
+
+
+def test_a_queue_that_comes_and_goes_takes_no_server_out_of_the_rotation():
+    assert loose_limits(10).max_wait < PATIENCE
+    assert loose_limits(10, client_timeout=1.0).max_wait == 0.8
 
 
 def test_one_that_stands_for_as_long_as_clients_wait_is_as_long_as_the_slots_need():
@@ -96,7 +111,7 @@ def test_as_many_wait_as_keep_the_slots_busy(slots, rho, length):
 def test_it_goes_by_the_slots_that_there_are():
     discipline = Discipline(10)
     discipline.resize(1)
-    assert discipline.in_force == Limits(1, 400, 4.0)
+    assert discipline.in_force == Limits(1, 400, 1.6)
     stand(discipline, 0, 5, arrivals=10)
     assert discipline.in_force == Limits(1, 3, 1.0)
     discipline.resize(10)

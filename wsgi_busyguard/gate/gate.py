@@ -348,7 +348,7 @@ class Gate:
     def _queue_up(self, woken: list[Ticket], ticket: Ticket) -> Slot | Reason | None:
         """Put a ticket into the queue and serve that. For :func:`waking`."""
         self._circulation.put_aside()
-        outcome = self._queue.join(woken, ticket)
+        outcome = self._queue.join(woken, ticket, self._service)
         if outcome is None:
             self._crowded = True
         return outcome

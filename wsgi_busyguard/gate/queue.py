@@ -64,8 +64,13 @@ class Queue:
         self._free = free
         self._lost = lost
 
-    def join(self, woken: list[Ticket], ticket: Ticket) -> Slot | Reason | None:
-        """Put a ticket at the end and serve the queue; return what the ticket got, if anything."""
+    def join(
+        self, woken: list[Ticket], ticket: Ticket, service: float | None
+    ) -> Slot | Reason | None:
+        """Put a ticket at the end and serve the queue; return what the ticket got, if anything.
+
+        :param service: seconds that a request takes, if that is known.
+        """
         ticket.arrived = self._clock() - ticket.ago
         self._discipline.arrived()
         self.tickets.append(ticket)
@@ -74,7 +79,7 @@ class Queue:
             woken.pop()  # itself, the last to be served
             return ticket.outcome
         self._judge(woken)
-        if len(self.tickets) > self._discipline.in_force.max_queue:
+        if len(self.tickets) > self._discipline.most(service):
             self.tickets.pop()
             ticket.outcome = Reason.QUEUE_FULL
             self._count_refused(Reason.QUEUE_FULL)

@@ -277,7 +277,7 @@ def test_a_front_has_as_many_slots_as_threads(front):
 
 def test_a_worker_of_gunicorns_has_room_for_so_many():
     cfg = type("Cfg", (), {"threads": 4, "worker_connections": 20})
-    assert pool_limits(GuardOptions(), cfg) == (4, 8, 4.0)
+    assert pool_limits(GuardOptions(), cfg) == (4, 8, 1.6)
 
 
 @pytest.fixture

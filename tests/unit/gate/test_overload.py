@@ -65,10 +65,10 @@ class Crowd:
 
 
 def test_a_burst_is_served_though_it_waits_for_longer_than_in_an_overload(clock):
-    """Forty at once on two slots of 0.1 s: the last of them waits for 1.9 s."""
+    """Thirty-two at once on two slots of 0.1 s: the last of them waits for 1.5 s."""
     crowd = Crowd(clock)
-    crowd.come(40)
-    for _ in range(20):
+    crowd.come(32)
+    for _ in range(16):
         clock.now += 0.1
         crowd.serve(2)
     assert crowd.refused == []
@@ -76,13 +76,13 @@ def test_a_burst_is_served_though_it_waits_for_longer_than_in_an_overload(clock)
     assert not crowd.tight
 
 
-def test_nobody_waits_for_longer_than_its_client(clock):
+def test_nobody_waits_for_longer_than_a_balancer(clock):
     crowd = Crowd(clock)
     crowd.come(3)
-    clock.now += 4.0
+    clock.now += 1.5
     crowd.gate.expire()
     assert crowd.queued == 1
-    clock.now += 0.1
+    clock.now += 0.2
     crowd.gate.expire()
     assert crowd.refused == [AGE]
 
@@ -96,7 +96,8 @@ def test_a_burst_has_an_end_for_memory(clock):
 def test_an_overload_has_a_queue_as_long_as_the_slots_need(clock):
     crowd = Crowd(clock)
     crowd.overload(4)
-    assert crowd.refused == []
+    assert not crowd.tight
+    assert crowd.queued <= 32  # so many are served in 1.6 s
     crowd.overload(2)
     assert crowd.tight
     assert crowd.queued <= 8
@@ -110,7 +111,7 @@ def test_when_it_begins_the_oldest_make_room_and_each_is_woken_once(clock):
     crowd = Crowd(clock)
     crowd.overload(5)
     queued = crowd.queued
-    assert queued > 50
+    assert queued > 8
     crowd.come()
     assert crowd.tight
     assert crowd.queued == 8
