@@ -114,7 +114,7 @@ def test_a_dry_run_counts_them_and_refuses_nobody(ask, found, adapter, until):
 
     def count():
         statuses.add(ask(guard, "GET", "/page").status)
-        return guard.dry_run.refused["queue-age"] == 84  # of a hundred, 4 s are for 16
+        return guard.dry_run.refused["queue-age"] == 93  # of a hundred, 1.6 s are for six
 
     until(count)
     assert statuses == {200}
