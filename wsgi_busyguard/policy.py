@@ -142,7 +142,7 @@ def loose_limits(
         tight = tight._replace(max_queue=max(tight.max_queue, LOOSE_QUEUE))
     if max_wait is None:
         most = min(client_timeout or CLIENT_TIMEOUT, PATIENCE)
-        tight = tight._replace(max_wait=LOOSE_SHARE * most)
+        tight = tight._replace(max_wait=max(tight.max_wait, LOOSE_SHARE * most))
     return tight
 
 
