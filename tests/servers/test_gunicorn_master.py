@@ -67,6 +67,7 @@ def exact(port):
     return ask(port, "OPTIONS", "/?ready=exact").text
 
 
+@pytest.mark.alone  # at equality a check that waits in the kernel itself makes it busy
 def test_a_hundred_checks_at_two_workers_have_one_answer(gunicorn, tmp_path):
     """Also at equality, where the answer depends on what was before."""
     served = gunicorn("-w2", "--threads=4", **PLENTY)

@@ -240,8 +240,11 @@ class Board:
         """
         most, table = self._most, self.table
         for column in range(first, first + length):
-            n = column - COUNTS
-            most[n] = max(most[n], sum(table.column(column)))
+            n, total = column - COUNTS, sum(table.column(column))
+            # No call stands between the look and the store, so no other thread that reads comes in
+            # between, to have its newer sum replaced by this one.
+            if total > most[n]:
+                most[n] = total
         return most[first - COUNTS :][:length]
 
     def changes(self) -> Changes:
@@ -252,7 +255,9 @@ class Board:
         if number & 1:
             busy = max(busy, now - words[BUSY_FROM])
         # Who notes that it is over may have been stopped for a while since it read the clock.
-        most[-1] = busy = max(busy, most[-1])
+        if busy > most[-1]:  # as in _summed()
+            most[-1] = busy
+        busy = most[-1]
         recent = tuple(recent_changes(words, number))
         return Changes((number + 1) // 2, number // 2, busy / SECOND, recent)
 
