@@ -117,7 +117,7 @@ class Forking(Member):
         """Have this process be counted, and in its place not those that it was forked from."""
         super().enter()
         ancestors, self._ancestors = self._ancestors, set()
-        for pid in ancestors:
+        for pid in ancestors | {os.getppid()}:
             self._take_the_place_of(pid)
 
     def leave(self) -> None:
