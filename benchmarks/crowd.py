@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 START_PATIENCE = 30.0
-CHECK_EVERY = 0.05
 CHECK_PATIENCE = 20.0
 MOST_CHECKS = 40  # outstanding at once; a server that answers none is not to be flooded by them
 LEFT, BROKEN = 0, -1  # in place of a status
@@ -45,6 +44,7 @@ class Plan(NamedTuple):
     :ivar tries: how often one comes, if it is refused or gives up.
     :ivar skip: seconds that are not counted, and ``seconds`` that are.
     :ivar calm: seconds before all this in which there is only one visitor.
+    :ivar check_every: seconds from one check to the next.
     """
 
     port: int
@@ -56,6 +56,7 @@ class Plan(NamedTuple):
     skip: float = 3.0
     seconds: float = 4.0
     calm: float = 1.0
+    check_every: float = 0.05
     seed: int = 2013
 
 
@@ -207,8 +208,8 @@ class Visitors:
                 task = self._spawn(self._check())
                 checks.add(task)
                 task.add_done_callback(checks.discard)
-            due = time.monotonic() + CHECK_EVERY
-            await asyncio.sleep(CHECK_EVERY)
+            due = time.monotonic() + self._plan.check_every
+            await asyncio.sleep(self._plan.check_every)
             self.late.append(time.monotonic() - due)
 
     def _arrivals(self) -> Iterator[float]:
