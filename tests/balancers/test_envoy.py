@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import socket
 import sysconfig
 import time
 from textwrap import dedent, indent
@@ -72,7 +73,12 @@ class Envoy(Process):
         eventually(lambda: self.popen.poll() is not None or self._listens())
         assert self.popen.poll() is None, self.said
         [self.port] = map(int, re.findall(r"^web::127\.0\.0\.1:(\d+)$", self._listens(), re.M))
+        eventually(self._accepts)  # a moment later than its listener is shown
         return self
+
+    def _accepts(self):
+        with socket.socket() as one:
+            return one.connect_ex(("127.0.0.1", self.port)) == 0
 
     def _listens(self):
         if not self._at.exists() or not self._at.read_text():
