@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from wsgi_busyguard.demo import parent_death
 from wsgi_busyguard.gate import Gate, Slot, Ticket
 
 ROOT = Path(__file__).parent.parent
@@ -39,10 +40,9 @@ class Program:
     """A process that dies with this one, and is told and says JSON a line."""
 
     def __init__(self, command: list[str], *, pass_fds: Any = (), log: Path | None = None) -> None:
-        leash = ROOT / "wsgi_busyguard" / "cli" / "demo" / "leash.py"
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         self.process = subprocess.Popen(
-            [sys.executable, "-I", str(leash), str(os.getpid()), *command],
+            [sys.executable, "-I", "-S", parent_death.__file__, str(os.getpid()), *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE if log is None else log.open("w"),
             stderr=None if log is None else subprocess.STDOUT,

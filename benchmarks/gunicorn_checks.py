@@ -16,7 +16,6 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import re
 import subprocess
 import sys
@@ -24,7 +23,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from twisted_checks import app, check, shown, started
+from figures import machine
+from twisted_checks import app, check, ratios, shown, started
 
 __all__ = ["app"]  # what gunicorn serves
 
@@ -165,6 +165,11 @@ def report(results):
     return rows
 
 
+def stock_worker(name):
+    version, app_name, kind, _ = name
+    return version, app_name, "sync" if kind.lower().endswith("sync") else "gthread", "app's port"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--version", metavar="FOLDER", action="append", default=[])
@@ -177,7 +182,7 @@ def main():
     rows = report(results)
     print(f"ms; {THREADS} threads, {time.perf_counter() - began:.0f} s in all")
     if arguments.json:
-        about = {"python": platform.python_version(), "machine": platform.machine()}
+        about = {**machine(), "figures": ratios(results, stock_worker)}
         Path(arguments.json).write_text(json.dumps({**about, "ms": rows}, indent=1) + "\n")
 
 

@@ -1,6 +1,6 @@
 """What visitors of other views see while an outside service hangs.
 
-    python benchmarks/outside.py [twisted|gunicorn|waitress ...] [--two] [--picture FILE]
+    python benchmarks/outside.py [twisted|gunicorn|waitress ...] [--two] [--quick] [--json FILE]
     python benchmarks/outside.py --ways
 
 One site on each server, ten threads, 0.7 x load: two quick views, 60 requests a second of 0.1 s on
@@ -8,7 +8,8 @@ average (exponential), and one that calls a local service, 10 a second. The serv
 for 30 s. All kinds of protection run side by side, each in a process of its own, and get the very
 same requests: what arrives when, and how long it takes. One of them has a service that stays well:
 the unloaded one. A request is served if it has its answer within 5 s. ``--two``: another view, of
-10 a second, calls another service, and both hang.
+10 a second, calls another service, and both hang. ``--quick``: for 8 s, and only with nothing and
+with a bulkhead. ``plot.py`` draws the picture of what ``--json`` has written.
 
 ``--ways``: the proxy between site and service plays all that can happen, 6 s of each, to a server
 with and without the guard.
@@ -18,25 +19,26 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import datetime
 import json
 import os
-import platform
 import random
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import outside_site as kinds
+from figures import LESS, MORE, as_json, figure, machine
 from outside_service import LATE, WAYS, WELL
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 HERE = Path(__file__).parent
 
 SERVERS = ("twisted", "gunicorn", "waitress")
 PATIENCE = 5.0
-WARM, OUTAGE, AFTER = 5, 30, 3
 SERVICE = 0.1
 
 # Those that stand side by side; the first gets a service that is well.
@@ -50,6 +52,28 @@ COMPARED = (
     kinds.BULKHEAD,
 )
 WAY_SECONDS = 6
+
+
+class Play(NamedTuple):
+    """How many seconds a service is well, hangs, and is well again; what stands side by side."""
+
+    warm: int = 5
+    outage: int = 30
+    after: int = 3
+    kinds: tuple[str, ...] = COMPARED
+
+    @property
+    def seconds(self) -> int:
+        """How long it takes."""
+        return self.warm + self.outage + self.after
+
+    @property
+    def outage_seconds(self) -> range:
+        """The seconds in which the service hangs."""
+        return range(self.warm, self.warm + self.outage)
+
+
+QUICK = Play(2, 8, 1, (UNLOADED, kinds.NOTHING, kinds.BULKHEAD))
 
 
 class Request(NamedTuple):
@@ -171,7 +195,7 @@ async def played(
     return (await asyncio.gather(*visits, *turns))[: len(ports)]  # type: ignore[return-value]
 
 
-def compare(server: str, two: bool) -> dict[str, list[Seen]]:
+def compare(server: str, play: Play, two: bool = False) -> dict[str, list[Seen]]:
     """Let a service hang, and see what each kind of protection is worth."""
     rates = {"front": 25.0 if two else 30.0, "cart": 25.0 if two else 30.0, "rates": 10.0}
     if two:
@@ -180,17 +204,21 @@ def compare(server: str, two: bool) -> dict[str, list[Seen]]:
         _, well_ports = stage.service()
         hangs, ports = stage.service()
         sites = [stage.site(server, kinds.BULKHEAD, well_ports)]
-        sites += [stage.site(server, kind, ports) for kind in COMPARED[1:]]
-        changes = [(WARM, hangs, LATE), (WARM + OUTAGE, hangs, WELL)]
-        requests = arrivals(rates, WARM + OUTAGE + AFTER, seed=2013)
-        return dict(zip(COMPARED, asyncio.run(played(sites, requests, changes)), strict=True))
+        sites += [stage.site(server, kind, ports) for kind in play.kinds[1:]]
+        changes = [(play.warm, hangs, LATE), (play.warm + play.outage, hangs, WELL)]
+        requests = arrivals(rates, play.seconds, seed=2013)
+        seen = asyncio.run(played(sites, requests, changes))
+        return dict(zip(play.kinds, seen, strict=True))
 
 
 def quick(seen: list[Seen], since: float, until: float) -> list[Seen]:
     """Return what visitors of the quick views saw who came then."""
-    return [
-        s for s in seen if s.request.view in {"front", "cart"} and since <= s.request.at < until
-    ]
+    return between(seen, {"front", "cart"}, since, until)
+
+
+def between(seen: list[Seen], views: Collection[str], since: float, until: float) -> list[Seen]:
+    """Return what visitors of some views saw who came then."""
+    return [s for s in seen if s.request.view in views and since <= s.request.at < until]
 
 
 def served(seen: list[Seen]) -> float:
@@ -204,17 +232,16 @@ def percentile(seen: list[Seen], part: float) -> float:
     return 1000 * took[min(len(took) - 1, int(part * len(took)))] if took else float("nan")
 
 
-def figures(seen: list[Seen]) -> dict[str, float]:
-    """Return the figures of one kind of protection, for the outage."""
-    there = quick(seen, WARM, WARM + OUTAGE)
-    each = [quick(seen, second, second + 1) for second in range(WARM, WARM + OUTAGE)]
-    calling = [
-        s for s in seen if s.request.view in kinds.NAMES and WARM <= s.request.at < WARM + OUTAGE
-    ]
+def summary(seen: list[Seen], play: Play) -> dict[str, float]:
+    """Return what is told of one kind of protection, of the outage."""
+    since, until = play.warm, play.warm + play.outage
+    there = quick(seen, since, until)
+    each = [quick(seen, second, second + 1) for second in play.outage_seconds]
+    calling = between(seen, kinds.NAMES, since, until)
     return {
         "quick": served(there),
         "worst second": min(map(served, each)),
-        "first 5 s": served(quick(seen, WARM, WARM + 5)),
+        "first 5 s": served(quick(seen, since, since + 5)),
         "p50": percentile(there, 0.5),
         "p99": percentile(there, 0.99),
         "calling": served(calling),
@@ -222,9 +249,9 @@ def figures(seen: list[Seen]) -> dict[str, float]:
     }
 
 
-def table(found: dict[str, list[Seen]]) -> tuple[list[str], dict[str, Any]]:
+def table(found: dict[str, list[Seen]], play: Play) -> tuple[list[str], dict[str, Any]]:
     """Return the lines of a table, and the figures."""
-    rows = {kind: figures(seen) for kind, seen in found.items()}
+    rows = {kind: summary(seen, play) for kind, seen in found.items()}
     unloaded = rows[UNLOADED]["p99"]
     heads = ("quick", "worst second", "first 5 s", "p50", "p99", "calling", "calling p50")
     lines = [f"{'':24}" + "".join(f"{head:>14}" for head in (*heads, "p99 ratio"))]
@@ -244,26 +271,30 @@ def table(found: dict[str, list[Seen]]) -> tuple[list[str], dict[str, Any]]:
     return lines, rows
 
 
-def drawn(results: dict[str, dict[str, list[Seen]]], file: str) -> None:
-    """Draw what part of the quick views was served in each second."""
-    import matplotlib
+def ratios(server: str, found: dict[str, list[Seen]], play: Play) -> dict[str, Any]:
+    """Return what compare.py compares: the shares and the medians of each second of the outage."""
+    figures = {}
+    calm = percentile(quick(found[UNLOADED], play.warm, play.warm + play.outage), 0.5)
+    for kind, seen in found.items():
+        each = [quick(seen, second, second + 1) for second in play.outage_seconds]
+        calls = [between(seen, kinds.NAMES, s, s + 1) for s in play.outage_seconds]
+        took = [percentile(there, 0.5) / calm for there in each if any(s.answer for s in there)]
+        name = f"{server}, {kind}"
+        figures[f"{name}: quick views served"] = figure((served(s) / 100 for s in each), MORE)
+        figures[f"{name}: calling views served"] = figure((served(s) / 100 for s in calls), MORE)
+        figures[f"{name}: p50 / all well"] = figure(took, LESS)
+    return as_json(figures)
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
 
-    _, axes = pyplot.subplots(len(results), 1, figsize=(9, 2.8 * len(results)), squeeze=False)
-    seconds = range(WARM + OUTAGE + AFTER)
-    for axis, (server, found) in zip(axes[:, 0], results.items(), strict=True):
-        for kind, seen in found.items():
-            if kind != UNLOADED:
-                each = [served(quick(seen, second, second + 1)) for second in seconds]
-                axis.plot(seconds, each, label=kind, lw=2.5 if kind == kinds.BULKHEAD else 1.2)
-        axis.axvspan(WARM, WARM + OUTAGE, color="0.93")
-        axis.set(ylim=(-3, 103), ylabel="% served", title=f"{server}: views that do not call it")
-    axes[-1, 0].set_xlabel("s; grey: the outside service hangs")
-    axes[0, 0].legend(fontsize=8, ncols=2)
-    pyplot.tight_layout()
-    pyplot.savefig(file, dpi=110)
+def by_second(found: dict[str, list[Seen]], play: Play) -> dict[str, Any]:
+    """Return what part of the quick views was served in each second, for the picture."""
+    return {
+        "hangs": [play.warm, play.warm + play.outage],
+        "served": {
+            kind: [served(quick(seen, second, second + 1)) for second in range(play.seconds)]
+            for kind, seen in found.items()
+        },
+    }
 
 
 def ways(server: str) -> list[str]:
@@ -295,26 +326,25 @@ def main() -> None:
     parser.add_argument("servers", nargs="*", default=[])
     parser.add_argument("--two", action="store_true")
     parser.add_argument("--ways", action="store_true")
-    parser.add_argument("--picture")
-    parser.add_argument("--json")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--json", type=Path, metavar="FILE")
     said = parser.parse_args()
-    version = platform.python_version()
-    print(
-        f"{datetime.date.today():%d %B %Y}, CPython {version}, {os.cpu_count()} cores", flush=True
-    )
+    about = machine()
+    print(", ".join(f"{key} {value}" for key, value in about.items()), flush=True)
     if said.ways:
         print("\n".join(ways((said.servers or ["twisted"])[0])))
         return
-    results, told = {}, {}
+    play = QUICK if said.quick else Play()
+    report: dict[str, Any] = {**about, "figures": {}, "seconds": {}, "told": {}}
     for server in said.servers or SERVERS:
-        results[server] = compare(server, said.two)
-        lines, told[server] = table(results[server])
+        found = compare(server, play, said.two)
+        lines, report["told"][server] = table(found, play)
+        report["figures"] |= ratios(server, found, play)
+        report["seconds"][server] = by_second(found, play)
         what = "two services hang" if said.two else "one service hangs"
-        print(f"\n{server}, {what} {OUTAGE} s\n" + "\n".join(lines), flush=True)
-    if said.picture:
-        drawn(results, said.picture)
+        print(f"\n{server}, {what} {play.outage} s\n" + "\n".join(lines), flush=True)
     if said.json:
-        Path(said.json).write_text(json.dumps(told, indent=1))
+        said.json.write_text(json.dumps(report, indent=1))
 
 
 if __name__ == "__main__":

@@ -21,17 +21,16 @@ import concurrent.futures
 import contextlib
 import json
 import os
-import platform
 import signal
 import socket
 import subprocess
 import sys
 import time
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 from crowded import APPS, BACKLOG
+from figures import LESS, MORE, Figure, as_json, figure, machine
 from overload_rows import QUICK, Must, Row, Seen, beside_hand, grid, musts
 
 HERE = Path(__file__).parent
@@ -102,7 +101,38 @@ def summary(row: Row, seconds: float, said: dict[str, Any]) -> Seen:
         broken=sum(status < 0 for _, status, *_ in inside),
         asked=len(inside),
         late=_at(said["late"], 0.99) or 0.0,
+        by_second=_by_second(row, ended, skip, skip + seconds, _at(said["calm"], 0.5)),
     )
+
+
+def _by_second(
+    row: Row, ended: list[Any], begin: float, end: float, calm: float | None
+) -> dict[str, list[float]]:
+    """Return the ratios of each second, whose quartiles are the noise of the run."""
+    found: dict[str, list[float]] = {"goodput": [], "refused": [], "p50 / alone": []}
+    for number in range(int(end - begin)):
+        since = begin + number
+        inside = [each for each in ended if since <= each[0] < since + 1]
+        took = _at([took for _, status, took, _ in inside if status == 200], 0.5)
+        if row.load:
+            found["goodput"].append(_goodput_in(row, ended, since, since + 1))
+        if inside:
+            refused = sum(status >= 400 for _, status, *_ in inside)
+            found["refused"].append(refused / len(inside))
+        if took and calm:
+            found["p50 / alone"].append(took / calm)
+    return found
+
+
+def figures(row: Row, seen: Seen) -> dict[str, Figure | None]:
+    """Return the ratios of a row for compare.py. In an overload it is right to refuse."""
+    name = " ".join(row.words)
+    by_second = seen.by_second or {}
+    wanted = {"goodput": MORE} if row.load >= 1 else {"refused": LESS}
+    return {
+        f"{name}: {what}": figure(by_second.get(what, []), better)
+        for what, better in (wanted | {"p50 / alone": LESS}).items()
+    }
 
 
 def _goodput_in(row: Row, ended: list[Any], begin: float, end: float) -> float:
@@ -201,7 +231,7 @@ def measure(
         musted = [{**each._asdict(), "met": each.met} for each in must]
         found.append(
             {"row": row._asdict(), "seen": seen._asdict(), "against": package}
-            | {"counted": counted, "must": musted}
+            | {"counted": counted, "must": musted, "figures": as_json(figures(row, seen))}
         )
         rest = (time.monotonic() - began) / len(found) * (len(jobs) - len(found))
         if sys.stderr.isatty():
@@ -217,12 +247,7 @@ def measure(
 
 def conditions() -> dict[str, Any]:
     """Return what there is to know of the machine and the moment."""
-    return {
-        "date": date.today().isoformat(),
-        "python": platform.python_version(),
-        "cores": os.cpu_count(),
-        "load average": round(os.getloadavg()[0], 1),
-    }
+    return {**machine(), "load average": round(os.getloadavg()[0], 1)}
 
 
 def close(found: list[dict[str, Any]], began: float) -> None:
@@ -239,6 +264,13 @@ def close(found: list[dict[str, Any]], began: float) -> None:
         f"{sum(verdicts)} of {len(verdicts)} rows met; {time.monotonic() - began:.0f} s; "
         + ", ".join(says)
     )
+
+
+def write(file: Path, found: list[dict[str, Any]]) -> None:
+    """Write all of it, for compare.py the ratios of those rows that count."""
+    counted = [each for each in found if each["counted"] and not each["against"]]
+    ratios = {name: said for each in counted for name, said in each["figures"].items()}
+    file.write_text(json.dumps({**conditions(), "figures": ratios, "rows": found}, indent=1))
 
 
 def _missed(must: Must) -> str:
@@ -273,7 +305,7 @@ def main() -> None:
             end(process)
         close(found, began)
         if options.json:
-            options.json.write_text(json.dumps({**conditions(), "rows": found}, indent=1))
+            write(options.json, found)
 
 
 if __name__ == "__main__":

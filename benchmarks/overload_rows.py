@@ -81,6 +81,7 @@ class Seen(NamedTuple):
     :ivar calm50, calm99: of one visitor alone.
     :ivar check99: of a check on the port of the visitors.
     :ivar late: by which the visitors came later than they should have, one time in a hundred.
+    :ivar by_second: ratios of each second that counts, by name.
     """
 
     goodput: float
@@ -96,6 +97,7 @@ class Seen(NamedTuple):
     broken: int
     asked: int
     late: float
+    by_second: dict[str, list[float]] | None = None
 
 
 class Must(NamedTuple):

@@ -14,13 +14,15 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import re
+import statistics
 import subprocess
 import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+
+from figures import as_json, figure, machine
 
 THREADS = 10
 
@@ -176,6 +178,21 @@ def shown(values):
     }
 
 
+def ratios(results, stock):
+    """Return what compare.py compares: each check by the median of a stock server's, of that app.
+
+    :param results: milliseconds, by what was checked.
+    :param stock: returns the name of the stock server's that one is compared with.
+    """
+    figures = {}
+    for name, values in results.items():
+        compared = stock(name)
+        if compared != name and results.get(compared):
+            median = statistics.median(results[compared])
+            figures[", ".join(filter(None, name))] = figure(took / median for took in values)
+    return as_json(figures)
+
+
 def started(what, told):
     """Start this file again, to be something else."""
     root = str(Path(__file__).parent.parent)
@@ -201,6 +218,11 @@ def report(results):
     return rows
 
 
+def stock_site(name):
+    app_name, _, _ = name
+    return app_name, next(iter(SITES)), "reactor"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", metavar="FILE")
@@ -213,11 +235,12 @@ def main():
         asyncio.run(crowd(*json.loads(arguments.crowd)))
     else:
         began = time.perf_counter()
-        rows = report(asyncio.run(measured()))
+        results = asyncio.run(measured())
+        rows = report(results)
         print(f"ms; {THREADS} threads, {time.perf_counter() - began:.0f} s in all")
         if arguments.json:
-            about = {"python": platform.python_version(), "machine": platform.machine()}
-            Path(arguments.json).write_text(json.dumps({**about, "ms": rows}, indent=1) + "\n")
+            said = {"figures": ratios(results, stock_site), "ms": rows}
+            Path(arguments.json).write_text(json.dumps({**machine(), **said}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

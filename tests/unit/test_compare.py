@@ -1,0 +1,149 @@
+"""Does a comparison of two runs see what got worse, and nothing else? Does the quick set?"""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def compare() -> Any:
+    return imported("compare")
+
+
+@pytest.fixture(scope="module")
+def quick() -> Any:
+    for peer in ("django", "opentelemetry.instrumentation.wsgi", "prometheus_client", "whitenoise"):
+        pytest.importorskip(peer)
+    return imported("quick")
+
+
+def imported(name: str) -> Any:
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        return __import__(name)
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+
+
+def a_run(compare: Any, ratio: float, seed: int, better: str = "less", noise: float = 0.1) -> Any:
+    """The figure of a run of 50 rounds, each of which is off by some noise."""
+    dice = random.Random(seed)
+    figures = sys.modules["figures"]
+    return figures.figure([ratio * dice.gauss(1, noise) for _ in range(50)], better)
+
+
+@pytest.mark.parametrize("better", ["less", "more"])
+def test_noise_is_no_worsening(compare: Any, better: str) -> None:
+    for seed in range(200):
+        before, after = (a_run(compare, 2.5, 2 * seed + n, better) for n in (0, 1))
+        assert not compare.change("x", before, after).is_worse
+
+
+@pytest.mark.parametrize(("better", "worse"), [("less", 1.5), ("more", 1 / 1.5)])
+def test_a_worsening_by_half_is_seen_through_a_noise_of_a_tenth(
+    compare: Any, better: str, worse: float
+) -> None:
+    for seed in range(200):
+        before = a_run(compare, 2.5, 2 * seed, better)
+        after = a_run(compare, 2.5 * worse, 2 * seed + 1, better)
+        assert compare.change("x", before, after).is_worse
+        back = compare.change("x", after, before)
+        assert back.is_better
+        assert not back.is_worse
+
+
+def test_in_quiet_runs_a_tenth_is_seen_and_a_twentieth_is_not(compare: Any) -> None:
+    before = a_run(compare, 1.0, 1, noise=0.005)
+    assert compare.change("x", before, a_run(compare, 1.1, 2, noise=0.005)).is_worse
+    assert not compare.change("x", before, a_run(compare, 1.04, 3, noise=0.005)).is_worse
+
+
+def test_a_noisy_run_hides_what_a_quiet_one_shows(compare: Any) -> None:
+    quiet, noisy = a_run(compare, 1.0, 1, noise=0.01), a_run(compare, 1.2, 2, noise=0.3)
+    assert not compare.change("x", quiet, noisy).is_worse
+    assert not compare.change("x", noisy, quiet).is_better
+
+
+def files(folder: Path, **ratios: float) -> list[str]:
+    found = []
+    for name, ratio in ratios.items():
+        said = {"ratio": ratio, "low": ratio - 0.01, "high": ratio + 0.01, "us": 3.0}
+        file = folder / f"{name}.json"
+        file.write_text(json.dumps({"figures": {"gate": said}}))
+        found.append(str(file))
+    return found
+
+
+def told(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(BENCHMARKS / "compare.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def test_the_command_fails_on_a_worsening_and_names_it(tmp_path: Path) -> None:
+    said = told(*files(tmp_path, before=2.5, after=3.5))
+    assert said.returncode == 1
+    assert said.stderr == "worse: gate\n"
+    assert "WORSE" in said.stdout
+
+
+def test_the_command_is_content_with_two_equal_runs(tmp_path: Path) -> None:
+    said = told(*files(tmp_path, before=2.5, after=2.51))
+    assert (said.returncode, said.stderr) == (0, "")
+    assert "WORSE" not in said.stdout
+
+
+def test_a_file_without_figures_is_a_mistake_and_no_success(tmp_path: Path) -> None:
+    (before,) = files(tmp_path, before=2.5)
+    (tmp_path / "other.json").write_text("{}")
+    said = told(before, str(tmp_path / "other.json"))
+    assert said.returncode == 2
+    assert "has no figures" in said.stderr
+
+
+def part(quick: Any, *measured: dict[str, float]) -> Any:
+    runs = iter(measured)
+    held = [quick.Held("cost", 3.0), quick.Held("served", 0.8, least=True)]
+    return quick.Part(lambda: next(runs), held)
+
+
+def test_what_is_kept_is_measured_once(quick: Any) -> None:
+    found = {"cost": 2.5, "served": 0.97}
+    assert quick.best(part(quick, found)) == found
+
+
+def test_noise_that_comes_once_misses_nothing(quick: Any) -> None:
+    runs = {"cost": 4.5, "served": 0.9}, {"cost": 2.5, "served": 0.5}
+    assert quick.best(part(quick, *runs)) == {"cost": 2.5, "served": 0.9}
+
+
+def test_a_fault_is_missed_three_times_out_of_three(quick: Any) -> None:
+    runs = [{"cost": 2.5, "served": served} for served in (0.4, 0.6, 0.5)]
+    found = quick.best(part(quick, *runs))
+    assert found["served"] == 0.6
+    assert "MISSED" in quick.line(quick.Held("served", 0.8, least=True), found["served"])
+
+
+def test_what_a_busy_machine_could_not_measure_is_said_and_breaks_nothing(quick: Any) -> None:
+    found = quick.best(part(quick, {"cost": 2.5}, {"cost": 2.5}, {"cost": 2.5}))
+    assert found["served"] is None
+    assert "not counted" in quick.line(quick.Held("served", 0.8, least=True), None)
+
+
+@pytest.mark.slow
+def test_a_picture_is_drawn_of_the_report_of_a_run(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    run = {"hangs": [1, 3], "served": {"nothing": [100, 0, 0, 50], "bulkhead": [100] * 4}}
+    (tmp_path / "run.json").write_text(json.dumps({"seconds": {"twisted": run}}))
+    picture = tmp_path / "run.png"
+    command = [sys.executable, str(BENCHMARKS / "plot.py"), str(tmp_path / "run.json")]
+    subprocess.run([*command, str(picture)], check=True, timeout=60)
+    assert picture.read_bytes().startswith(b"\x89PNG")
