@@ -604,7 +604,8 @@ class BulkheadMachine(RuleBasedStateMachine):
         self.clock = Clock()
         self.one = Bulkhead("machine", at_most=3, slow=1.0, clock=self.clock)
         self.inside = []
-        self.made = 0
+        self.at_most = 3
+        self.refused = 0
 
     def stream(self):
         with self.one:
@@ -613,7 +614,7 @@ class BulkheadMachine(RuleBasedStateMachine):
     @rule(by_hand=st.booleans())
     def comes(self, by_hand):
         shut = self.one._service.shut
-        full = len(self.inside) >= 3
+        full = len(self.inside) >= self.at_most
         try:
             if by_hand:
                 call = self.one.take()
@@ -622,6 +623,7 @@ class BulkheadMachine(RuleBasedStateMachine):
                 next(call)
         except BulkheadFull:
             assert full or self.one._service.shut is not None
+            self.refused += 1
             return
         assert shut is not None or not full
         self.inside.append(call)
@@ -642,10 +644,17 @@ class BulkheadMachine(RuleBasedStateMachine):
     def passes(self, seconds):
         self.clock.now += seconds
 
+    @rule(at_most=st.integers(1, 6))
+    def is_resized(self, at_most):
+        """As when the slots in force are more or fewer: nobody inside is sent out."""
+        self.one.set(at_most=at_most, slow=1.0)
+        self.at_most = at_most
+
     @invariant()
     def knows_who_is_inside(self):
         figures = self.one.figures()
-        assert figures["inside"] == len(self.inside) <= 4  # 3, and a probe
+        assert figures["inside"] == len(self.inside) <= 7  # the most of any size, and a probe
+        assert figures["refused"] == self.refused
         assert len(self.one._deeper) == 0
 
 

@@ -1196,6 +1196,8 @@ class BoardMachine(RuleBasedStateMachine):
         self.posters = [Publisher(self.board, Fixed(FREE)) for _ in range(5)]
         self.model = {}
         self.last_ready = None
+        self.served = 0  # by all that ever had a slot
+        self.counted = self.board.counts().flat()
 
     who = st.integers(0, 4)
 
@@ -1244,6 +1246,7 @@ class BoardMachine(RuleBasedStateMachine):
         self.posters[who].count("served", n)
         if who in self.model:
             self.model[who][2] += n
+            self.served += n
 
     @rule(seconds=st.sampled_from([0.1, 0.6, 3.0]))
     def wait(self, seconds):
@@ -1284,6 +1287,13 @@ class BoardMachine(RuleBasedStateMachine):
         rows = [(row.state, row.load[:3], row.served) for row in self.board.rows()]
         model = [(state, load[:3], served) for state, load, served in self.model.values()]
         assert sorted(rows, key=repr) == sorted(model, key=repr)
+
+    @invariant()
+    def no_count_ever_goes_down(self):
+        """Whoever leaves: what it has counted stays in the sum."""
+        before, self.counted = self.counted, self.board.counts().flat()
+        assert all(is_ >= was for is_, was in zip(self.counted, before, strict=True))
+        assert self.board.counts().served >= self.served
 
     @invariant()
     def absent_is_when_nobody_was_ready_for_two_seconds(self):

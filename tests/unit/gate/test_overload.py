@@ -22,8 +22,17 @@ class Crowd:
     def __init__(self, clock, slots=2, **limits):
         self.clock = clock
         self.gate = Gate(slots, **limits, clock=lambda: clock.now)
+        self.begin()
+
+    def begin(self):
         self.inside, self.woken, self.came = [], [], 0
         self.refused = []
+
+    def forget(self, slot):
+        """Refer to a slot nowhere, as a thread that was killed."""
+        for ticket in self.woken:
+            if ticket.outcome is slot:
+                ticket.outcome = None
 
     def come(self, count=1, ago=0.0):
         for _ in range(count):
@@ -245,38 +254,84 @@ def test_a_thread_that_waits_is_refused_when_it_begins(start, until):
 
 
 class OverloadMachine(RuleBasedStateMachine):
-    """Bursts, overloads, stalls and quiet, in any order; what the gate promises holds in each."""
+    """Bursts, overloads, stalls, losses, forks and quiet, in any order; each promise holds."""
 
     def __init__(self):
         super().__init__()
         self.now = 100.0
         self.crowd = Crowd(self, slots=3, client_timeout=2.0)
         self.gate = self.crowd.gate
-        self.withdrawn = 0
-        self.last_refusal = -math.inf
+        self.before_fork = []
+        self.begin()
 
-    def noting(self, step, *arguments):
-        before = len(self.crowd.refused)
-        step(*arguments)
-        if len(self.crowd.refused) > before:
-            self.last_refusal = self.now
+    def begin(self):
+        """Count from nothing."""
+        self.withdrawn = 0
+        self.forfeited = {None: 0, AGE: 0}
+        self.counted = [0] * len(self.gate.counts().flat())
 
     @rule(count=st.integers(1, 40), ago=st.sampled_from([0.0, 0.0, 0.5, 3.0]))
     def come(self, count, ago):
-        self.noting(self.crowd.come, count, ago)
+        self.crowd.come(count, ago)
 
     @precondition(lambda self: self.crowd.inside)
     @rule(data=st.data())
     def serve(self, data):
-        self.noting(self.crowd.serve, data.draw(st.integers(1, len(self.crowd.inside))))
+        self.crowd.serve(data.draw(st.integers(1, len(self.crowd.inside))))
 
-    @rule(seconds=st.sampled_from([0.01, 0.3, 1.0, 2.5]))
+    @precondition(lambda self: self.crowd.inside)
+    @rule(data=st.data(), lost=st.booleans())
+    def serve_otherwise(self, data, lost):
+        """A body that nobody closed, or a slot that nobody has any more."""
+        slot = self.crowd.inside.pop(data.draw(st.integers(0, len(self.crowd.inside) - 1)))
+        if lost:
+            self.crowd.forget(slot)
+            del slot
+        else:
+            self.gate.abandon(slot)
+
+    @precondition(lambda self: self.crowd.inside)
+    @rule(reason=st.sampled_from([None, AGE]))
+    def forfeit(self, reason):
+        """One that has a slot does not run: its client left, or it is refused after all."""
+        self.gate.forfeit(self.crowd.inside.pop(0), reason)
+        self.forfeited[reason] += 1
+
+    @rule(seconds=st.sampled_from([0.0, 0.01, 0.3, 1.0, 2.5, 86400.0]))
     def wait(self, seconds):
+        """Some time passes, or a laptop is shut for a day."""
         self.now += seconds
+
+    @rule(twice=st.booleans())
+    def fork(self, twice):
+        """Go on in a child: those who wait and those inside are in the parent."""
+        for _ in range(1 + twice):
+            self.gate._after_fork()
+        self.before_fork += self.crowd.inside
+        self.crowd.begin()
+        self.begin()
+
+    @precondition(lambda self: self.before_fork)
+    @rule(way=st.sampled_from(["leave", "abandon"]))
+    def leave_what_was_taken_before_a_fork(self, way):
+        getattr(self.gate, way)(self.before_fork.pop())
+
+    @precondition(lambda self: self.crowd.came > 60)
+    @rule()
+    def drain(self):
+        """Nobody comes in any more; those who wait and those inside are served."""
+        self.gate.drain()
+        before = len(self.crowd.refused)
+        self.crowd.come(2)
+        assert self.crowd.refused[before:] == [DRAINING] * 2
+        while self.crowd.inside:
+            self.crowd.serve()
+        assert self.gate.empty
+        self.gate.draining = False
 
     @rule()
     def expire(self):
-        self.noting(self.gate.expire)
+        self.gate.expire()
 
     @precondition(lambda self: self.gate._queue.tickets)
     @rule(data=st.data())
@@ -287,20 +342,20 @@ class OverloadMachine(RuleBasedStateMachine):
 
     @rule(slots=st.integers(1, 3))
     def resize(self, slots):
-        self.noting(self.gate.resize, slots)
+        self.gate.resize(slots)
 
     @rule()
     def be_quiet(self):
         """All are served, and then nobody comes for longer than anybody may wait."""
         while self.crowd.inside:
-            self.noting(self.crowd.serve)
+            self.crowd.serve()
         self.now += 2.5
         self.crowd.come()
         self.crowd.serve()
         self.crowd.come(self.gate.slots + 1)
         assert not self.crowd.tight
         while self.crowd.inside:
-            self.noting(self.crowd.serve)
+            self.crowd.serve()
 
     @invariant()
     def there_are_no_more_inside_than_slots(self):
@@ -313,13 +368,29 @@ class OverloadMachine(RuleBasedStateMachine):
     @invariant()
     def each_is_counted_once(self):
         counts = self.gate.counts()
-        assert counts.admitted == counts.served + len(self.crowd.inside)
-        assert sum(counts.refused) == len(self.crowd.refused)
-        assert counts.dropped == self.withdrawn
+        forfeited = sum(self.forfeited.values())
+        assert counts.admitted == counts.served + len(self.crowd.inside) + forfeited
+        assert sum(counts.refused) == len(self.crowd.refused) + self.forfeited[AGE]
+        assert counts.dropped == self.withdrawn + self.forfeited[None]
         queued = len(self.gate._queue.tickets)
         assert (
             self.crowd.came == counts.admitted + len(self.crowd.refused) + self.withdrawn + queued
         )
+
+    @invariant()
+    def no_number_ever_goes_down(self):
+        before, self.counted = self.counted, self.gate.counts().flat()
+        assert all(is_ >= was for is_, was in zip(self.counted, before, strict=True))
+
+    @invariant()
+    def the_load_is_what_is_there(self):
+        load = self.gate.read()
+        assert load[:3] == (
+            len(self.gate._queue.tickets),
+            len(self.crowd.inside),
+            max(self.gate.wanted, len(self.crowd.inside)),
+        )
+        assert load.waited >= 0
 
     @invariant()
     def the_queue_is_as_long_and_as_old_as_it_may_be(self):
