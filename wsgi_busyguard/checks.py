@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qs
 
@@ -27,6 +28,10 @@ SOMEBODY_BEHIND = (
 # What a check asks for fits many times. Whoever sends more is nobody's balancer, and the loop that
 # answers checks must not parse 262 kB for it: 68 ms.
 LONGEST_QUERY = 1024
+
+# An absolute target (RFC 9112, section 3.2.2), up to its path. Many servers pass all of it as
+# PATH_INFO: wsgiref and Django's runserver, gevent's pywsgi, Tornado, uvicorn, Hypercorn, uWSGI.
+_ORIGIN = re.compile("(?i:https?)://[^/]*")
 
 #: What a check asks: should new requests come here? Does the interpreter make progress?
 READY, LIVE = QUESTIONS = ("ready", "live")
@@ -82,14 +87,18 @@ class Checks:
             question: {method: Check(question, method, policy) for method in METHODS}
             for question, policy in ((READY, ready), (LIVE, None))
         }
-        #: Every PATH_INFO that a check can have, wherever the app is mounted. A request whose
-        #: PATH_INFO is not among these is none, and one look-up is all it costs to know.
+        #: Every path that a check can have in PATH_INFO, wherever the app is mounted. A request
+        #: whose PATH_INFO is not among these is none, unless it is an absolute target.
         self.suspects = frozenset(_tails(["/", "*", *self._questions] if root else self._questions))
 
     def match(self, environ: Mapping[str, Any]) -> Check | None:
         """Return the check that a request is, or ``None`` if it is the app's."""
         # The path that the balancer asked for, percent-decoded, with the slashes that came.
-        path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+        path = environ.get("PATH_INFO", "")
+        if "://" in path and (origin := _ORIGIN.match(path)):
+            path = path[origin.end() :]
+        else:
+            path = environ.get("SCRIPT_NAME", "") + path
         method = environ["REQUEST_METHOD"]
         question = self._questions.get(path)
         if question is None:

@@ -125,8 +125,11 @@ class BusyGuard:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a check, or pass the request on; a WSGI call."""
         app = self._first_call(environ) if self._first else self._app
-        # PATH_INFO may be left out where it is empty (PEP 3333).
-        if environ.get("PATH_INFO", "") in self._suspects:
+        try:
+            path = environ["PATH_INFO"]
+        except KeyError:  # it may be left out where it is empty (PEP 3333)
+            path = ""
+        if path in self._suspects or "://" in path:  # or an absolute target may be
             answer = self._answer(environ)
             if answer is not None:
                 return answer(environ, start_response)

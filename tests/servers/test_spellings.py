@@ -125,8 +125,9 @@ STOCK = {
     "hypercorn": 4,
 }
 
-# These pass the path of an absolute target; cheroot answers 400, and the others pass all of it.
-UNDERSTAND_ABSOLUTE = {"waitress", "werkzeug", "gunicorn sync", "gunicorn gthread", "granian"}
+# cheroot answers 400; Twisted's own resource takes the first letter of a target for its slash, and
+# who reads "/ttp://localhost/readyz" cannot tell it from such a path.
+HIDE_ABSOLUTE = {"cheroot", "twisted"}
 
 
 @pytest.mark.parametrize("server", STOCK)
@@ -136,4 +137,4 @@ def test_behind_a_stock_server_the_decoded_path_is_what_counts(started, server):
         assert asked(port, target).text == "free", target
     taken_are_known(port)
     for target in ABSOLUTE:
-        assert (asked(port, target).text == "free") == (server in UNDERSTAND_ABSOLUTE), target
+        assert (asked(port, target).text == "free") == (server not in HIDE_ABSOLUTE), target

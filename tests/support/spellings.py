@@ -7,6 +7,7 @@ import re
 from urllib.parse import unquote
 
 NAMES = ("livez", "readyz", "healthz")
+ORIGIN = "^(?i:https?)://[^/]*"
 
 
 def escaped(text):
@@ -19,7 +20,7 @@ def spellings(name):
     slashes = ["//", "///", "/%2F", "/%2f%2F", "%2F", "%2F/", "x", ""]
     dots = ["/./", "/x/../", "/../", "/x/y/../../", "/x/..//", "/.//", "//./", "/x%zz/../"]
     dots += ["/x/%2e%2e/", "/x/.%2E/", "/%2e/", "/x%00/../", "/x%/../", "/x/..%2F", "/x/.%2f../"]
-    origins = ["http://localhost/", "HTTP://localhost:80//"]
+    origins = ["http://localhost/", "HTTP://localhost:80//", "http://localhost%2F"]
     ends = ["?ready=always", "?", "#x", "%23x", "%00", ";x", "/", "/.", "%", "%z", "%2", "%zz"]
     for word in (name, *odd):
         yield f"/{word}"
@@ -29,9 +30,10 @@ def spellings(name):
 
 def may_be_a_check(target):
     """Return whether a server that drops what it can would take it for a check."""
-    path = re.split("[?#]", re.sub("^(?i:https?)://[^/]*", "", target))[0]
+    path = re.split("[?#]", re.sub(ORIGIN, "", target))[0]
     path = re.sub("%.?$", "", path)  # so does uWSGI
     read = {unquote(path), unquote(collapsed(path))}  # uWSGI drops dots before it decodes,
+    read.add(re.sub(ORIGIN, "", unquote(target.split("?")[0])))  # so do all that pass it whole
     read.add(collapsed(unquote(re.sub("%2[Ff]", "%252F", path))))  # Apache after it, without %2F
     if not path.startswith("/"):
         read.add("/" + unquote(path[1:]))  # so does Twisted

@@ -108,6 +108,34 @@ def test_a_match_is_that_of_the_path_the_balancer_asked_for():
     assert CHECKS.match({"REQUEST_METHOD": "OPTIONS"}) == Check(READY, "OPTIONS", "damped")
 
 
+@pytest.mark.parametrize(
+    ("method", "target", "question"),
+    [
+        ("OPTIONS", "http://web1/", READY),
+        ("OPTIONS", "http://web1", READY),
+        ("GET", "http://web1/healthz", READY),
+        ("GET", "HTTPS://web1:8443/livez", LIVE),
+        ("GET", "http://web1//healthz", None),
+        ("GET", "http://web1/shop/healthz", None),
+        ("GET", "http://web1/page", None),
+        ("GET", "http://web1", None),
+        ("GET", "ftp://web1/healthz", None),
+        ("GET", "/http://web1/healthz", None),
+        ("GET", "/to/http://web1/healthz", None),
+    ],
+)
+def test_an_absolute_target_that_a_server_passes_whole_is_one_of_its_path(method, target, question):
+    for script in ("", "/shop"):
+        environ = {"REQUEST_METHOD": method, "SCRIPT_NAME": script, "PATH_INFO": target}
+        check = CHECKS.match(environ)
+        assert (check and check.question) == question
+
+
+def test_an_absolute_target_of_somebody_else_is_the_apps():
+    assert CHECKS.match_request("OPTIONS", "http://web1/", "", ("HTTP_ORIGIN",)) is None
+    assert Checks(False).match_request("OPTIONS", "http://web1/") is None
+
+
 @given(st.text(), st.text(), st.text())
 def test_nothing_a_peer_sends_can_raise(method, path, query):
     CHECKS.match_request(method, path, query, ())

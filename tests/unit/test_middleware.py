@@ -191,6 +191,20 @@ def test_a_check_path_is_the_one_that_the_balancer_asked_for(ask, monitor, scrip
     assert ask(guard, "GET", path, script=script).text == "free"
 
 
+@pytest.mark.parametrize(
+    ("method", "target", "body"),
+    [
+        ("OPTIONS", "http://web1/", b"free"),
+        ("GET", "http://web1/readyz", b"free"),
+        ("GET", "http://web1/page", b"app"),
+    ],
+)
+def test_an_absolute_target_that_a_server_passes_whole(monitor, environ, method, target, body):
+    """As wsgiref does; its own validator would not have that."""
+    guard = BusyGuard(app, monitor=monitor)
+    assert guard(environ(method, target), lambda *said: None) == [body]
+
+
 def test_an_environ_without_path_is_that_of_the_root(guard, environ):
     """PEP 3333 lets a server leave out what is empty."""
     bare = environ("OPTIONS")
