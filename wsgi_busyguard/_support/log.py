@@ -40,6 +40,16 @@ class Logger:
 
     def __init__(self, name: str) -> None:
         self._logger = logging.getLogger(name)
+        self._logger.addFilter(self._with_origin)
+
+    def _with_origin(self, record: logging.LogRecord) -> bool:
+        """Say whose line it is, where nobody has configured logging.
+
+        Python then prints the bare message on stderr, among those of everybody else.
+        """
+        if not self._logger.hasHandlers():
+            record.msg = f"busyguard: {record.msg}"
+        return True
 
     def log(self, level: int, message: str, *arguments: object, **named: Any) -> None:
         """Write a record of this level."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import logging
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -345,3 +347,19 @@ def test_a_thread_that_waits_at_the_gate_is_woken(who, start, until):
     gate.leave(slot)
     assert inside.wait(20)
     assert who.raised
+
+
+SAYS = "from wsgi_busyguard._support.log import logger; logger.warning('%d wait', 3)"
+SET_UP = {
+    "nobody": ("", "busyguard: 3 wait"),
+    "basicConfig()": ("logging.basicConfig()", "WARNING:wsgi_busyguard:3 wait"),
+    "a handler": ("logging.getLogger().addHandler(logging.StreamHandler())", "3 wait"),
+}
+
+
+@pytest.mark.parametrize(("setting", "line"), SET_UP.values(), ids=SET_UP)
+def test_a_line_says_whose_it_is_where_nobody_has_configured_logging(setting, line):
+    """In a process of its own: pytest has handlers everywhere."""
+    script = f"import logging\n{setting}\n{SAYS}"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stderr == f"{line}\n"
