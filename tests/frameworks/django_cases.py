@@ -10,6 +10,7 @@ import pathlib
 import shutil
 import tempfile
 import time
+import types
 
 import django
 import pytest
@@ -316,6 +317,38 @@ def test_bulkheads_that_cannot_be_meant_are_told(given):
         assert 'BUSYGUARD["BULKHEADS"]' in told
         with pytest.raises(ImproperlyConfigured):
             guarded()
+
+
+@pytest.fixture
+def routes():
+    """Sets the project's URLs."""
+    urls = types.ModuleType("urls_of_a_test")
+
+    def routes(*patterns):
+        urls.urlpatterns = list(patterns)
+        return override_settings(ROOT_URLCONF=urls)
+
+    return routes
+
+
+def test_a_view_at_a_path_of_the_guard_is_told(routes):
+    with routes(path("healthz", home, name="health"), path("readyz/", home), path("ping", home)):
+        [(number, told, hint)] = complaints()
+        with override_settings(BUSYGUARD={"READY_PATHS": ["/readyz"]}):
+            assert complaints() == []
+        with override_settings(BUSYGUARD={"LIVE_PATHS": ["/ping"], "READY_PATHS": []}):
+            [(_, other, _)] = complaints()
+    assert (number, told) == (
+        "W004",
+        "the guard answers /healthz, so the view 'health' is never called",
+    )
+    assert hint == "give the view another path, or leave /healthz out of READY_PATHS in BUSYGUARD"
+    assert other.startswith("the guard answers /ping, so the view ")
+
+
+def test_a_view_for_all_paths_is_none_for_that_of_the_guard(routes):
+    with routes(path("<path:anything>", home)):
+        assert complaints() == []
 
 
 def test_the_checks_open_nothing_and_start_nothing(tmp_path):

@@ -15,12 +15,13 @@ from typing import Any
 from django.conf import settings
 from django.core import checks
 from django.core.checks import CheckMessage, Error, Info
-from django.urls import get_resolver
+from django.urls import ResolverMatch, get_resolver, resolve
 from django.utils.module_loading import import_string
 
 from ...adapters.thread_budget import needed
 from ...bulkhead import bulkheads as every_bulkhead
 from ...middleware import BusyGuard
+from ...options import OPTIONS
 from ...policy import limits
 from ..bulkheads import OTHER_HOSTS
 from ..options import complaints
@@ -73,6 +74,23 @@ def known_services(**_: Any) -> list[CheckMessage]:
             meant = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
             words = f'BUSYGUARD["{BULKHEADS}"] has {name!r}, which is no bulkhead and no host'
             said.append(checks.Warning(words, hint=meant, id=f"{TAG}.W003"))
+    return said
+
+
+def shadowed_views(**_: Any) -> list[CheckMessage]:
+    """Return which views are never called, because the guard answers their paths."""
+    if right():
+        return []
+    keywords, said = options(), []
+    for name in ("ready_paths", "live_paths"):
+        for path in keywords.get(name, OPTIONS[name].default):
+            view = _view(path)
+            # One that also answers a path which nobody has is a catch-all, and was not meant.
+            if view is None or getattr(_view(f"{path}-that-nobody-has"), "func", None) is view.func:
+                continue
+            words = f"the guard answers {path}, so the view {view.view_name!r} is never called"
+            hint = f"give the view another path, or leave {path} out of {name.upper()} in BUSYGUARD"
+            said.append(checks.Warning(words, hint=hint, id=f"{TAG}.W004"))
     return said
 
 
@@ -140,6 +158,7 @@ def register() -> None:
     """Have ``manage.py check`` run these."""
     checks.register(right, TAG)
     checks.register(known_services, TAG)
+    checks.register(shadowed_views, TAG)
     for hint in (enough_threads, hosts, guards):
         checks.register(hint, TAG, deploy=True)
 
@@ -154,6 +173,13 @@ def _gunicorn() -> tuple[str, int | None]:
     except (argparse.ArgumentError, ValueError, SystemExit):  # gunicorn says it in better words
         return "", None
     return told.worker_class, told.threads
+
+
+def _view(path: str) -> ResolverMatch | None:
+    try:
+        return resolve(path)
+    except Exception:  # there is none, or the project's URLs are wrong, which Django says itself
+        return None
 
 
 def _is_address(host: str) -> bool:
