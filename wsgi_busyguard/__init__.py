@@ -1,4 +1,4 @@
-"""Health checks that are answered at once and truthfully while every thread is stuck.
+"""Health checks and load shedding for WSGI servers.
 
 Wrap any WSGI app: ``application = BusyGuard(application)``. Importing this imports no server and no
 framework.
@@ -14,7 +14,7 @@ from .load import Adapter, Load, State, Transition
 from .middleware import BusyGuard
 from .monitor import Monitor
 
-__version__ = "0.1.0"
+__version__ = "1.0.0rc1"
 
 __all__ = [
     "Adapter",

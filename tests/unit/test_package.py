@@ -12,6 +12,7 @@ import types
 import zipfile
 
 import pytest
+from packaging.version import Version
 
 import wsgi_busyguard
 
@@ -112,9 +113,16 @@ def test_every_promised_name_is_there():
 
 
 def test_the_version_is_one():
-    numbers = wsgi_busyguard.__version__.split(".")
-    assert len(numbers) == 3
-    assert all(number.isdigit() for number in numbers)
+    version = Version(wsgi_busyguard.__version__)
+    assert str(version) == wsgi_busyguard.__version__
+    assert len(version.release) == 3
+
+
+def test_the_changes_begin_with_this_version():
+    """A release without a word of what is new in it is none."""
+    changes = (ROOT / "CHANGES.rst").read_text()
+    newest = re.search(r"^(\S+) \(.*\)\n-+$", changes, re.MULTILINE)
+    assert newest[1] == wsgi_busyguard.__version__
 
 
 # A wheel, from what is committed and nothing else
