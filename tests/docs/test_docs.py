@@ -72,11 +72,22 @@ def blocks(page: Path, language: str) -> list[tuple[str | None, str]]:
     return [(m["caption"], dedent(m["code"])) for m in found if m["language"] == language]
 
 
+def table_of_servers() -> list[list[str]]:
+    """Return the rows of the README's table, the head left out: what stands in each cell."""
+    readme = (ROOT / "README.rst").read_text()
+    table = readme.partition(".. the table of servers")[2].partition(".. end of the table")[0]
+    _, _, *rows = re.split(r"^   \* - ", table, flags=re.MULTILINE)
+    return [re.split(r"\n     - ", row.strip()) for row in rows]
+
+
 def commands() -> list[str]:
     """Return every command that a page shows."""
     shown = [code for page in PAGES for _, code in blocks(page, "console")]
     lines = [line for code in shown for line in code.splitlines() if line.strip()]
     assert all(line.startswith("$ ") for line in lines)
+    typed = [code for row in table_of_servers() for code in re.findall(r"``(.*?)``", row[1])]
+    known = [one for one in typed if re.match(r"([A-Z_]+=\S+ )*[a-z]+ ", one)]
+    lines += [f"$ {one}" for one in known if not one.startswith("uwsgi ")]  # servers/test_uwsgi.py
     return [part.strip() for line in lines for part in line[2:].split("&&")]
 
 

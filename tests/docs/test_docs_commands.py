@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from wsgiref.simple_server import make_server
 import pytest
 from support.processes import environment
 
-from docs.test_docs import BLOCK, PAGES, ROOT, blocks, commands
+from docs.test_docs import BLOCK, PAGES, ROOT, blocks, commands, table_of_servers
 from wsgi_busyguard import BusyGuard, Load, Monitor
 from wsgi_busyguard.checkport import CheckPort
 from wsgi_busyguard.metrics.orca import Rates, report
@@ -33,6 +34,10 @@ LOOKED_AT = {
     "curl": "here: run",
     "export": "a variable for the command after it",
     "granian": "here: its arguments; servers/test_gate_anywhere.py: run",
+    "django-admin": "test_tutorial.py: run",
+    "mkdir": "a folder for the command after it",
+    "systemctl": "test_recipes.py: its unit is run",
+    ".": "a virtual environment, before what is installed there",
 }
 
 
@@ -51,7 +56,11 @@ READ_BY = {
     ("uwsgi.rst", "ini"): "servers/test_uwsgi.py: run",
     ("options.rst", "text"): "unit/gate/test_in_force.py",
     ("uwsgi.rst", "py"): "servers/test_uwsgi.py: run",
+    ("recipes.rst", "apache"): "servers/test_mod_wsgi.py: such lines",
     ("mod_wsgi.rst", "apache"): "servers/test_mod_wsgi.py: run, with paths of its own",
+    ("tutorial.rst", "py"): "test_tutorial.py: run",
+    ("tutorial.rst", "text"): "test_tutorial.py: compared, but for what depends on the machine",
+    ("stopping.rst", "text"): "balancers/test_haproxy.py: such a command",
     ("mod_wsgi.rst", "py"): "servers/test_mod_wsgi.py: run, with paths of its own",
 }
 
@@ -169,3 +178,14 @@ def test_curl_gets_an_answer(command, site) -> None:
     done = subprocess.run([curl, *words], capture_output=True, text=True, timeout=20, env=env)
     assert done.returncode == 0, done.stderr
     assert done.stdout in SAYS or '"queued": 0' in done.stdout
+
+
+def test_the_table_of_servers_gives_each_as_many_threads_as_the_gate_needs() -> None:
+    slots = {row[0]: re.search(r"slots=(\d+)", row[1]) for row in table_of_servers()}
+    assert len([one for one in slots.values() if one]) == 4
+    for name, typed, *_, threads in table_of_servers():
+        if slots[name]:
+            assert int(threads) == 5 * int(slots[name][1]) + 2
+            assert threads in typed
+        elif threads != "none":
+            assert re.search(rf"threads[= ]{threads}\b", typed)
