@@ -19,6 +19,8 @@ version = release = wsgi_busyguard.__version__
 
 extensions = ["sphinx.ext.autodoc"]
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["docs.css"]
 html_title = f"{project} {version}"
 exclude_patterns = ["_build"]
 

@@ -37,12 +37,12 @@ class Load(NamedTuple):
     :param queued: requests accepted that no thread is working on, nor about to.
     :param active: requests in the application.
     :param capacity: requests that may be in the application at once, whether their threads have
-        been started or not; ``None`` where nobody knows.
-    :param waited: seconds for which nobody in the queue has got a slot. It goes on counting
+        been started or not; ``None`` where that is not known.
+    :param waited: seconds for which no queued request has got a slot. It goes on counting
         when that one gives up, until one gets a slot: a queue that only drains by despair has
         not moved.
     :param service: seconds that a request takes, those that still run counted at their age;
-        ``None`` where nobody knows.
+        ``None`` where it is not known.
     :param lag: seconds by which the loop that takes requests in is late, where there is one.
     """
 

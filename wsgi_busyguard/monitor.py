@@ -91,7 +91,7 @@ class Monitor:
     :param deliver: takes the function that calls the listeners and has it run somewhere else (in
         an event loop's thread, say); they run in the thread that saw the change if not given.
     :param interval: seconds between two looks at an adapter that cannot tell of changes itself;
-        nobody looks before there is a listener.
+        it does not look before there is a listener.
     :param clock: monotonic seconds.
 
     An adapter with an attribute ``shared`` reads the load of several processes. Their state is
@@ -102,7 +102,7 @@ class Monitor:
     two looks is not seen.
 
     :ivar stacks: says in which lines the requests of this process are, where that is wanted.
-    :ivar serves: set to false while its process has only imported the app and serves nobody.
+    :ivar serves: set to false while its process has only imported the app and serves no requests.
     :ivar quiet: set to true if another monitor of the same requests writes the log's lines.
     :ivar limits: returns what is in force in the guard, once there is one.
 

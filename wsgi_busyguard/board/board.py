@@ -89,12 +89,12 @@ class Board:
     :raises ValueError: for a file that is no board, or a damaged one.
     :raises OSError: for one that cannot be read and written.
 
-    It is an adapter. A look takes no lock and waits for nobody, whatever the others do. All
+    It is an adapter. Reading takes no lock and waits for no process, whatever the others do. All
     methods may be called from any thread, and none of them ever waits.
 
-    Who holds a board may live longer than those who post there, and the file be removed and made
-    anew in the meantime, as systemd does with a ``RuntimeDirectory=``. So once a second a look also
-    sees whether the path names another board by now, and goes on with that one.
+    A process that holds a board may live longer than those that post there, and the file may be
+    removed and made anew meanwhile, as systemd does with a ``RuntimeDirectory=``. So once a second
+    reading also looks whether the path names another board by now, and goes on with that one.
 
     One board is for one host and one namespace of process ids: processes that cannot see each
     other take each other for dead.
@@ -296,7 +296,7 @@ class Board:
             self._words[UNREADY] = not ready
 
     def absent(self, patience: float) -> bool:
-        """Return whether nobody is there to serve, and has not been for ``patience`` seconds."""
+        """Return whether no process is there to serve, and none was for ``patience`` seconds."""
         now, ready, _ = self._look(READY)
         if ready:
             self.note_ready(now)

@@ -108,7 +108,7 @@ class Gate:
         """Take a slot, waiting for it if need be, and return it; it has to be left.
 
         :param ago: seconds for which the request has waited elsewhere; they count as waiting here,
-            but nobody who finds a slot free is refused for them.
+            but a request that finds a slot free is not refused for them.
         :raises Refused: if the queue is full, the wait too long, or the gate draining.
         """
         slot = self.take(ago)
@@ -295,7 +295,7 @@ class Gate:
 
     @property
     def empty(self) -> bool:
-        """Whether nobody is inside and nobody waits."""
+        """Whether no request is inside and none waits."""
         return under(self._lock, self._is_empty)
 
     @property

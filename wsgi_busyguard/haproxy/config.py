@@ -129,7 +129,7 @@ def _defaults() -> list[str]:
         "    timeout client 30s",
         _line("timeout server 30s", "longer than the slowest honest request"),
         _line("timeout check 1s", "a check takes a millisecond, or something is wrong"),
-        _line("timeout queue 700ms", "the knob: what is still good, less what a request takes"),
+        _line("timeout queue 700ms", "set this: the latency still good, less what a request takes"),
         _line("retries 1", "never more: N retries are N + 1 times the load"),
         _line("option redispatch 1", "and the retry goes to another server"),
         _line("retry-on 503 conn-failure", "a refusal promises that the app has not run"),
