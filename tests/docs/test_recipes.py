@@ -16,7 +16,7 @@ from support.client import ask, check, eventually, figures, free_port, many, tog
 from support.daemons import promtool
 from support.haproxies import Visitors
 from support.kubelet import Kubelet
-from support.processes import ROOT, Process, environment
+from support.processes import PARENT_DEATH, ROOT, Process, environment
 from support.uwsgis import command as uwsgi_command
 
 from wsgi_busyguard import cli
@@ -230,7 +230,9 @@ class Sixteen(Process):
         agent = folder / "agent"
         agent.write_text(f'#!/bin/sh\nexec {shlex.join(BUSYGUARD)} "$@"\n')
         agent.chmod(0o755)
-        (folder / "uwsgi.ini").write_text(ini.replace("busyguard agent", f"{agent} agent"))
+        # uWSGI gives it a session of its own, so it has to die with its uWSGI by itself.
+        leash = f"exec {sys.executable} -I {PARENT_DEATH} $PPID"
+        (folder / "uwsgi.ini").write_text(ini.replace("busyguard agent", f"{leash} {agent} agent"))
         app = text("uwsgi_app.py").replace("/run/shop/", f"{folder}/")
         (folder / "app.py").write_text(app)
         super().__init__([*uwsgi_command(), "--ini", "uwsgi.ini"], cwd=folder)
