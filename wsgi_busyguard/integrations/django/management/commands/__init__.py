@@ -1,1 +1,1 @@
-"""The management commands."""
+"""The commands of manage.py."""
