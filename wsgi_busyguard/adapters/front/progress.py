@@ -92,7 +92,7 @@ class Upload:
             self._since = None
             self._credit.spend(time.monotonic() - since, size)
         if self._is_cut:  # else the app would take what has come for all that there is
-            raise ConnectionResetError(ECONNRESET, "the client did not get on with its request")
+            raise ConnectionResetError(ECONNRESET, "the client made no progress with its request")
         return got
 
     def await_head(self) -> None:
@@ -178,7 +178,7 @@ class Clients:
                 peer = _peer(upload.sock)
                 cut(upload.sock)
                 self.end(upload)  # it is told once
-                logger.info("cut off a client that did not get on: %s", peer)
+                logger.info("closed the connection of a client that made no progress: %s", peer)
 
 
 def _peer(sock: Any) -> Any:

@@ -118,7 +118,9 @@ class ConnectionPool(CountingExecutor):
         for conn in conns:
             if self._has_stalled(conn) or conn.sock in stalled:
                 cut(conn.sock)
-                logger.info("cut off a client that did not get on: %s", conn.client)
+                logger.info(
+                    "closed the connection of a client that made no progress: %s", conn.client
+                )
 
     def _has_stalled(self, conn: Any) -> bool:
         upload = getattr(getattr(conn.parser, "unreader", None), "sock", None)

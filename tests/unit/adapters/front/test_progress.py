@@ -152,7 +152,9 @@ def test_only_those_who_are_served_are_cut_off(pair, start, until, caplog):
     with caplog.at_level("INFO", "wsgi_busyguard"):
         until(lambda: clients.cut_the_stalled() or raised)
         clients.cut_the_stalled()
-    assert [record.msg for record in caplog.records] == ["cut off a client that did not get on: %s"]
+    assert [record.msg for record in caplog.records] == [
+        "closed the connection of a client that made no progress: %s"
+    ]
 
 
 def test_with_no_limit_nobody_is_looked_at(pair):
