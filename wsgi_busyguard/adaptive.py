@@ -16,16 +16,16 @@ thread, then all slots.
 from __future__ import annotations
 
 import math
-import os
 import sys
 import time
-from contextlib import suppress
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from ._support.forks import Stage, after_fork
 from ._support.log import logger
+from ._support.machine import Machine, main_thread, sees_main_thread, this_machine
 from ._support.periodic import Periodic
+from ._support.turns import Turns
 from ._support.unpatched import is_patched
 
 if TYPE_CHECKING:
@@ -56,27 +56,11 @@ TAKEN = 0.5
 # taken back soon, up to so many.
 ASKED, ASKED_MOST, SOON_LOOKS = 2, 32, 8
 
-# What Linux counts of the first thread of a process: its processor time in ns, and more.
-MAIN_THREAD = "/proc/self/schedstat"
+# Seconds by which a thread that sleeps is late anyway, be the interpreter free or not.
+LATE_ANYWAY = 0.0001
 
 # Seconds of the interpreter that a request may have had before it takes no slot from the others.
 LONG_SECONDS = 1.0
-
-
-class Machine(NamedTuple):
-    """What there is to run on.
-
-    :param one_at_a_time: whether the interpreter runs one thread at a time.
-    :param cores: how many processors this process may use.
-    """
-
-    one_at_a_time: bool
-    cores: float
-
-    @property
-    def usable(self) -> float:
-        """Processor seconds a second that Python code can have."""
-        return min(1.0, self.cores) if self.one_at_a_time else self.cores
 
 
 class Signals(NamedTuple):
@@ -198,6 +182,7 @@ class Adaptive:
         self._processor = processor
         self._loop = loop or main_thread
         self._is_off = False
+        self._turns = Turns()
         self._beats = Periodic(self.beat, BEAT_SECONDS, "busyguard-adaptive")
         self._reset()
         after_fork(Stage.OWN, self._reset)
@@ -234,6 +219,7 @@ class Adaptive:
 
     def _reset(self) -> None:
         """Know nothing, as in the beginning."""
+        self._turns.restore()
         self._steps = Steps()
         self._due = 0.0
         self._quiet_since: float | None = None
@@ -257,7 +243,7 @@ class Adaptive:
         if window is None:
             self._window = Window(now, self._processor(), self._loop())
         else:
-            window.lags.append(max(0.0, now - self._due))
+            window.lags.append(max(0.0, now - self._due - LATE_ANYWAY))
             window.waits += gate.queued > 0
             window.crowds += gate.crowded
             if now - window.since >= LOOK_SECONDS and len(window.lags) >= LOOK_BEATS:
@@ -283,12 +269,24 @@ class Adaptive:
             if way > 0:
                 gate.resize(gate.slots, self._why(gate.slots))
             return
-        to = self._steps.next(wanted, self._least(inside, now, seconds), gate.limits.slots, way)
+        least = self._least(inside, now, seconds)
+        to = self._steps.next(wanted, least, gate.limits.slots, way)
         if to != wanted:
             gate.resize(to, self._why(to))
             self._window = None  # the next look is of what comes of it
         elif gate.why is not None:
             gate.why = self._why(to)
+        is_full = signals.used >= IDLE * self._machine.usable and self._machine.one_at_a_time
+        self._take_turns(short=to == least and is_full)
+
+    def _take_turns(self, short: bool) -> None:
+        """Have threads take short turns at the interpreter, or those that they took before.
+
+        Short ones where there cannot be fewer slots, and only then: by them it cannot be seen any
+        more how many compute.
+        """
+        if self._turns.shorten() if short else self._turns.restore():
+            self._window = None  # its delays were by other turns
 
     def _rest(self, now: float) -> None:
         """Nobody is in anybody's way: have all slots again when it has been so for a while."""
@@ -366,32 +364,6 @@ class Took:
 
 def adapted(gate: Gate, wanted: bool = True) -> Gate:
     """Return a gate that goes by what this machine can run, if wanted, and where that is seen."""
-    if wanted and os.access(MAIN_THREAD, os.R_OK):  # on Linux, that is
+    if wanted and sees_main_thread():  # on Linux, that is
         gate.crowding = Adaptive(gate, this_machine()).begin
     return gate
-
-
-def this_machine() -> Machine:
-    """Return what this process runs on."""
-    return Machine(getattr(sys, "_is_gil_enabled", lambda: True)(), _cores())
-
-
-def main_thread() -> float:
-    """Return the processor seconds of the main thread, which is the loop of most servers.
-
-    Not by pthread_getcpuclockid(): what Python takes for the main thread where it is embedded may
-    be one that has ended, and to ask for its clock is to crash.
-    """
-    with open(MAIN_THREAD, "rb") as file:
-        return int(file.read().split()[0]) / 1e9
-
-
-def _cores() -> float:
-    """Return how many processors this process may use: a container's quota counts, too."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores: float = len(affinity(0)) if affinity else os.cpu_count() or 1
-    with suppress(OSError, ValueError), open("/sys/fs/cgroup/cpu.max") as file:
-        quota, period = file.read().split()
-        if quota != "max":
-            cores = min(cores, int(quota) / int(period))
-    return cores

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import re
 import sys
 import threading
@@ -14,20 +15,21 @@ import pytest
 from support.client import eventually
 
 from wsgi_busyguard import Gate
+from wsgi_busyguard._support.machine import Machine, main_thread
+from wsgi_busyguard._support.turns import SHORT_SECONDS
 from wsgi_busyguard.adapters.executor import CountingExecutor, QueueFull
 from wsgi_busyguard.adaptive import (
     ASKED,
     ASKED_MOST,
     BEAT_SECONDS,
+    LATE_ANYWAY,
     QUIET_SECONDS,
     Adaptive,
     Direction,
-    Machine,
     Signals,
     Steps,
     adapted,
     direction,
-    main_thread,
 )
 from wsgi_busyguard.gate import Slot, Ticket
 
@@ -149,7 +151,7 @@ class World:
             self.gate.offer(self.visits[-1])
 
     def beat(self, used, lag, loop=0.0):
-        took = BEAT_SECONDS + lag * sys.getswitchinterval()
+        took = BEAT_SECONDS + LATE_ANYWAY + lag * sys.getswitchinterval()
         self.now += took
         self.used += used * took
         self.loop += loop * took
@@ -163,7 +165,7 @@ class World:
             self.beat(used, lag)
 
 
-COMPUTES, WAITS = {"used": 1.0, "lag": 10.0}, {"used": 0.01, "lag": 0.03}
+COMPUTES, WAITS = {"used": 1.0, "lag": 11.0}, {"used": 0.01, "lag": 0.03}
 
 
 @pytest.fixture
@@ -252,6 +254,89 @@ def test_a_broken_clock_leaves_all_slots_and_one_line_in_the_log(world, broken, 
     assert not world.adaptive._beats.wanted
 
 
+# The turns at the interpreter
+
+
+@pytest.fixture(autouse=True)
+def turn():
+    """Return the turn that the tests began with, and have it afterwards."""
+    turn = sys.getswitchinterval()
+    yield turn
+    sys.setswitchinterval(turn)
+
+
+def is_short():
+    return sys.getswitchinterval() == pytest.approx(SHORT_SECONDS)
+
+
+def test_turns_are_short_where_one_at_a_time_computes_until_the_crowd_has_gone(world, turn):
+    world.run(0.3, **COMPUTES)
+    assert world.gate.slots > 1
+    assert sys.getswitchinterval() == turn  # by short ones it cannot be seen how many compute
+    world.run(2, **COMPUTES)
+    assert (world.gate.slots, is_short()) == (1, True)
+    world.run(10, used=1.0, lag=1.04)
+    assert (world.gate.slots, is_short()) == (1, True)
+    world.run(QUIET_SECONDS + 1, used=0.1, lag=0.1, requests=0)
+    assert sys.getswitchinterval() == turn
+
+
+def test_turns_are_as_before_when_the_app_waits(world, turn):
+    world.run(2, **COMPUTES)
+    assert is_short()
+    world.run(2, **WAITS)
+    assert (world.gate.slots, sys.getswitchinterval()) == (8, turn)
+
+
+def test_turns_are_as_before_when_it_cannot_be_seen_any_more_what_is_worth_having(world, turn):
+    world.run(2, **COMPUTES)
+    assert is_short()
+    world.adaptive._clock = None
+    world.run(1, **COMPUTES)
+    assert sys.getswitchinterval() == turn
+
+
+def test_turns_are_as_before_in_a_child(world, turn):
+    world.run(2, **COMPUTES)
+    pid = os.fork()
+    if not pid:
+        os._exit(sys.getswitchinterval() == turn)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+    assert is_short()
+
+
+def test_a_turn_that_somebody_else_has_set_meanwhile_stays(world, turn):
+    world.run(2, **COMPUTES)
+    sys.setswitchinterval(2 * turn)
+    world.adaptive._reset()
+    assert sys.getswitchinterval() == pytest.approx(2 * turn)
+
+
+def test_a_turn_that_is_short_already_stays(world):
+    sys.setswitchinterval(SHORT_SECONDS / 2)
+    world.run(2, **COMPUTES)
+    world.adaptive._reset()
+    assert sys.getswitchinterval() == pytest.approx(SHORT_SECONDS / 2)
+
+
+def test_of_two_gates_the_last_gives_the_turn_back(turn):
+    one, another = World(), World()
+    for _ in range(2):
+        one.run(2, **COMPUTES)
+        another.run(2, **COMPUTES)
+    one.adaptive._reset()
+    another.run(1, **COMPUTES)
+    assert is_short()
+    another.adaptive._reset()
+    assert sys.getswitchinterval() == turn
+
+
+def test_a_build_without_the_lock_has_no_turns(world, turn):
+    world.adaptive._machine = FREE
+    world.run(5, used=2.0, lag=10.0)
+    assert sys.getswitchinterval() == turn
+
+
 # The thread
 
 
@@ -290,7 +375,7 @@ def test_under_gevent_nobody_looks(monkeypatch, world):
 
 
 def test_where_the_clock_of_the_main_thread_is_not_a_gate_keeps_its_slots(monkeypatch):
-    monkeypatch.setattr("wsgi_busyguard.adaptive.MAIN_THREAD", "/nowhere/schedstat")
+    monkeypatch.setattr("wsgi_busyguard._support.machine.MAIN_THREAD", "/nowhere/schedstat")
     gate = Gate(4)
     assert adapted(gate).crowding is bool
 

@@ -81,12 +81,17 @@ def gone(socks: Iterable[Any]) -> set[Any]:
     return left | {known[descriptor] for descriptor, event in poller.poll(0) if event & GONE}
 
 
+def has_left(sock: Any) -> bool:
+    """Return whether a peer has left."""
+    return bool(gone([sock]))
+
+
 def cut_short(sock: socket.socket, seen: int) -> bool:
     """Return whether a peer has left, and no more than the bytes that were seen will ever come.
 
     What it sent before it left may have come since they were counted.
     """
-    return bool(gone([sock])) and len(peeked(sock) or b"") <= seen
+    return has_left(sock) and len(peeked(sock) or b"") <= seen
 
 
 def whole(app: WSGIApplication, environ: WSGIEnvironment) -> tuple[str, Headers, bytes]:

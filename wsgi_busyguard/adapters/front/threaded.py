@@ -20,7 +20,7 @@ from .accept_backlog import Outside, StandingQueue
 from .base import GRACE, Front, Visit
 from .last_connections import last_call
 from .progress import Clients
-from .sockets import gone
+from .sockets import gone, has_left
 
 if TYPE_CHECKING:
     import socket
@@ -168,7 +168,7 @@ class SocketVisit(Visit):
 
     def has_left(self) -> bool:
         """Return whether its client is gone."""
-        return bool(gone([self.socket]))
+        return has_left(self.socket)
 
 
 def split(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

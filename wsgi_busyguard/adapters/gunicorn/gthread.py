@@ -10,16 +10,15 @@ from __future__ import annotations
 import inspect
 import math
 import time
-from collections import defaultdict
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from gunicorn import __version__
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from ..._support.listening_sockets import NO_DESCRIPTOR
-from ..._support.log import Streak, unraised
+from ..._support.log import unraised
 from ...gate.gated import holding
 from ...policy import Reason, limits
 from ..executor.executor import QueueFull, QueueTimeout
@@ -27,7 +26,8 @@ from ..front.descriptors import bearable
 from ..front.last_connections import LINGER_SECONDS, pending
 from ..front.lingering import SILENCE_SECONDS, Lingering, Waiting
 from ..front.progress import Upload
-from ..front.sockets import MOST, NO_REQUEST, cut_short, peeked
+from ..front.sockets import MOST, NO_REQUEST, cut_short, has_left, peeked
+from .backlog import Backlog
 from .balance import Balance
 from .known_names import moved, parameters_of
 from .partial_heads import PartHeads
@@ -37,14 +37,10 @@ from .request_heads import read_ahead
 from .worker import Guarded, counting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from _typeshed.wsgi import WSGIApplication
 
     from ...options import GuardOptions
     from ...policy import Limits
-
-R = TypeVar("R")
 
 # Seconds until one is accepted when no file descriptor was left.
 PAUSE = 0.02
@@ -87,7 +83,7 @@ class GuardedThreads(Guarded, ThreadWorker):
         self._patient = "graceful" in inspect.signature(TConn.close).parameters
         # Up to 23.0 gunicorn waits for a silent connection itself, and without end.
         self._endless = parameters_of(ThreadWorker, "accept") == ("server", "listener")
-        self._failing: defaultdict[str, Streak] = defaultdict(Streak)
+        self._came = 0  # how many have come that had something to say
 
     def get_thread_pool(self) -> Any:
         """Return the pool, which counts and is bounded."""
@@ -122,6 +118,8 @@ class GuardedThreads(Guarded, ThreadWorker):
             kind = {"is_ssl": self.cfg.is_ssl, "is_proxied": self._replies.is_proxied}
             self._heads = PartHeads(self._silent, self.enqueue_req, **kind)
             self._balance = Balance(self.host.board)
+            disabled, gate = self.options.disabled, self._pool.gate
+            self._backlog = Backlog(lambda: 0 if disabled else gate.queued)
             return self._pool
         self._gate = counting(self.cfg.threads)
         self._gate.subscribe(lambda: self.publisher.post())
@@ -148,22 +146,29 @@ class GuardedThreads(Guarded, ThreadWorker):
 
         Or leave it to other workers, if they have less to do.
         """
-        if self._in_front and self._safely(self._left_to_others, arguments[-1]):
-            return
+        if self._in_front:
+            self._backlog.take_in(partial(self._accept_one, *arguments))
+        else:
+            super().accept(*arguments)
+            self.standing.moved()
+
+    def _accept_one(self, *arguments: Any) -> bool:
+        """Accept one that is not left to others; return whether there may be more."""
+        if self._safely(self._left_to_others, arguments[-1]):
+            return False
+        came = self._came
         try:
-            self._accept(*arguments)
+            self._accept_by_itself(*arguments) if self._endless else super().accept(*arguments)
             self.standing.moved()  # also if another worker was first
         except OSError as error:
-            if not self._in_front or error.errno not in NO_DESCRIPTOR:
+            if error.errno not in NO_DESCRIPTOR:
                 raise
             self._safely(self._make_room, 1)
             time.sleep(PAUSE)  # the app has them, perhaps; it is asked for again at once
+            return False
+        return self._came > came and self.nr_conns < self.worker_connections
 
-    def _accept(self, *arguments: Any) -> None:
-        if not (self._in_front and self._endless):
-            super().accept(*arguments)
-            return
-        server, listener = arguments
+    def _accept_by_itself(self, server: Any, listener: Any) -> None:
         try:
             sock, client = listener.accept()
         except (BlockingIOError, ConnectionAbortedError):  # another worker was first, or it left
@@ -177,6 +182,7 @@ class GuardedThreads(Guarded, ThreadWorker):
         Every connection with something to read comes by here, in the thread that accepts, before
         anything of it is parsed.
         """
+        self._came += 1
         if not self._in_front:
             super().enqueue_req(conn)
         elif not self._safely(self._seen_to, conn):
@@ -236,17 +242,6 @@ class GuardedThreads(Guarded, ThreadWorker):
         if self._in_front and not self.alive and len(self._silent) and "timeout" in named:
             named["timeout"] = min(named["timeout"], LINGER_SECONDS / 5)
         super().wait_for_and_dispatch_events(*arguments, **named)
-
-    def _safely(self, step: Callable[..., R], *arguments: Any) -> R | None:
-        """Return what a step of the guard's own does; ``None`` if it raises: the worker goes on."""
-        try:
-            result = step(*arguments)
-        except Exception:
-            words = "%s raised; gunicorn goes on as without it"
-            self._failing[step.__name__].failed(words, step.__qualname__, exc_info=True)
-            return None
-        self._failing.pop(step.__name__, None)
-        return result
 
     def _left_to_others(self, listener: Any) -> bool:
         """Return whether the next connection is left in the kernel, for another worker."""
@@ -359,6 +354,9 @@ class GuardedThreads(Guarded, ThreadWorker):
 
     def _let_in(self, conn: Any) -> None:
         self._heads.release(conn)
+        if self._backlog.stands() and self._safely(has_left, conn.sock):
+            self._drop(conn)  # it waited in the kernel for longer than its client would
+            return
         if self._patient:
             conn.close = partial(self._close, conn)
         try:

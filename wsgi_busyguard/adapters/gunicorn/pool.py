@@ -17,7 +17,7 @@ from ..executor.executor import CountingExecutor, ForNobody
 from ..front.descriptors import waiting_room
 from ..front.progress import STALL_SECONDS, Upload, cut
 from ..front.progress import Answers as Unread
-from ..front.sockets import gone, peeked
+from ..front.sockets import gone, has_left, peeked
 from .request_heads import read_ahead
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class ConnectionPool(CountingExecutor):
         slot = self.current()
         if slot is None or not slot.waited or self._disabled:
             return
-        if gone([conn.sock]):
+        if has_left(conn.sock):
             raise ClientGone
         if self._told is not None and self._is_too_late(conn, slot.waited, self._told):
             raise TooLate

@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 import sys
 import threading
+import time
+from collections import defaultdict
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gunicorn.errors import AppImportError
 
 from ..._support.launcher import relaunch
-from ..._support.log import unraised
+from ..._support.log import Streak, unraised
 from ..._support.unpatched import begin
 from ..._support.wsgi_app import wsgi_app
 from ...board.publisher import Publisher
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from ...options import GuardOptions
     from ...policy import Limits
 
+R = TypeVar("R")
 
 # What the guard behind a worker's threads is told, too.
 BEHIND = (
@@ -132,6 +135,10 @@ class OwnLoad:
         return f"<OwnLoad: {self._adapter!r}>"
 
 
+# Seconds between two signs of life to the master, which waits for one for --timeout: at least 1 s.
+NOTIFY_SECONDS = 0.1
+
+
 class Guarded:
     """A mixin for gunicorn's worker classes.
 
@@ -149,6 +156,8 @@ class Guarded:
     picks_up = False
 
     _pick_up: PickUp | None = None
+
+    _notified = -math.inf  # when the master was last given a sign of life
 
     gate: Gate | None = None
 
@@ -211,6 +220,7 @@ class Guarded:
             known = self.expected(self.options, self.bounds(self.cfg, self.options))
             self.host.tell(known, self.log)
         self._made: float = self.tmp.last_update()
+        self._failing: defaultdict[str, Streak] = defaultdict(Streak)  # by the step that raises
 
     @property
     def has_served(self) -> bool:
@@ -311,10 +321,24 @@ class Guarded:
         """Return what is to be done a few times a second."""
         return (self.standing.look, self._whether_stopping, self.monitor.refresh)
 
+    def _safely(self, step: Callable[..., R], *arguments: Any) -> R | None:
+        """Return what a step of the guard's own does; ``None`` if it raises: the worker goes on."""
+        try:
+            result = step(*arguments)
+        except Exception:
+            words = "%s raised; gunicorn goes on as without it"
+            self._failing[step.__name__].failed(words, step.__qualname__, exc_info=True)
+            return None
+        self._failing.pop(step.__name__, None)
+        return result
+
     def notify(self) -> None:
         """Tell the master that this worker goes on, and do what a thread would if none is there."""
         base: Any = super()
-        base.notify()
+        now = time.monotonic()
+        if not 0 <= now - self._notified < NOTIFY_SECONDS:  # at each turn of a loop
+            self._notified = now
+            base.notify()
         if hasattr(self, "publisher"):
             relaunch()
             self.publisher.beat_if_due()
