@@ -30,9 +30,9 @@ from wsgi_busyguard import Board, BusyGuard, Gate
 from wsgi_busyguard.board.publisher import Publisher
 from wsgi_busyguard.board.watcher import Watcher
 from wsgi_busyguard.checkport import CheckPort
-from wsgi_busyguard.metrics.figures import look
 from wsgi_busyguard.metrics.graphite import Graphite
 from wsgi_busyguard.metrics.prometheus import Collector, Exposition
+from wsgi_busyguard.metrics.report import look
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 SIZES = (1, 16, 64)

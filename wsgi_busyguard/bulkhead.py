@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
 
-    from .load import BulkheadFigures
+    from ._support.load_report import BulkheadFigures
 
 F = TypeVar("F", bound="Callable[..., Any]")
 

@@ -128,9 +128,41 @@ def counts_of(adapter: object) -> Counters | None:
     return adapter.counts() if isinstance(adapter, Counts) else None
 
 
+# Seconds over which the rate of refusals is a mean: a second's burst is none, and a minute ago is
+# no news to who adds servers.
+RATE_SECONDS = 10.0
+
+# Seconds between two looks that are remembered for it.
+RATE_LOOK_SECONDS = 1.0
+
+
+class RefusalRate:
+    """How many requests are refused a second, from how many there were at the last looks.
+
+    Whoever looks brings the time and the count. From any thread: what is remembered is replaced.
+    """
+
+    def __init__(self) -> None:
+        self._looks: tuple[tuple[float, int], ...] = ()
+
+    def look(self, now: float, refused: int) -> float:
+        """Remember a look; return the rate since one that is ten seconds old, or the oldest."""
+        looks = [look for look in self._looks if look[0] <= now and look[1] <= refused]
+        old = [look for look in looks if now - look[0] >= RATE_SECONDS]
+        looks = looks[max(0, len(old) - 1) :]
+        if not looks or now - looks[-1][0] >= RATE_LOOK_SECONDS:
+            looks.append((now, refused))
+        self._looks = tuple(looks)
+        at, before = looks[0]
+        gone = now - at
+        return (refused - before) / gone if gone >= RATE_LOOK_SECONDS else 0.0
+
+
 @runtime_checkable
 class KeepsHistory(Counts, Protocol):
     """A monitor, or a watcher, that knows what has been."""
+
+    refusals: RefusalRate
 
     def asked(self) -> list[int]:
         """Return how many checks were answered, in the order of :data:`CHECKS`."""
@@ -145,6 +177,28 @@ class PostsChecks(Protocol):
 
     def hears(self, asked: dict[str, list[int]], /) -> object:
         """Take the lists in which they are counted, by policy."""
+
+
+class Shared(Protocol):
+    """What monitors in several processes have in common; see :class:`~wsgi_busyguard.Board`."""
+
+    was_ready: bool
+
+    @property
+    def draining(self) -> bool:
+        """Whether all were told to drain, from outside."""
+
+    def judge(self, load: Load) -> State:
+        """Return the state after ``load``, and remember it for all."""
+
+    def asked(self) -> list[int]:
+        """Return how many checks were answered; see ``counts.CHECKS``."""
+
+    def changes(self) -> Changes:
+        """Return how often the state has changed."""
+
+    def is_leader(self) -> bool:
+        """Return whether this process is the one that speaks for all."""
 
 
 # So many changes are kept to be shown.

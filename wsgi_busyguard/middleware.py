@@ -242,7 +242,7 @@ class BusyGuard:
             return Monitor(adapter)
         publisher = Forking(board, adapter, self._unheard_of)
         monitor = Monitor(publisher)
-        publisher.begin(lambda: monitor.draining)
+        publisher.begin(lambda: monitor.stopping)
         if isinstance(adapter, Gate):
             adapter.subscribe(monitor.refresh)
         return monitor

@@ -22,6 +22,8 @@ from .counters import (
     Counters,
     History,
     PostsChecks,
+    RefusalRate,
+    Shared,
     asked,
     counts_of,
     no_checks,
@@ -53,24 +55,6 @@ if TYPE_CHECKING:
 UNREAD = "cannot read the load from %r: %r; taken to be free until it can"
 
 _new = tuple.__new__  # in half the time that Verdict() takes
-
-
-class Shared(Protocol):
-    """What monitors in several processes have in common; see :class:`~wsgi_busyguard.Board`."""
-
-    was_ready: bool
-
-    def judge(self, load: Load) -> State:
-        """Return the state after ``load``, and remember it for all."""
-
-    def asked(self) -> list[int]:
-        """Return how many checks were answered; see ``counts.CHECKS``."""
-
-    def changes(self) -> Changes:
-        """Return how often the state has changed."""
-
-    def is_leader(self) -> bool:
-        """Return whether this process is the one that speaks for all."""
 
 
 @runtime_checkable
@@ -124,7 +108,7 @@ class Monitor:
         self._notifier = Notifier(deliver)
         self._news = self._notifier.news  # what to tell; looked at by each check
         self.interval = seconds("interval", interval)
-        self.draining = self.quiet = False
+        self.stopping = self.quiet = False
         self.limits: Callable[[], GuardLimits] | None = None
         self.stacks: ShowsStacks | None = None
         self.serves = True
@@ -140,6 +124,7 @@ class Monitor:
         self._moved = 0.0  # when that was last seen to get shorter
         self._ticker = Periodic(self.refresh, interval, "busyguard-ticker", in_children=True)
         self._asked = no_checks()
+        self.refusals = RefusalRate()
         self._begin_history()
         self._take(adapter)
         after_fork(Stage.OWN, self._after_fork)
@@ -182,7 +167,12 @@ class Monitor:
 
         Requests are served as before, because balancers need their time to see it.
         """
-        self.draining = True
+        self.stopping = True
+
+    @property
+    def draining(self) -> bool:
+        """Whether checks say that the server is shutting down."""
+        return self.stopping or (self._shared is not None and self._shared.draining)
 
     def refresh(self) -> Load:
         """Read the load, judge it, tell the listeners if the state changed; return the load."""

@@ -13,6 +13,7 @@ from support.client import ask, eventually, many, together
 from support.processes import environment
 
 from wsgi_busyguard import Board
+from wsgi_busyguard.cli import main
 
 APP = """
 import os, time
@@ -97,3 +98,35 @@ def test_what_waits_for_all_of_them_is_posted_once(process, tmp_path, more):
 
 def check_at(path):
     return ask(None, "OPTIONS", "/", unix=str(path), version="1.0")
+
+
+def test_a_server_drains_from_outside_until_it_is_started_anew(process, tmp_path):
+    """Through a worker that is killed meanwhile; the master has imported the guard, and forks."""
+    (tmp_path / "guarded.py").write_text(APP)
+    board = Board(tmp_path / "board")
+    env = environment(BOARD=str(board.path))
+    env["PYTHONPATH"] = os.pathsep.join([str(tmp_path), env["PYTHONPATH"]])
+    web = tmp_path / "web"
+    command = [sys.executable, "-m", "gunicorn", "--bind", f"unix:{web}", "--preload"]
+    command += ["--worker-class=gthread", "--threads=24", "guarded:application"]
+
+    def workers():
+        """Return those that serve, once there are any: the master listens, too, until then."""
+        states = {row.pid: row.state for row in board.rows()}
+        return [pid for pid in states if states[pid] == "ready" and pid != served.popen.pid]
+
+    served = process(*command, env=env, cwd=tmp_path)
+    eventually(lambda: len(workers()) == 1)
+    (worker,) = workers()
+    assert main(["drain", "--board", str(board.path)]) == 0
+    assert check_at(web).text == "draining"
+    assert ask(None, "GET", "/", unix=str(web)).status == 200
+    os.kill(worker, signal.SIGKILL)
+    eventually(lambda: len(workers()) == 1 and workers() != [worker])
+    assert check_at(web).text == "draining"
+    eventually(lambda: all(map(listens, workers())))
+    served.signal()
+    assert served.ended() == 0
+    served = process(*command, env=env, cwd=tmp_path)
+    eventually(lambda: len(workers()) == 1)
+    assert check_at(web).text == "free"

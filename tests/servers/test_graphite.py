@@ -11,8 +11,8 @@ from support.daemons import Carbon
 
 from wsgi_busyguard import Gate, Monitor
 from wsgi_busyguard.metrics import sender as sending
-from wsgi_busyguard.metrics.figures import look
 from wsgi_busyguard.metrics.graphite import Graphite, flat
+from wsgi_busyguard.metrics.report import look
 
 
 @pytest.fixture

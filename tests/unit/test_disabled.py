@@ -21,7 +21,7 @@ from wsgi_busyguard.dashboard.sentences import sentences
 from wsgi_busyguard.deadlines.deadline import DEADLINE
 from wsgi_busyguard.gate.in_force import in_force
 from wsgi_busyguard.load import DISABLE, GATE
-from wsgi_busyguard.metrics.figures import look
+from wsgi_busyguard.metrics.report import look
 from wsgi_busyguard.options import GuardOptions
 
 OFF = f"only answers checks, disabled by {DISABLE}: ready damped (default), patience 2 s (default)"

@@ -11,17 +11,16 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from .._support.log import logger
-from ..counters import LENGTH, NAMED, Changes, Counters, of
+from ..counters import LENGTH, NAMED, of
 from ..load import BUSY, FREE, UNKNOWN, Load, State
 from ..load import judge as judged
 from ..policy import whole
-from .history import note_change, recent_changes
+from .draining import take_back, tell, told_rows
+from .history import note_change
 from .layout import (
     ASKED,
     BEAT,
     BEFORE,
-    BUSY_FOR,
-    BUSY_FROM,
     CALLS,
     CHECKED,
     COLUMNS,
@@ -49,9 +48,12 @@ from .outside_calls import unpacked
 from .processes import is_gone
 from .row import Row
 from .table import BORN, FLAGS, OWNER, Table
+from .totals import Totals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from ..counters import Changes, Counters
 
 # Whoever has beaten within two beats is alive: to look for each process would take 15 us.
 YOUNG_NS = int(2 * POST_SECONDS * SECOND)
@@ -136,9 +138,7 @@ class Board:
         self.slots = table.rows
         self.table = table
         self._believed: dict[int, tuple[int, int, int, bool]] = {}
-        # What was read here, for no count ever goes down, nor do the nanoseconds of being busy,
-        # which are the last. Whoever has these before the table cannot put old ones in there.
-        self._most = [0] * (LENGTH + CHECKED + 1)
+        self._totals = Totals(table)
 
     @property
     def _words(self) -> memoryview:
@@ -226,40 +226,39 @@ class Board:
 
     def counts(self) -> Counters:
         """Return what all processes have counted that ever had a slot, up to their last beats."""
-        return of(self._summed(COUNTS, LENGTH))
+        return of(self._totals.summed(COUNTS, LENGTH))
 
     def asked(self) -> list[int]:
         """Return how many checks they have answered, in the order of ``counts.CHECKS``."""
-        return self._summed(ASKED, CHECKED)
-
-    def _summed(self, first: int, length: int) -> list[int]:
-        """Return the sums of these columns, none of which ever goes down for who reads here.
-
-        A process that was stopped in the middle of a store may put an old word in the place of a
-        newer one when it goes on, until the next beat of the row's owner.
-        """
-        most, table = self._most, self.table
-        for column in range(first, first + length):
-            n, total = column - COUNTS, sum(table.column(column))
-            # No call stands between the look and the store, so no other thread that reads comes in
-            # between, to have its newer sum replaced by this one.
-            if total > most[n]:
-                most[n] = total
-        return most[first - COUNTS :][:length]
+        return self._totals.summed(ASKED, CHECKED)
 
     def changes(self) -> Changes:
         """Return how often the state has changed, and for how long it has been busy."""
-        most, words = self._most, self._words
-        number, now = words[STATE], self.now()
-        busy = words[BUSY_FOR]
-        if number & 1:
-            busy = max(busy, now - words[BUSY_FROM])
-        # Who notes that it is over may have been stopped for a while since it read the clock.
-        if busy > most[-1]:  # as in _summed()
-            most[-1] = busy
-        busy = most[-1]
-        recent = tuple(recent_changes(words, number))
-        return Changes((number + 1) // 2, number // 2, busy / SECOND, recent)
+        return self._totals.changes(self.now())
+
+    def drain(self) -> list[int]:
+        """Have every check say draining, while requests are served; return whom this was told.
+
+        Those are the processes that are there now, by their ids. It ends with them, and those that
+        their server makes in their place; or with :meth:`undrain`.
+
+        :raises OSError: if another process is in the middle of a claim, and stopped there.
+        """
+        _, living, columns = self._look(THERE)
+        return tell(self.table, living, columns[OWNER])
+
+    def undrain(self) -> list[int]:
+        """Have checks say again how things are; return the ids of those that were to drain.
+
+        :raises OSError: as :meth:`drain`.
+        """
+        return take_back(self.current())
+
+    @property
+    def draining(self) -> bool:
+        """Whether one of the ready processes was told to drain, which is then told of all."""
+        told = told_rows(self.current())
+        return bool(told) and not set(told).isdisjoint(self._look(READY)[1])
 
     def free(self, pid: int) -> None:
         """Give away the slot of a process that is known to be gone, if nobody is to be waited for.

@@ -35,10 +35,13 @@ STATES = {STARTING: "starting", READY: "ready", STOPPING: "stopping"}
 BEAT, FIGURES, WAITING, SERVICE, LAG = range(2, 7)
 LOAD_COLUMNS = LAG + 1  # the columns before this one are those that make a load
 
+# The server of the process, and whether that is told to drain; see draining.py.
+SERVER = LOAD_COLUMNS
+
 # What is in force in the guard of the process: slots now, slots at the most and how many may wait
 # share a word; then three times; the words that say why; and at last what it does, the policy, and
 # where each limit is from.
-LIMITS = LOAD_COLUMNS
+LIMITS = SERVER + 1
 WHY_WORDS = 16
 LIMIT_COLUMNS = LIMITS + 5 + WHY_WORDS
 

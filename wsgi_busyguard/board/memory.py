@@ -35,7 +35,7 @@ R = TypeVar("R")
 WORD = 8
 
 MAGIC = int.from_bytes(b"busygrd\n", "little")
-VERSION = 2
+VERSION = 3
 
 # The header's words. The last one that is named here is the first that others may use.
 _MAGIC, _VERSION, ROWS, _COLUMNS, USED, OTHERS = range(6)
@@ -271,7 +271,7 @@ def _examine(path: str | os.PathLike[str], descriptor: int, columns: int) -> Non
     if words[_VERSION] != VERSION or words[_COLUMNS] != columns:
         raise ValueError(
             f"the board in {name} is one of another version of wsgi_busyguard:"
-            " remove it, or give another path"
+            " remove it when nobody uses it, or give another path"
         )
     size = os.fstat(descriptor).st_size
     whole = (HEADER + words[ROWS] * columns) * WORD

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from ..load import BulkheadFigures
+    from .._support.load_report import BulkheadFigures
 
 SECOND = 10**9
 

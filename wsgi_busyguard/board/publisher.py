@@ -20,6 +20,7 @@ from .._support.periodic import Periodic
 from ..counters import NAMED, Counters
 from ..load import UNKNOWN, Adapter, Load, known_adapter
 from .board import Board, BoardFull
+from .draining import DrainLog, newcomer
 from .layout import (
     BEAT,
     BEFORE,
@@ -31,6 +32,7 @@ from .layout import (
     POST_SECONDS,
     READY,
     SECOND,
+    SERVER,
     STARTING,
     STOPPING,
     THERE,
@@ -109,6 +111,7 @@ class Publisher:
         self._uncounted = False  # since what was counted was last stored
         self._beats = Periodic(self._beat, POST_SECONDS, "busyguard-beat", at_once=True)
         self._work: tuple[Callable[[], object], ...] = ()  # done at each beat of the thread
+        self._drain_log = DrainLog(self.board)
         self._failing: defaultdict[object, Streak] = defaultdict(Streak)  # by what is called here
 
     def _after_fork(self) -> None:
@@ -158,6 +161,7 @@ class Publisher:
     def _claimed(self, table: Table) -> Place:
         """Return a place for this process. Requires _joining."""
         pid, now = self._pid, self.board.now()
+        began = born(pid, now)
         others = [one for one in list(_publishers) if one.board.table.shares(table)]
         places = [place for place in (other._mine() for other in others) if place is not None]
         try:
@@ -165,7 +169,7 @@ class Publisher:
                 pid << FLAGS | STARTING | self._flags,
                 {place.row for place in places},
                 partial(self.board.is_vacant, table),
-                {BORN: born(pid, now), BEAT: now},
+                lambda: {BORN: began, BEAT: now, SERVER: newcomer(table)},
                 {BEFORE + n: COUNTS + n for n in range(NAMED)},
                 COUNTS,
             )
@@ -288,6 +292,7 @@ class Publisher:
         self.post()
         self.post_counts()
         self._call(self._post_limits)
+        self._call(self._drain_log.look)
         for changed in tuple(self._told):
             self._call(changed)
 

@@ -10,7 +10,8 @@ from .table import FLAGS, OWNER, Table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..load import BulkheadFigures, GuardLimits, Load
+    from .._support.load_report import BulkheadFigures
+    from ..load import GuardLimits, Load
 
 
 class Row(NamedTuple):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import stat
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from .memory import HEADER, ROWS, USED, Memory, OwnMemory, at_once, opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+R = TypeVar("R")
 
 # The columns that every row has: whose it is (0: nobody's), and when that process started.
 OWNER, BORN = range(2)
@@ -88,7 +90,7 @@ class Table:
         owner: int,
         mine: set[int],
         is_gone: Callable[[int, bool], bool],
-        first: Mapping[int, int],
+        first: Callable[[], Mapping[int, int]],
         copied: Mapping[int, int],
         kept: int,
     ) -> int:
@@ -98,7 +100,7 @@ class Table:
         :param mine: rows that this very process has already.
         :param is_gone: whether the owner of a row is; if the second argument is true, also one who
             gave a sign of life just now has to be looked for.
-        :param first: the words it starts with, by column; the others are 0.
+        :param first: returns the words it starts with, by column, under the lock; the others are 0.
         :param copied: the columns that start with what stands in another one.
         :param kept: from this column on, what the row's last owner left is kept.
         :raises Full: if there is none.
@@ -106,7 +108,7 @@ class Table:
         """
 
         def claim() -> int:
-            pid = owner >> FLAGS
+            pid, begins = owner >> FLAGS, first()
             for row, word in enumerate(self.column(OWNER)):
                 # Another process that had this id, or this one before an exec().
                 if word >> FLAGS == pid and row not in mine:
@@ -118,7 +120,7 @@ class Table:
             for column in range(1, kept):
                 at = copied.get(column)
                 self.words[self.at(column, row)] = (
-                    first.get(column, 0) if at is None else self.words[self.at(at, row)]
+                    begins.get(column, 0) if at is None else self.words[self.at(at, row)]
                 )
             self.words[self.at(OWNER, row)] = owner
             self.words[USED] = max(self.words[USED], row + 1)
@@ -167,6 +169,10 @@ class Table:
             if is_gone(row, True):
                 return row
         raise Full
+
+    def alone(self, step: Callable[[], R]) -> R:
+        """Return what ``step`` does while nobody claims; :exc:`Held` as :meth:`claim`."""
+        return self._memory.alone(step)
 
     def tried(self, step: Callable[[], object]) -> bool:
         """Do what only one may at a time, if that can be had at once; return whether it can be."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..counters import ABSENT as NOBODY
-from ..counters import BUSY_NOT, BUSY_READY, asked, no_checks
+from ..counters import BUSY_NOT, BUSY_READY, RefusalRate, asked, no_checks
 from ..counters import DRAINING as GOING
 from ..counters import FREE as IS_FREE
 from ..load import UNKNOWN, Load
@@ -47,6 +47,7 @@ class Watcher:
         self._draining = draining
         #: How many checks it has answered, by policy.
         self._asked = no_checks()
+        self.refusals = RefusalRate()
 
     @property
     def load(self) -> Load:
@@ -71,8 +72,9 @@ class Watcher:
 
     @property
     def draining(self) -> bool:
-        """Whether the host is shutting down."""
-        return self.board.stopping() if self._draining is None else self._draining()
+        """Whether the host is shutting down, or was told to drain."""
+        going = self.board.stopping if self._draining is None else self._draining
+        return self.board.draining or going()
 
     def check(self, ready: str = DAMPED, patience: float = PATIENCE, count: bool = True) -> Verdict:
         """Return what a check is to be told under the policy ``ready``.

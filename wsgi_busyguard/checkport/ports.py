@@ -16,8 +16,8 @@ from .._support.wsgi_call import called, least_environ
 from ..checks import LIVE, LONGEST_QUERY, Check, Checks
 from ..dashboard import Page
 from ..haproxy import MOST_BALANCERS, MOST_OF_ADDRESS, Agent, Newcomers
-from ..metrics.figures import look
 from ..metrics.prometheus import Collector, Exposition
+from ..metrics.report import look
 from ..monitor import Monitor
 from ..policy import DAMPED, PATIENCE, known_policy, seconds
 from ..responses import (
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
+    from .._support.load_report import LoadReport
     from ..haproxy import Watched
-    from ..load import LoadReport
     from ..responses import Answer
     from .connection import Peer
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from .. import __version__, demo
 from .._support.usage_error import Mistake
-from . import agent, check, haproxy, top
+from . import agent, check, drain, haproxy, top
 from .serve import command as serve
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ COMMANDS = {
     "agent": (agent, "answer checks for all processes on a board, from a process of its own"),
     "top": (top, "how hosts are, live in the terminal"),
     "check": (check, "ask a server for its state; the exit code is for scripts and HEALTHCHECK"),
+    "drain": (drain, "have every check say draining before a stop, while requests are served"),
     "haproxy": (haproxy, "the configuration of HAProxy that measured best; mistakes in yours"),
     "demo": (demo, "the story of 2013 on this machine: as it was, its remedy, and the guard"),
 }

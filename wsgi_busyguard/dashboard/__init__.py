@@ -21,7 +21,7 @@ from .history import Past, look_at, names_in
 from .html import parts, title
 
 if TYPE_CHECKING:
-    from ..load import LoadReport
+    from .._support.load_report import LoadReport
 
 HERE = Path(__file__).parent
 

@@ -13,7 +13,7 @@ from ..counters import REASONS, KeepsHistory
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ..load import LoadReport
+    from .._support.load_report import LoadReport
 
 # So many looks are kept, one a second: five minutes.
 KEPT = 300
@@ -91,6 +91,7 @@ def look_at(monitor: Any, at: float) -> Look:
     counts, look = monitor.counts(), look._replace(asked=sum(monitor.asked()))
     if counts is None:
         return look
+    monitor.refusals.look(at, sum(counts.refused))
     return look._replace(served=counts.served, refused=counts.refused, dropped=counts.dropped)
 
 

@@ -16,7 +16,7 @@ from .sentences import sentences, stack_lines, summary
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ..load import LoadReport, TimeFigures
+    from .._support.load_report import LoadReport, TimeFigures
     from .history import Look
 
 

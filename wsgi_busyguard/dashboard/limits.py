@@ -10,7 +10,7 @@ from .formatting import many, of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..load import LimitFigures, LoadReport
+    from .._support.load_report import LimitFigures, LoadReport
     from .history import Look
 
 

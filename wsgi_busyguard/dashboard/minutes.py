@@ -12,7 +12,7 @@ from .processes import STALLED, word
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..load import LoadReport
+    from .._support.load_report import LoadReport
     from .history import Look
 
 

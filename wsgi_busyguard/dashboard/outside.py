@@ -10,7 +10,7 @@ from .formatting import plain
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..load import BulkheadFigures, LoadReport
+    from .._support.load_report import BulkheadFigures, LoadReport
     from .history import Look
 
 # More than this make a sentence that nobody reads; docs/bulkheads.rst says how many hosts have one.

@@ -13,7 +13,7 @@ from .formatting import many, span
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..load import LoadReport, ProcessFigures
+    from .._support.load_report import LoadReport, ProcessFigures
     from .history import Look
 
 FREE, BUSY, STALLED = "free", "busy", "stalled"

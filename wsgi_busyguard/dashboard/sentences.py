@@ -34,7 +34,7 @@ from .processes import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ..load import LoadReport
+    from .._support.load_report import LoadReport
     from .history import Look
     from .stacks import LineFigures, StackFigures
 

@@ -26,7 +26,7 @@ from ..policy import loose_limits
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from ..load import LimitFigures
+    from .._support.load_report import LimitFigures
     from ..monitor import Monitor
     from ..options import GuardOptions
     from ..policy import Limits

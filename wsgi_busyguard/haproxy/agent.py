@@ -16,7 +16,8 @@ from ..policy import share
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..load import BalancerFigures, Load
+    from .._support.load_report import BalancerFigures
+    from ..load import Load
     from ..policy import Verdict
 
 # HAProxy's default agent-inter, taken for the period of a balancer until it is known.

@@ -18,7 +18,7 @@ from .sender import SEND_SECONDS, Sender
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from ..load import LoadKey, LoadReport
+    from .._support.load_report import LoadKey, LoadReport
 
 # Seconds in which a daemon has to take a connection, and then what is sent.
 WITHIN = 5.0

@@ -8,14 +8,15 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from .figures import COUNTER, FIGURES, GAUGE, HISTOGRAM, REQUESTS, TIME, Figure, look
+from .figures import COUNTER, FIGURES, GAUGE, HISTOGRAM, REQUESTS, TIME, Figure
+from .report import look
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
-    from ..load import LoadReport
+    from .._support.load_report import LoadReport
 
 # Units as the semantic conventions have them (UCUM, with annotations in braces).
 UNITS = {REQUESTS: "{request}", TIME: "s"}

@@ -11,7 +11,8 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from ..policy import DAMPED, PATIENCE
-from .figures import COUNTER, FIGURES, GAUGE, HISTOGRAM, TIME, Figure, Times, look
+from .figures import COUNTER, FIGURES, GAUGE, HISTOGRAM, TIME, Figure, Times
+from .report import look
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

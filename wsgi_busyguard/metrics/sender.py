@@ -13,10 +13,10 @@ from .._support.listener import address
 from .._support.log import Streak, logger
 from .._support.periodic import Periodic
 from ..policy import DAMPED, PATIENCE, seconds
-from .figures import look
+from .report import look
 
 if TYPE_CHECKING:
-    from ..load import LoadReport
+    from .._support.load_report import LoadReport
 
 # What Graphite keeps at its finest by default, and when statsd flushes.
 SEND_SECONDS = 10.0

@@ -1072,7 +1072,7 @@ def test_a_board_that_lacks_something_is_not_used(tmp_path, size):
     with path.open("r+b") as file:
         file.truncate(size if size > 100 else path.stat().st_size + size)
     with pytest.raises(
-        ValueError, match="is damaged: expected 334848 bytes for its 256 slots, not"
+        ValueError, match="is damaged: expected 336896 bytes for its 256 slots, not"
     ):
         Board(path)
 
@@ -1118,7 +1118,7 @@ def test_two_processes_that_make_a_file_at_once_make_one_board(tmp_path, child, 
         pids = [child(work) for _ in range(4)]
         os.close(let_go)
         os.close(go)
-        until(lambda path=path: path.exists() and path.stat().st_size == 334848)
+        until(lambda path=path: path.exists() and path.stat().st_size == 336896)
         board = Board(path)
         until(lambda board=board: board.read().capacity == 4)
         for pid in pids:

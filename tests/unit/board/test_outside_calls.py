@@ -7,7 +7,7 @@ from wsgi_busyguard import Board, Gate, Monitor
 from wsgi_busyguard.board.outside_calls import COLUMNS, MOST_BULKHEADS, packed, together, unpacked
 from wsgi_busyguard.board.publisher import Publisher
 from wsgi_busyguard.bulkhead import Bulkhead
-from wsgi_busyguard.metrics.figures import look
+from wsgi_busyguard.metrics.report import look
 
 NOW = 5 * 10**12
 

@@ -30,7 +30,7 @@ from wsgi_busyguard.counters import Changes
 from wsgi_busyguard.dashboard.history import Look, look_in
 from wsgi_busyguard.dashboard.processes import word
 from wsgi_busyguard.dashboard.sentences import sentences, summary
-from wsgi_busyguard.metrics.figures import look
+from wsgi_busyguard.metrics.report import look
 
 ROOT = Path(__file__).parents[3]
 

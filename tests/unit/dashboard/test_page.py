@@ -33,7 +33,7 @@ from wsgi_busyguard.dashboard.history import (
 from wsgi_busyguard.dashboard.html import MOST_ROWS, parts
 from wsgi_busyguard.dashboard.processes import row_word, word
 from wsgi_busyguard.dashboard.sentences import WELL, WRONG, sentences, summary
-from wsgi_busyguard.metrics.figures import look
+from wsgi_busyguard.metrics.report import look
 
 
 def shown(scene=None, agent=None, **more):

@@ -31,7 +31,8 @@ from wsgi_busyguard.dashboard.sentences import sentences
 from wsgi_busyguard.gate import Gate
 from wsgi_busyguard.gate.in_force import gate_in_force, in_force
 from wsgi_busyguard.load import ACTS, LIMITED, ORIGINS, GuardLimits
-from wsgi_busyguard.metrics.figures import FIGURES, look
+from wsgi_busyguard.metrics.figures import FIGURES
+from wsgi_busyguard.metrics.report import look
 from wsgi_busyguard.options import GuardOptions
 from wsgi_busyguard.policy import READY_POLICIES, Limits, limits
 

@@ -387,6 +387,7 @@ def test_an_end_is_an_end(push, runtime, telling, until):
 
 class Shared:
     was_ready = True
+    draining = False
 
     def __init__(self, leads):
         self.leads = leads

@@ -4,6 +4,7 @@ import json
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,9 +12,12 @@ from wsgi_busyguard import Board, Gate, Load, Monitor
 from wsgi_busyguard.board.publisher import Publisher
 from wsgi_busyguard.board.watcher import Watcher
 from wsgi_busyguard.bulkhead import Bulkhead
+from wsgi_busyguard.counters import REASONS, Counters, RefusalRate
 from wsgi_busyguard.haproxy import Agent
-from wsgi_busyguard.metrics.figures import COUNTER, FIGURES, KINDS, REQUESTS, TIME, look
+from wsgi_busyguard.metrics import report
+from wsgi_busyguard.metrics.figures import COUNTER, FIGURES, KINDS, REQUESTS, TIME
 from wsgi_busyguard.metrics.prometheus import named
+from wsgi_busyguard.metrics.report import look
 
 
 def value(shown, name, *labels):
@@ -158,3 +162,91 @@ def test_a_look_leaves_no_fingerprints(adapter):
     for shown in (first, second):
         shown.pop("at")
     assert first == second
+
+
+# How much of the capacity is asked for
+
+
+class Server:
+    """Has a load, and counts what it refuses."""
+
+    def __init__(self, load, refused=0):
+        self.load, self.refused = load, refused
+
+    def read(self):
+        return self.load
+
+    def counts(self):
+        return Counters(refused=(0, self.refused, 0)[: len(REASONS)])
+
+
+@pytest.fixture
+def now(monkeypatch):
+    """Turn the clock of a look."""
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(report.time, "monotonic", lambda: clock.now)
+    return clock
+
+
+@pytest.mark.parametrize(
+    ("load", "utilisation"),
+    [
+        (Load(0, 0, 10), 0.0),
+        (Load(0, 7, 10), 0.7),
+        (Load(5, 10, 10), 1.5),
+        (Load(5, 10, None), None),
+        (Load(0, 0, 0), None),
+    ],
+    ids=["idle", "some", "a queue", "capacity unknown", "no capacity"],
+)
+def test_utilisation_is_what_is_here_by_the_capacity(load, utilisation):
+    assert look(Monitor(Server(load)))["utilisation"] == utilisation
+
+
+def test_what_is_refused_would_have_been_in_the_app_for_a_service_time(now):
+    """30 a second of 0.5 s each would keep 15 threads more."""
+    server = Server(Load(5, 10, 10, service=0.5), refused=1000)
+    monitor = Monitor(server)
+    assert look(monitor)["utilisation"] == 1.5  # nobody knows since when they were refused
+    now.now += 10
+    server.refused += 300
+    assert look(monitor)["utilisation"] == 3.0
+    assert value(look(monitor), "utilisation") == 3.0
+
+
+def test_without_a_service_time_what_is_refused_weighs_nothing(now):
+    server = Server(Load(5, 10, 10))
+    monitor = Monitor(server)
+    look(monitor)
+    now.now += 10
+    server.refused += 300
+    assert look(monitor)["utilisation"] == 1.5
+
+
+def test_the_rate_is_that_of_the_last_ten_seconds():
+    rate = RefusalRate()
+    for second in range(31):  # 2 a second, then 8
+        last = rate.look(second, 2 * second if second < 15 else 30 + 8 * (second - 15))
+    assert last == 8.0
+
+
+def test_the_rate_is_that_between_two_looks_which_are_further_apart():
+    rate = RefusalRate()
+    rate.look(0.0, 0)
+    assert rate.look(60.0, 120) == 2.0
+    assert rate.look(120.0, 120) == 0.0
+
+
+def test_looks_that_come_often_do_not_make_it_a_moments():
+    rate = RefusalRate()
+    for tenth in range(300):
+        last = rate.look(tenth / 10, tenth)
+    assert last == pytest.approx(10.0)
+    assert len(rate._looks) <= 12
+
+
+def test_a_count_that_begins_anew_is_another_servers():
+    rate = RefusalRate()
+    rate.look(0.0, 1000)
+    assert rate.look(10.0, 5) == 0.0
+    assert rate.look(20.0, 25) == 2.0

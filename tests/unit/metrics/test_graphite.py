@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from wsgi_busyguard import Board, Gate, Monitor
 from wsgi_busyguard.board.publisher import Publisher
 from wsgi_busyguard.metrics import sender as sending
-from wsgi_busyguard.metrics.figures import look
 from wsgi_busyguard.metrics.graphite import Graphite, StatsD, datagrams, flat, part
+from wsgi_busyguard.metrics.report import look
 
 HOST = re.sub(r"[^A-Za-z0-9_-]+", "_", socket.gethostname()).strip("_")
 

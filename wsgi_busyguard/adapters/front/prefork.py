@@ -70,7 +70,7 @@ class Guarded:
         self._member.start(self._look_out)
 
     def _look_out(self) -> None:
-        if self.guard.monitor.draining:
+        if self.guard.monitor.stopping:
             self._member.go()
 
     def end(self) -> None:

@@ -13,7 +13,7 @@ from ...dashboard.formatting import plain
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from ...load import LoadReport
+    from ..._support.load_report import LoadReport
 
     Kind = Callable[[Any], Any]
 

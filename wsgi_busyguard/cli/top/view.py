@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from rich.console import JustifyMethod, RenderableType
 
-    from ...load import LoadKey, LoadReport, ProcessFigures
+    from ..._support.load_report import LoadKey, LoadReport, ProcessFigures
     from .watching import Seen
 
 BLOCKS = "\N{LOWER ONE EIGHTH BLOCK}\u2582\u2583\u2584\u2585\u2586\u2587\N{FULL BLOCK}"

@@ -18,9 +18,9 @@ from .figures import understood
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ..._support.load_report import LoadReport
     from ...dashboard.history import Look
     from ...dashboard.sentences import Sentence
-    from ...load import LoadReport
 
 EVERY_SECONDS = 1.0
 

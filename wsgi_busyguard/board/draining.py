@@ -1,0 +1,102 @@
+"""The word in each row that tells its process to drain, stored from outside.
+
+Whoever may write the board may say so, for as long as the processes are there that it was said to.
+The word is the id of the process's server, even while nobody says anything, odd when it is told to
+drain. Processes have the same server if they were forked from one that had this module: a worker
+that takes the place of one that was told is told as well, be the other one gone by then. A server
+that is started anew has another id, so none is born draining.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from .._support.log import logger
+from .layout import SERVER, THERE
+from .table import FLAGS, OWNER
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .board import Board
+    from .table import Table
+
+# The bit of the word that is set in who was told.
+TOLD = 1
+
+# Made once in the first process that imports this, and had by all that are forked from it.
+SERVER_ID = int.from_bytes(os.urandom(7), "little") << 1
+
+
+def told_rows(table: Table) -> list[int]:
+    """Return the rows whose process was told, be it there or not."""
+    return [row for row, word in enumerate(table.column(SERVER)) if word & TOLD]
+
+
+def newcomer(table: Table) -> int:
+    """Return the word of a process that takes a row now. Requires the table's lock.
+
+    The row of the one in whose place it comes may be nobody's by now, but keeps its words.
+    """
+    told = SERVER_ID | TOLD
+    return told if told in table.column(SERVER) else SERVER_ID
+
+
+def tell(table: Table, living: Sequence[int], owners: Sequence[int]) -> list[int]:
+    """Tell the processes of these rows to drain; return their ids.
+
+    :param owners: whose the rows were when it was looked who lives.
+    :raises OSError: if another process has been in the middle of a claim for a quarter of a second.
+    """
+
+    def store() -> list[int]:
+        pids = []
+        for row in living:
+            owner = table.words[table.at(OWNER, row)]
+            if owner & THERE and owner >> FLAGS == owners[row] >> FLAGS:
+                table.words[table.at(SERVER, row)] |= TOLD
+                pids.append(owner >> FLAGS)
+        return pids
+
+    return table.alone(store)
+
+
+def take_back(table: Table) -> list[int]:
+    """Have nobody be told any more; return the ids of those that were, as far as they are there.
+
+    :raises OSError: as :func:`tell`.
+    """
+
+    def store() -> list[int]:
+        pids = []
+        for row in told_rows(table):
+            table.words[table.at(SERVER, row)] &= ~TOLD
+            owner = table.words[table.at(OWNER, row)]
+            if owner & THERE:
+                pids.append(owner >> FLAGS)
+        return pids
+
+    return table.alone(store)
+
+
+class DrainLog:
+    """Writes to the log that the host was told to drain, and that it need not any more."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._drains = False
+
+    def look(self) -> None:
+        """Look once; one process of the host writes the line."""
+        drains = self._board.draining
+        if drains is self._drains:
+            return
+        self._drains = drains
+        if self._board.is_leader():
+            logger.warning(
+                "told to drain by way of %r: every check says draining, requests are served"
+                if drains
+                else "no longer told to drain by way of %r: checks say how things are",
+                self._board.path,
+            )
