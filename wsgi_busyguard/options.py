@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ._support.imported import named
 from ._support.listener import address
 from ._support.request_head import header_key
+from ._support.spelling import nearest
 from ._support.texts import paths, several, yes_or_no
 from .checks import Checks
 from .load import DISABLE
@@ -365,8 +366,10 @@ def from_keywords(face: str, keywords: Mapping[str, Any]) -> GuardOptions:
     """
     for name in keywords:
         if name not in OPTIONS:
-            known = ", ".join(one.name for one in taken_by(face))
-            raise TypeError(f"unexpected keyword argument {name!r}: known are {known}")
+            names = [one.name for one in taken_by(face)]
+            near = nearest(name, names)
+            meant = f"did you mean {near!r}?" if near else f"known are {', '.join(names)}"
+            raise TypeError(f"unexpected keyword argument {name!r}: {meant}")
         words = refusal(face, name, name)
         if words is not None:
             raise TypeError(words)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 ONE_EACH = "starts a {} for each connection, so nothing queues in it"
 ONE_AT_A_TIME = "runs one request at a time, and the others wait in the kernel"
 GUNICORN = "gunicorn --threads={0}"
+SYNC = f"{GUNICORN}; or, without slots, -k wsgi_busyguard.adapters.gunicorn.GuardedSync"
 BE_THE_QUEUE = "BusyGuard(app, slots=N) makes the guard the queue"
 GREENLETS = "-k wsgi_busyguard.adapters.gunicorn.GuardedGevent guards it"
 UNPATCHED = "slots= needs gevent.monkey.patch_all(), before anything else"
@@ -175,7 +176,7 @@ def _gunicorn(environ: Environ) -> Server | None:
     if hasattr(worker, "get_thread_pool"):
         return Server("gunicorn gthread", worker.cfg.threads, reads, start=GUNICORN)
     if hasattr(worker, "run_for_one"):
-        return Server("gunicorn sync", 1, reads, counts_checks=False, start=GUNICORN)
+        return Server("gunicorn sync", 1, reads, counts_checks=False, start=SYNC)
     start = "gunicorn --worker-connections={0}"
     return Server("gunicorn", worker.cfg.worker_connections, way=GREENLETS, start=start)
 
@@ -338,7 +339,7 @@ def _configured(cfg: Any) -> Server | None:
     if kind.__module__ == "gunicorn.workers.gthread":
         return Server("gunicorn gthread", cfg.threads, start=GUNICORN)
     if kind.__module__ == "gunicorn.workers.sync":
-        return Server("gunicorn sync", 1, start=GUNICORN)
+        return Server("gunicorn sync", 1, start=SYNC)
     return None  # greenlets, or one of ours, which bounds by itself
 
 

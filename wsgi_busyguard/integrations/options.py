@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING, Any
 
 from .._support.imported import named
+from .._support.spelling import nearest
 from ..options import MIDDLEWARE, OBJECT, OPTIONS, from_texts, refusal, taken_by
 
 if TYPE_CHECKING:
@@ -66,10 +66,8 @@ def _complaints(
     said = []
     for key in given:
         if key not in names:
-            lower = str(key).lower()
-            near = difflib.get_close_matches(lower, [name.lower() for name in names], 1, 0.5)
-            right = [name for name in names if name.lower() in near] or names
-            meant = f"did you mean {right[0]!r}?" if near else f"there are {', '.join(right)}"
-            words = refusal(MIDDLEWARE, lower, f"{key} in {where}")
+            near = nearest(str(key), names)
+            meant = f"did you mean {near!r}?" if near else f"there are {', '.join(names)}"
+            words = refusal(MIDDLEWARE, str(key).lower(), f"{key} in {where}")
             said.append(words or f"{where} has no {key!r}; {meant}")
     return said

@@ -1195,6 +1195,8 @@ class BoardMachine(RuleBasedStateMachine):
         self.board = Board(slots=3, clock=lambda: self.now)
         self.posters = [Publisher(self.board, Fixed(FREE)) for _ in range(5)]
         self.model = {}
+        self.wanted = {}  # the state of those that have a row, or have found none and try again
+        self.due = dict.fromkeys(range(5), 0)  # when they do, at a beat
         self.last_ready = None
         self.served = 0  # by all that ever had a slot
         self.counted = self.board.counts().flat()
@@ -1203,21 +1205,28 @@ class BoardMachine(RuleBasedStateMachine):
 
     @rule(who=who)
     def join(self, who):
+        self.wanted.setdefault(who, "starting")
         if who in self.model or len(self.model) < 3:
             self.posters[who].join()
-            self.model.setdefault(who, ["starting", self.posters[who].adapter.load, 0])
+            self.has_joined(who)
         else:
             with pytest.raises(BoardFull):
                 self.posters[who].join()
+
+    def has_joined(self, who):
+        self.model.setdefault(who, [self.wanted[who], self.posters[who].adapter.load, 0])
 
     @rule(who=who)
     def leave(self, who):
         self.posters[who].leave()
         self.model.pop(who, None)
+        self.wanted.pop(who, None)
 
     @rule(who=who, state=st.sampled_from(["ready", "stopping"]))
     def turn(self, who, state):
         getattr(self.posters[who], state)()
+        if who in self.wanted:
+            self.wanted[who] = state
         if who in self.model:
             self.model[who][0] = state
 
@@ -1236,10 +1245,20 @@ class BoardMachine(RuleBasedStateMachine):
         publisher = self.posters[who]
         publisher.adapter.load = load
         publisher.beat() if beat else publisher.post()
+        if beat and who in self.wanted:
+            self.has_beaten(who)
         if who in self.model:
             self.model[who][1] = load
-            if beat and self.model[who][0] == "ready":
-                self.last_ready = self.now
+
+    def has_beaten(self, who):
+        now = self.board.now()
+        if who not in self.model and now >= self.due[who]:
+            full = len(self.model) == 3
+            self.due[who] = now + 10**9 if full else 0
+            if not full:
+                self.has_joined(who)
+        if self.wanted[who] == "ready":
+            self.last_ready = self.now
 
     @rule(who=who, n=st.integers(1, 5))
     def count(self, who, n):
@@ -1259,6 +1278,7 @@ class BoardMachine(RuleBasedStateMachine):
         for publisher in self.posters:
             publisher.leave()  # else each comes back at its next beat
         self.model.clear()
+        self.wanted.clear()
 
     @invariant()
     def the_sum_is_that_of_the_model(self):

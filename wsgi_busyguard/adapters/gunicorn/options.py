@@ -5,12 +5,12 @@ The options themselves are in :mod:`wsgi_busyguard.options`. Knows names and val
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..._support.imported import named
+from ..._support.spelling import nearest
 from ...haproxy.runtime_api import targets
 from ...load import DISABLE
 from ...options import GUNICORN, OBJECT, PREFIX, GuardOptions, is_disabled, refusal, taken_by
@@ -78,6 +78,8 @@ def _value(name: str, text: str) -> Any:
 
 def _unknown(name: str) -> str:
     spelled = PREFIX + name.upper()
-    known = difflib.get_close_matches(name, OPTIONS, 1)
-    hint = f"is {PREFIX}{known[0].upper()} meant?" if known else "known are " + ", ".join(OPTIONS)
+    if name in ("threads", "workers"):
+        return f"{spelled} is not known; give gunicorn --{name}: its threads are the guard's slots"
+    known = nearest(name, OPTIONS)
+    hint = f"is {PREFIX}{known.upper()} meant?" if known else "known are " + ", ".join(OPTIONS)
     return refusal(GUNICORN, name, spelled) or f"{spelled} is not known; {hint}"
