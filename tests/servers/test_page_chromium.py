@@ -78,6 +78,10 @@ class Host(list):
         return self[0].changes()
 
     @property
+    def refusals(self):
+        return self[0].refusals
+
+    @property
     def draining(self):
         return self[0].draining
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from wsgi_busyguard import Load, State
 from wsgi_busyguard.board import Row
-from wsgi_busyguard.counters import BOUNDS, CHECKS, Change, Changes, Counters
+from wsgi_busyguard.counters import BOUNDS, CHECKS, Change, Changes, Counters, RefusalRate
 from wsgi_busyguard.dashboard.history import KEPT, Look
 from wsgi_busyguard.policy import Verdict
 
@@ -43,6 +43,10 @@ class Scene(NamedTuple):
 
     def counts(self):
         return self.counted
+
+    @property
+    def refusals(self):
+        return RefusalRate()
 
     def asked(self):
         return [7 * n for n in range(len(CHECKS))]

@@ -242,7 +242,9 @@ def test_of_several_processes_the_first_that_is_ready_and_not_silent_leads(
     for state, silent in others:
         beat = int((clock() - silent) * 1e9)
         owner, first = pid << FLAGS | state, {BORN: born(pid, 0), BEAT: beat}
-        board.table.claim(owner, set(), lambda row, young: False, first, {}, COUNTS)
+        board.table.claim(
+            owner, set(), lambda row, young: False, lambda first=first: first, {}, COUNTS
+        )
     publisher = joined(board, Gate(1))
     publisher.beat()
     assert (board.is_leader(), board.leader() == os.getpid()) == (leads, leads)
