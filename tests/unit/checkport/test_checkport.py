@@ -240,6 +240,7 @@ def test_load_shows_every_figure_and_where_they_come_from(check, shown):
         "waited": 0.25,
         "service": 0.5,
         "lag": 0.125,
+        "utilisation": 1.75,
         "reads": repr(shown),
         "counts": None,
         "transitions": {"busy": 1, "free": 0},
