@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -28,10 +29,23 @@ autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints = "none"  # the signatures are long enough; the words say what is meant
 
 
+TITLE = re.compile(r"\A(.+\n=+\n\n)")
+FRAGMENTS = (
+    "*Snippets without a file name are fragments. In them* ``application`` *is your WSGI app.*"
+)
+
+
+def with_note(page):
+    """Return the page with a note under its title if it has snippets that are no whole files."""
+    if re.search(r"code-block:: python\n\n", page):
+        return TITLE.sub(rf"\1{FRAGMENTS}\n\n", page)
+    return page
+
+
 def setup(app):
-    """Have the pages get their tables of options."""
+    """Have the pages get their tables of options, and say which snippets are fragments."""
 
     def read(app, name, source):
-        source[0] = with_tables(source[0])
+        source[0] = with_note(with_tables(source[0]))
 
     app.connect("source-read", read)
