@@ -35,6 +35,7 @@ LOOKED_AT = {
     "export": "a variable for the command after it",
     "granian": "here: its arguments; servers/test_gate_anywhere.py: run",
     "django-admin": "test_tutorial.py: run",
+    "sleep": "a pause before the command after it",
     "mkdir": "a folder for the command after it",
     "systemctl": "test_recipes.py: its unit is run",
     ".": "a virtual environment, before what is installed there",
@@ -60,6 +61,7 @@ READ_BY = {
     ("mod_wsgi.rst", "apache"): "servers/test_mod_wsgi.py: run, with paths of its own",
     ("tutorial.rst", "py"): "test_tutorial.py: run",
     ("tutorial.rst", "text"): "test_tutorial.py: compared, but for what depends on the machine",
+    ("stopping.rst", "ini"): "cli/test_drain.py: such a command",
     ("stopping.rst", "text"): "balancers/test_haproxy.py: such a command",
     ("mod_wsgi.rst", "py"): "servers/test_mod_wsgi.py: run, with paths of its own",
 }

@@ -86,6 +86,16 @@ def test_the_names_and_the_times_in_the_manifest_agree(manifest):
     assert before + setting("graceful_timeout") < pod["spec"]["terminationGracePeriodSeconds"]
 
 
+@pytest.mark.parametrize("name", ["scaling-keda.yml", "scaling-hpa.yml"])
+def test_a_scaler_scales_the_deployment_by_a_figure_that_there_is(manifest, name):
+    scaler = yaml.safe_load(text(name))
+    assert scaler["spec"]["scaleTargetRef"]["name"] == manifest[0]["metadata"]["name"]
+    least = scaler["spec"].get("minReplicaCount", scaler["spec"].get("minReplicas"))
+    assert least >= 2, "the readiness probe follows the load"
+    [figure] = set(re.findall(r"busyguard_\w+", text(name)))
+    assert f"``{figure}``" in (ROOT / "docs" / "metrics.rst").read_text()
+
+
 class Container(Process):
     """The container of the manifest, as a process."""
 
@@ -255,7 +265,10 @@ def test_sixteen_processes_of_uwsgi_are_told_by_the_agent(started, tmp_path):
 # Prometheus
 
 
-def test_promtool_finds_no_fault_with_the_configuration(tmp_path):
+@pytest.mark.parametrize("name", ["prometheus.yml", "prometheus-kubernetes.yml"])
+def test_promtool_finds_no_fault_with_the_configuration(tmp_path, name):
     (tmp_path / "alerts.yml").write_text((ROOT / "docs" / "alerts.yml").read_text())
-    (tmp_path / "prometheus.yml").write_text(text("prometheus.yml"))
-    promtool("check", "config", tmp_path / "prometheus.yml")
+    # Debian's promtool knows nothing of Kubernetes.
+    known = text(name).replace("kubernetes_sd_configs: [{role: pod}]", "static_configs: []")
+    (tmp_path / name).write_text(known)
+    promtool("check", "config", tmp_path / name)
