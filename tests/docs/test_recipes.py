@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import threading
 
 import pytest
 import yaml
@@ -25,11 +26,13 @@ RECIPES = ROOT / "docs" / "recipes"
 PAGES = ("recipes", "kubernetes", "docker", "systemd", "celery", "monitoring")
 BUSYGUARD = [sys.executable, "-c", "from wsgi_busyguard.cli import main; raise SystemExit(main())"]
 SITE = """
+import os
 import time
 
 def application(environ, start_response):
-    if environ["PATH_INFO"].startswith("/sleep/"):
-        time.sleep(float(environ["PATH_INFO"].split("/")[2]))
+    path = environ["PATH_INFO"]
+    while path.startswith("/until/") and not os.path.exists(path[6:]):
+        time.sleep(0.02)
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "5")])
     return [b"home\\n"]
 """
@@ -118,20 +121,27 @@ class Container(Process):
 
 
 @pytest.mark.slow
-def test_the_kubelet_starts_the_container_and_stops_it_and_loses_nobody(started, folder, manifest):
+def test_the_kubelet_starts_the_container_and_stops_it_and_loses_nobody(
+    started, folder, manifest, held
+):
     pod = manifest[0]["spec"]["template"]["spec"]
     process = started(Container, folder, pod["containers"][0])
+    killed = []
     with Kubelet(pod, process, process.ports, 0.1) as kubelet:
         eventually(lambda: kubelet.ready)
-        web = process.ports()["web"]
-        answers, threads = many(3, web, path="/sleep/2")
-        with Visitors([web], 20, "x") as visitors:
+        ports = process.ports()
+        answers, threads = many(3, ports["web"], path=held.path)
+        eventually(lambda: figures(ports["check"])["active"] == 3)
+        stopping = threading.Thread(target=lambda: killed.append(kubelet.terminate()))
+        with Visitors([ports["web"]], 20, "x") as visitors:
             visitors.came(10)
-        killed = kubelet.terminate()
-        together(threads)
+        stopping.start()
+        eventually(lambda: check(ports["check"]).text == "draining")
+        held.let_go()
+        together([*threads, stopping])
     assert {answer.status for answer in visitors.answers} == {200}
     assert [answer.status for answer in answers] == [200] * 3
-    assert (killed, kubelet.restarts) == (False, 0)
+    assert (killed, kubelet.restarts) == ([False], 0)
 
 
 def test_the_containers_check_and_command_are_understood():
@@ -208,19 +218,21 @@ def test_the_unit_gives_a_stop_the_time_that_it_takes():
 
 
 @pytest.mark.slow
-def test_a_restart_of_the_service_loses_nobody_behind_caddy(started, folder):
+def test_a_restart_of_the_service_loses_nobody_behind_caddy(started, folder, held):
     port = free_port()
     service = started(Service, folder, port)
     service.line("serving ")
+    checks = int(service.line("checks at http://127.0.0.1:"))
     front = started(FrontCaddy, folder, port).answers()
-    answers, threads = many(2, front.port, path="/sleep/1")
-    eventually(lambda: figures(int(service.line("checks at http://127.0.0.1:")))["active"] == 2)
+    answers, threads = many(2, front.port, path=held.path)
+    eventually(lambda: figures(checks)["active"] == 2)
     with Visitors([front.port], 20, "x", patience=20) as visitors:
         visitors.came(5)
         service.signal()
+        eventually(lambda: check(checks).text == "draining")
+        held.let_go()
         assert service.ended() == 0
-        again = started(Service, folder, port)
-        again.line("serving ")
+        started(Service, folder, port).line("serving ")
         visitors.came(5)
     together(threads)
     assert {answer.status for answer in visitors.answers} == {200}
@@ -259,7 +271,7 @@ def test_sixteen_processes_of_uwsgi_are_told_by_the_agent(started, tmp_path):
     web, checks = server.port("bound to TCP address "), server.port("checks at ")
     eventually(lambda: figures(checks)["capacity"] == 16)
     assert ask(web, path="/").text == "home\n"
-    assert check(checks).text == "free"
+    eventually(lambda: check(checks).text == "free")
 
 
 # Prometheus
