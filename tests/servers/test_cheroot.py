@@ -52,8 +52,8 @@ def encrypted(port, *arguments, **named):
     with plain, context.wrap_socket(plain) as sock:
         sock.sendall(request(*arguments, headers={"Connection": "close"}, **named))
         data = b""
-        # Cut off without a goodbye, as cheroot does it. What OpenSSL 3.5 would say to that finds the
-        # connection closed, and this is the error then.
+        # Cut off without a goodbye, as cheroot does it. What OpenSSL 3.5 would say to that finds
+        # the connection closed, and this is the error then.
         with contextlib.suppress(ssl.SSLError, BrokenPipeError):
             while part := sock.recv(65536):
                 data += part

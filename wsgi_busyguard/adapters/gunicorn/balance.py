@@ -24,6 +24,10 @@ LOOK_SECONDS = 0.002
 PATIENCE_SECONDS = 0.1
 DOUBT_SECONDS = 1.0
 
+# For so long after nobody else was there nobody is looked for: a look at the board is a fifth of
+# what it costs to refuse, and a worker takes longer than this to be made.
+ALONE_SECONDS = 0.25
+
 
 def is_sibling(pid: int) -> bool | None:
     """Return whether a process is another child of the same parent; ``None`` if nobody can say."""
@@ -58,6 +62,7 @@ class Balance:
         self._sleep = sleep
         self._since: float | None = None  # when the first was seen of those that still wait
         self._takes_until = 0.0
+        self._alone_until = 0.0
 
     def leaves(self, taken: int, threads: int, waits: Callable[[], bool]) -> bool:
         """Return whether to leave the next connection to others, after they had a moment for it.
@@ -82,13 +87,15 @@ class Balance:
 
     def is_busier(self, taken: int, threads: int) -> bool:
         """Return whether another worker, of those that show signs of life, has less to do."""
+        now = self._clock()
+        if now < self._alone_until:
+            return False
         awake = self._board.awake()
         self._known = {pid: known for pid, known in self._known.items() if pid in awake}
-        return any(
-            (load.queued + load.active) * threads < taken * load.capacity
-            for pid, load in awake.items()
-            if load.capacity and self._may_help(pid)
-        )
+        others = [load for pid, load in awake.items() if load.capacity and self._may_help(pid)]
+        if not others:
+            self._alone_until = now + ALONE_SECONDS
+        return any((load.queued + load.active) * threads < taken * load.capacity for load in others)
 
     def _may_help(self, pid: int) -> bool:
         """Return whether a process is another worker here, as far as anybody can say."""

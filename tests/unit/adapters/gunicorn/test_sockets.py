@@ -36,6 +36,7 @@ from wsgi_busyguard.adapters.front.sockets import (
     wake_beyond,
 )
 from wsgi_busyguard.adapters.gunicorn.balance import (
+    ALONE_SECONDS,
     DOUBT_SECONDS,
     LOOK_SECONDS,
     PATIENCE_SECONDS,
@@ -286,13 +287,25 @@ def test_what_nobody_could_say_is_asked_again_and_what_is_known_is_kept_while_it
 
     one = Balance(board, is_sibling, lambda: clock.now, lambda _: None)
     assert one.is_busier(4, 4)  # no descriptor was left to look
-    assert not one.is_busier(4, 4)
-    assert not one.is_busier(4, 4)
+    for _ in range(2):
+        assert not one.is_busier(4, 4)
+        clock.now += ALONE_SECONDS
     board.loads = []  # the process ends, and its number is another worker's
     assert not one.is_busier(4, 4)
+    clock.now += ALONE_SECONDS
     board.loads = [IDLE]
     assert one.is_busier(4, 4)
     assert asked == [0, 0, 0]
+
+
+def test_where_nobody_else_is_nobody_is_looked_for_at_each_connection(clock):
+    board = Others()
+    one = Balance(board, lambda pid: True, lambda: clock.now, lambda _: None)
+    assert not one.is_busier(4, 4)
+    board.loads = [IDLE]
+    assert not one.is_busier(4, 4)
+    clock.now += ALONE_SECONDS
+    assert one.is_busier(4, 4)
 
 
 def test_nobody_waits_for_ever_for_one_who_does_not_take_it(clock):
