@@ -78,7 +78,7 @@ class Bulkhead:
     :param slow: seconds from which on a call is slow. Half of the timeout if not given, see
         :meth:`timeout`; half of the guard's client timeout where there is none.
     :param clock: monotonic seconds.
-    :raises ValueError, TypeError: for what cannot be meant.
+    :raises ValueError, TypeError: for what is not valid.
 
     ``with rates:``, ``@rates``, or the deadline clients' ``bulkhead=``. Outside of a request a
     bulkhead without ``at_most`` lets everything through and counts nothing. Several places of one
@@ -361,7 +361,7 @@ def configure(settings: Mapping[str, Mapping[str, Any]]) -> None:
 
     :param settings: the keyword arguments of :class:`Bulkhead` by its name; for those that there
         are and those that will be.
-    :raises ValueError, TypeError: for what cannot be meant.
+    :raises ValueError, TypeError: for what is not valid.
     """
     for name, given in settings.items():
         Bulkhead(name).set(**given)  # says what is wrong

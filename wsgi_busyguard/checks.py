@@ -48,7 +48,7 @@ class Check(NamedTuple):
     :param question: what is asked.
     :param method: the request's method; not necessarily one of those that checks have.
     :param policy: the ready policy to judge the load by; ``None`` where the load is not asked for:
-        by live checks, and by what cannot be meant.
+        by live checks, and by what is not valid.
     :param warn: the status it wants for busy but still ready, if any; one that is not 429 cannot
         be meant.
     """

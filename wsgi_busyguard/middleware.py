@@ -65,7 +65,7 @@ class BusyGuard:
     :ivar monitor: the :class:`~wsgi_busyguard.Monitor`.
     :ivar dry_run: the :class:`~wsgi_busyguard.gate.dry_run.DryRun` with the counts, or ``None``.
     :ivar limits: the :class:`~wsgi_busyguard.load.GuardLimits` that are in force now.
-    :raises ValueError, TypeError: for arguments that cannot be meant, and for more slots than the
+    :raises ValueError, TypeError: for arguments that are not valid, and for more slots than the
         server has threads for, where that can be known so early.
     :raises OSError: if the board cannot be read and written.
 
@@ -343,7 +343,7 @@ def _options(given: Mapping[str, Any]) -> GuardOptions:
 
 
 def _go_together(options: GuardOptions) -> None:
-    """Raise for arguments that cannot be meant together."""
+    """Raise for arguments that contradict each other."""
     monitor, slots = options.monitor, options.slots
     if monitor is not None and not isinstance(monitor, Monitor):
         raise TypeError(f"monitor must be a Monitor, not {monitor!r}: Monitor(adapter) is one")

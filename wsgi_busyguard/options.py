@@ -167,7 +167,7 @@ class GuardOptions:
     :ivar checks: the requests that are taken for checks, by these options.
     :ivar disabled: whether the guard is switched off; then the options are such that it only
         answers checks.
-    :raises ValueError, TypeError: for values that cannot be meant.
+    :raises ValueError, TypeError: for values that are not valid.
     """
 
     checks: Checks = field(init=False, repr=False, compare=False)
@@ -383,7 +383,7 @@ def from_texts(
 
     :param texts: by name; a list of texts is as one with commas between.
     :param spell: says how an option is called there, for errors.
-    :raises ValueError, TypeError, ImportError: for what cannot be meant, or is not taken there.
+    :raises ValueError, TypeError, ImportError: for what is not valid, or is not taken there.
     """
     read: dict[str, Any] = {}
     for option in OPTIONS.values():

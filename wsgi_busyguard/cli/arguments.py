@@ -51,7 +51,7 @@ def flipped(option: Option) -> str:
 def read(face: str, texts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keywords that the arguments of a command stand for, those that were given.
 
-    :raises ValueError, TypeError, ImportError: for what cannot be meant, or is not taken there.
+    :raises ValueError, TypeError, ImportError: for what is not valid, or is not taken there.
     """
     options = from_texts(face, texts, attrgetter("argument"))
     if "push" in options:

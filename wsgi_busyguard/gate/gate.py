@@ -38,7 +38,7 @@ class Gate:
     :param max_wait: seconds that one may wait at most, likewise.
     :param client_timeout: seconds after which a client gives up; ``None`` is 5.
     :param clock: monotonic seconds.
-    :raises ValueError, TypeError: for limits that cannot be meant.
+    :raises ValueError, TypeError: for limits that are not valid.
 
     Threads call :meth:`enter` and :meth:`leave`. Event loops, which cannot wait, use a
     :class:`Ticket` with :meth:`offer`, :meth:`withdraw` and :meth:`expire`. Both may be mixed, and

@@ -63,7 +63,7 @@ def configuration(
     """Return the configuration for these servers.
 
     :param minimal: leave the agent out, for servers without such a port.
-    :raises ValueError, TypeError: for servers and settings that cannot be meant.
+    :raises ValueError, TypeError: for servers and settings that are not valid.
     """
     setting = setting or Setting()
     farm = [server._replace(agent=None) if minimal else server for server in servers]

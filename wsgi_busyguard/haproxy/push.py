@@ -89,7 +89,7 @@ class Push:
         API of one balancer (``stats socket ... level admin``) and this server's line there. Name
         every balancer: they share.
     :param every: seconds after which a number is said again.
-    :raises ValueError, TypeError: for what cannot be meant.
+    :raises ValueError, TypeError: for what is not valid.
 
     When the server becomes busy with what comes past its balancers, each is told 1, the least there
     is: the next request waits there, not here. Else they are told what the agent would tell them.

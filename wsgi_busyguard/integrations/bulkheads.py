@@ -51,7 +51,7 @@ def from_settings(said: Any, where: str) -> dict[str, Mapping[str, Any]]:
 
     :param said: ``{"rates": {"AT_MOST": 3}}``.
     :param where: what it is called in errors.
-    :raises ValueError, TypeError: for what cannot be meant.
+    :raises ValueError, TypeError: for what is not valid.
     """
     if not isinstance(said, dict) or not all(isinstance(one, dict) for one in said.values()):
         raise TypeError(f"{where} must be as {{'rates': {{'AT_MOST': 3}}}}, not {said!r}")

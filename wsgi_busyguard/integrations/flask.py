@@ -44,7 +44,7 @@ class BusyGuard:
     def init_app(self, app: Flask) -> None:
         """Put the guard in front of an app; the guard is ``app.extensions["busyguard"]``.
 
-        :raises ValueError, TypeError: for settings that there are not or that cannot be meant.
+        :raises ValueError, TypeError: for settings that do not exist or are not valid.
         :raises RuntimeError: if the app has a guard already.
         """
         inner = getattr(app, "wsgi_app", app)  # Quart has none, and is an ASGI app

@@ -50,7 +50,7 @@ def from_strings(strings: Mapping[str, str], where: str) -> dict[str, Any]:
 
     :param where: what the strings are in, for errors.
     :raises Unknown: for names that there are not.
-    :raises ValueError, TypeError, ImportError: for strings that cannot be meant.
+    :raises ValueError, TypeError, ImportError: for strings that are not valid.
     """
     wrong = _complaints(strings, where, str)
     if wrong:

@@ -19,7 +19,7 @@ def filter_app_factory(
     """Return ``app`` behind a guard; PasteDeploy's ``paste.filter_app_factory``.
 
     :param options: see :class:`~wsgi_busyguard.BusyGuard`, as strings.
-    :raises ValueError, TypeError: for options that there are not or that cannot be meant.
+    :raises ValueError, TypeError: for options that do not exist or are not valid.
     """
     return BusyGuard(app, **from_strings(options, "the filter busyguard"))
 

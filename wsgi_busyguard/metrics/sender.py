@@ -32,7 +32,7 @@ class Sender:
     :param to: where, as ``HOST:PORT``.
     :param every: seconds between two times.
     :param agent: knows the balancers that ask.
-    :raises ValueError, TypeError: for what cannot be meant.
+    :raises ValueError, TypeError: for what is not valid.
 
     Where processes share a board one of them sends for all, and the next takes over when it is
     gone; each may start one. What cannot be sent is dropped, said in the log once until it can

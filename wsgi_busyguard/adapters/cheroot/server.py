@@ -157,7 +157,7 @@ def guarded_server(
     :param options: those of the guard, see :class:`~wsgi_busyguard.options.GuardOptions`; all
         others are cheroot's: ``server_name``,
         ``request_queue_size`` (1024 here), ``timeout`` and so on.
-    :raises ValueError, TypeError: for arguments that cannot be meant.
+    :raises ValueError, TypeError: for arguments that are not valid.
 
     The server's ``guard`` has ``monitor``, ``gate`` and ``drain(grace)``. ``start()`` returns when
     the server has ended. If it is called in the main thread, and nobody else handles SIGTERM and

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 class GuardedGevent(Guarded, GeventWorker):
     """gunicorn's gevent worker, with its requests counted.
 
-    A thousand greenlets say nothing of what the app can bear; ``BUSYGUARD_SLOTS`` does, and then
+    A limit of 1000 greenlets says nothing about the app; ``BUSYGUARD_SLOTS`` does, and then
     the guard is the queue in each worker. Beats come from the hub, so that one that is stuck shows.
     """
 

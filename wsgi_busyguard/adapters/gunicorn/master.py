@@ -147,7 +147,7 @@ def _upgrading() -> bool:
 
 
 def judge_options() -> None:
-    """End the process with one line if ``BUSYGUARD_*`` cannot be meant.
+    """End the process with one line if ``BUSYGUARD_*`` is not valid.
 
     Not in a master that serves already: what is wrong at a reload must not be the outage.
     """

@@ -30,7 +30,7 @@ def read_options(environ: Mapping[str, str]) -> GuardOptions:
     What names an object stays a text: the master imports nothing of the app's, see :func:`loaded`.
     What Kubernetes makes of a Service that is called busyguard is passed over.
 
-    :raises ValueError: for a name that is none of ours, and for a value that cannot be meant.
+    :raises ValueError: for a name that is none of ours, and for a value that is not valid.
     """
     said = {
         name[len(PREFIX) :].lower(): value.strip()

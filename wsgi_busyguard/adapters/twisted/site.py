@@ -123,7 +123,7 @@ def guarded_site(
     :param reactor: the global one if not given.
     :param options: see :class:`GuardedWSGIResource`: ``max_queue``, ``max_wait``,
         ``client_timeout``, ``ready``, ``board``, ``push`` and so on.
-    :raises ValueError, TypeError: for arguments that cannot be meant.
+    :raises ValueError, TypeError: for arguments that are not valid.
 
     On SIGTERM checks say draining at once, new requests are refused, and the process goes when
     the last one inside or in the queue is served, or when ``grace`` is over.

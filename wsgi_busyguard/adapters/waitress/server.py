@@ -64,7 +64,7 @@ def guarded_server(
     :param options: those of the guard, see :class:`~wsgi_busyguard.options.GuardOptions`; all
         others are waitress's: ``listen``, ``sockets``,
         ``unix_socket``, ``connection_limit`` and so on.
-    :raises ValueError, TypeError: for arguments that cannot be meant.
+    :raises ValueError, TypeError: for arguments that are not valid.
 
     The server's ``guard`` has ``monitor``, ``gate`` and ``drain(grace)``. Its ``run()`` returns
     when the server has ended. If it is called in the main thread, and nobody else handles SIGTERM
