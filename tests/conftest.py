@@ -242,6 +242,9 @@ REAL = ("servers", "balancers", "frameworks")
 
 def pytest_addoption(parser):
     parser.addoption("--all", action="store_true", help="also run what is slow")
+    parser.addoption(
+        "--seconds", type=float, default=10, help="how long each fuzz target goes on (%(default)s)"
+    )
 
 
 def pytest_collection_modifyitems(config, items):

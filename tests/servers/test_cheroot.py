@@ -209,3 +209,19 @@ def test_cherrypys_queue_is_read_exactly(process):
     assert [answer.status for answer in answers] == [200] * 20
     eventually(lambda: [figures(check_port)[of] for of in ("queued", "active")] == [0, 0])
     assert ask(check_port, path="/readyz").status == 200
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET http://h/readyz HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n",
+        b"GET /readyz HTTP/1.1\nHost: h\r\nConnection: close\r\n\r\n",
+    ],
+    ids=["a host in the path", "a lone LF"],
+)
+def test_what_cheroot_would_refuse_is_left_to_it(site, data):
+    server = site(threads=2)
+    with Line(server.port) as line:
+        line.send(data)
+        assert line.answer().status == 400
+        check(server.port)

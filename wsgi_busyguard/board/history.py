@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ..counters import Change
 from ..load import BUSY, FREE
 from .layout import BUSY_FOR, BUSY_FROM, CHANGE, CHANGES, RECENT, SECOND, STATE, change, changed
+from .memory import MOST_WORD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +22,7 @@ def note_change(words: memoryview, number: int, now: int, load: Load) -> None:
     The number is the one word that several processes read and write anew. One that is stopped
     between the two would write an old one when it goes on, and the changes since be undone.
     """
+    number &= MOST_WORD
     at = CHANGES + number % RECENT * CHANGE
     for offset, word in enumerate(change(number, now, time.time_ns(), load)):
         words[at + offset] = word

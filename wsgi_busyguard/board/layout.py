@@ -67,7 +67,7 @@ STATE, UNREADY, LAST_READY, EXPECTED, BUSY_FROM, BUSY_FOR, TOOK = range(OTHERS, 
 # that caused it.
 CHANGES, CHANGE, RECENT = 16, 7, 16
 
-WHY = f"{WHY_WORDS}q"  # ASCII, so that no word is below 0
+WHY = f"{WHY_WORDS}Q"
 
 LONGEST = (1 << 63) - 1  # ns; nobody waits for that
 
@@ -116,6 +116,8 @@ def limits_in(words: Sequence[int]) -> GuardLimits | None:
     for _ in LIMITED:
         kinds, origin = divmod(kinds, len(ORIGINS))
         origins.append(ORIGINS[origin])
+    if kinds >= len(READY_POLICIES):  # not from here: somebody else has written on the board
+        return None
     slots, at_most, max_queue = (
         None if (bound := bounds >> shift & MOST) == MOST else bound
         for shift in (2 * BITS, BITS, 0)
@@ -176,7 +178,7 @@ def _service(capacities: list[int], services: list[int]) -> float | None:
     if not known:
         return None
     rate = sum([capacity / service for capacity, service in known])
-    return round(sum([capacity for capacity, _ in known]) / rate) / SECOND
+    return min(round(sum([capacity for capacity, _ in known]) / rate), LONGEST) / SECOND
 
 
 def _lag(columns: Sequence[Sequence[int]], rows: Sequence[int], now: int) -> float:

@@ -34,6 +34,10 @@ R = TypeVar("R")
 
 WORD = 8
 
+# Who adds to a word begins anew behind this. No count gets there, but a file may be damaged, and
+# what stands in it must not make a check fail.
+MOST_WORD = (1 << 64) - 1
+
 MAGIC = int.from_bytes(b"busygrd\n", "little")
 VERSION = 3
 

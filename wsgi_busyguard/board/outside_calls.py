@@ -19,7 +19,7 @@ NAME_WORDS = 4
 WORDS = NAME_WORDS + 6
 COLUMNS = MOST_BULKHEADS * WORDS
 
-NAME = f"{NAME_WORDS}q"  # ASCII, so that no word is below 0
+NAME = f"{NAME_WORDS}Q"
 
 BITS = 21
 UNKNOWN = (1 << BITS) - 1

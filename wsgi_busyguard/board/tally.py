@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..counters import LENGTH, NAMED, Counters, asked, counts_of, no_checks
 from .layout import COUNTS
+from .memory import MOST_WORD
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -51,7 +52,7 @@ class Tally:
             before = [place.get(COUNTS + n) - count for n, count in enumerate(tally)]
             self._before = place, before
         for n, count in enumerate(tally):
-            place.put(COUNTS + n, before[n] + count)
+            place.put(COUNTS + n, before[n] + count & MOST_WORD)
 
     def _summed(self, adapter: Adapter) -> list[int]:
         # If the adapter raises, the next look at the load says what is wrong.

@@ -138,8 +138,11 @@ class Backend(NamedTuple):
 
 
 def number(text: str) -> int | None:
-    """Return a number; ``None`` for what is none, as a variable of the environment."""
-    return int(text) if text.isascii() and text.isdecimal() else None
+    """Return a number; ``None`` for what is none, as a variable of the environment.
+
+    Nor is what HAProxy could not count to, and Python not read: it stops at 4300 digits.
+    """
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else None
 
 
 def sections(text: str) -> list[Section]:

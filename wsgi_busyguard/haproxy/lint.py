@@ -178,5 +178,5 @@ LOOKS = [_retries, _queue, _balance, _agent, check_mistakes, _killing, _clients]
 
 def _seconds(text: str) -> float:
     """Return the seconds of HAProxy's times; a bare number is milliseconds."""
-    parts = re.fullmatch(r"([0-9]+)(us|ms|s|m|h|d)?", text)
+    parts = re.fullmatch(r"([0-9]{1,18})(us|ms|s|m|h|d)?", text)
     return int(parts[1]) * UNITS[parts[2] or "ms"] if parts else 0.0

@@ -181,7 +181,7 @@ def _matches(kind: str, pattern: str, status: str) -> bool:
     if kind == "rstatus":
         try:
             return re.search(pattern, status) is not None
-        except re.error:
+        except (re.error, OverflowError, RecursionError):  # {99999999999}, or (((((
             return False
     bounds = [part.partition("-") for part in pattern.split(",")]
     known = [(number(low), number(high if dash else low)) for low, dash, high in bounds]

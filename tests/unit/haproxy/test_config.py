@@ -530,6 +530,21 @@ def test_any_text_can_be_judged(text):
     assert isinstance(mistakes(text), list)
 
 
+@pytest.mark.parametrize("digits", [400, 5000])
+@pytest.mark.parametrize(
+    "line", ["retries {}", "timeout queue {}s", "option redispatch {}", "server c h:80 maxconn {}"]
+)
+def test_a_number_that_nobody_can_count_to_is_none(line, digits):
+    """Python reads no more than 4300 digits, and makes no float of 400."""
+    assert isinstance(mistakes(PLAIN + "    " + line.format("9" * digits)), list)
+
+
+@pytest.mark.parametrize("pattern", ["(" * 5000, "a{99999999999}", "[", "(?P<a>"])
+def test_a_pattern_that_is_none_matches_nothing(pattern):
+    text = PLAIN + f"    http-check expect rstatus {pattern}"
+    assert "takes out who is well" in mistakes(text)[-1].words
+
+
 WORDS = st.lists(
     st.sampled_from(" ".join([PLAIN, "'", '"', "\\", "from", "no"]).split()), max_size=9
 )

@@ -22,7 +22,7 @@ from ..front.descriptors import Room, excess, hang_up, in_turn, is_open, overdra
 from ..front.sockets import MOST, NO_REQUEST, cut_short, peeked, said, sent, wake_beyond
 from ..front.threaded import SocketVisit, ThreadedFront
 from .reply_thread import ReplyThread
-from .request import Request
+from .request import Request, reads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -166,7 +166,8 @@ class CherootFront(ThreadedFront):
             return
         request = None if head is None else Request(head, bool(ahead))
         check = None if head is None else self.match(*head[:4])
-        if check is None or request is None or request.has_body:
+        whole = begins[: head.size] if head is not None else b""
+        if check is None or request is None or request.has_body or not reads(self.server, whole):
             CherootVisit(self, conn, request).enter()
         else:
             answer = partial(self._answer, conn, request, check)

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import io
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+
+from cheroot.server import HTTPRequest
 
 if TYPE_CHECKING:
     from ..._support.request_head import Head
+
+
+def reads(server: Any, head: bytes) -> bool:
+    """Return whether cheroot takes this for a request.
+
+    Not all that is one by itself: a path with a host in front, lines that end in a lone LF. What
+    cheroot would refuse is not for the guard to answer.
+    """
+    conn = SimpleNamespace(rfile=io.BytesIO(head), wfile=io.BytesIO())
+    request = HTTPRequest(server, conn)
+    request.parse_request()
+    return bool(request.ready)
 
 
 class Request:

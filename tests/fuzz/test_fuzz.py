@@ -1,0 +1,50 @@
+"""Each parser before bytes that nobody would send: those that are known, then new ones.
+
+``pytest tests/fuzz -n 2 --seconds 600`` goes on for an hour or so. What breaks a target is printed;
+it belongs into the target's corpus once the parser is mended.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+CORPUS = HERE / "corpus"
+TARGETS = sorted(folder.name for folder in CORPUS.iterdir())
+KNOWN = sorted(file for file in CORPUS.glob("*/*"))
+
+# One may be slow because the machine is busy elsewhere; this is a parser that does not end.
+SLOWEST = 30
+
+
+@pytest.mark.parametrize("file", KNOWN, ids=lambda file: f"{file.parent.name}, {file.name}")
+def test_known_bytes(file):
+    importlib.import_module(f"fuzz.{file.parent.name}").target(file.read_bytes())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(0)  # it ends by itself
+@pytest.mark.parametrize("name", TARGETS)
+def test_new_bytes(name, tmp_path, pytestconfig):
+    pytest.importorskip("atheris")
+    words = HERE / ("haproxy.dict" if name == "config_linter" else "http.dict")
+    seconds = pytestconfig.getoption("--seconds")
+    arguments = [f"-max_total_time={seconds:.0f}", f"-timeout={SLOWEST}", f"-dict={words}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "fuzz", name, *arguments, "-max_len=2000", tmp_path, CORPUS / name],
+        cwd=HERE.parent,
+        env={**os.environ, "PYTHONPATH": str(HERE.parents[1])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        preexec_fn=lambda: os.nice(19),  # beside the tests of servers, which take no more than some
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert "DONE" in done.stdout
