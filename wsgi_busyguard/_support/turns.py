@@ -42,3 +42,6 @@ class Turns:
             return False
         sys.setswitchinterval(before)
         return True
+
+    def __del__(self) -> None:
+        self.restore()
