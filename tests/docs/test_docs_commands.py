@@ -57,7 +57,6 @@ READ_BY = {
     ("uwsgi.rst", "ini"): "servers/test_uwsgi.py: run",
     ("options.rst", "text"): "unit/gate/test_in_force.py",
     ("uwsgi.rst", "py"): "servers/test_uwsgi.py: run",
-    ("recipes.rst", "apache"): "servers/test_mod_wsgi.py: such lines",
     ("mod_wsgi.rst", "apache"): "servers/test_mod_wsgi.py: run, with paths of its own",
     ("tutorial.rst", "py"): "test_tutorial.py: run",
     ("tutorial.rst", "text"): "test_tutorial.py: compared, but for what depends on the machine",
