@@ -237,7 +237,7 @@ def ask(lint, environ):
     return ask
 
 
-REAL = ("servers", "balancers", "frameworks")
+REAL = ("servers", "balancers", "frameworks", "hostile")
 
 
 def pytest_addoption(parser):
