@@ -37,7 +37,7 @@ from .policy import ALWAYS, DAMPED, PATIENCE, Discipline, limits
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Mapping, Sized
+    from collections.abc import Callable, Container, Iterable, Mapping, Sized
     from typing import NoReturn
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -125,11 +125,8 @@ class BusyGuard:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a check, or pass the request on; a WSGI call."""
         app = self._first_call(environ) if self._first else self._app
-        try:
-            path = environ["PATH_INFO"]
-        except KeyError:  # it may be left out where it is empty (PEP 3333)
-            path = ""
-        if path in self._suspects or "://" in path:  # or an absolute target may be
+        # PATH_INFO may be left out where it is empty (PEP 3333).
+        if environ.get("PATH_INFO", "") in self._suspects:
             answer = self._answer(environ)
             if answer is not None:
                 return answer(environ, start_response)
@@ -149,7 +146,7 @@ class BusyGuard:
 
     def _know_checks(self, options: GuardOptions) -> None:
         self._checks, self._patience = options.checks, options.patience
-        self._suspects = options.checks.suspects
+        self._suspects: Container[str] = options.checks.suspects
         self._responses = _responses(options)
         self._check: Callable[[str, float], Verdict] = self.monitor.check
         if self.dry_run is not None:
@@ -226,6 +223,8 @@ class BusyGuard:
 
     def _choose_app(self) -> None:
         """Pass requests by a gate that has no room; count them where that is wanted."""
+        if self._server is not None and self._server.whole_targets:
+            self._suspects = self._checks.whole_suspects
         app, in_flight = self._plain if self._lacks_room() else self._gated, self._in_flight
         self._behind = in_flight.counting(app) if in_flight.is_wanted else app
         if in_flight.is_wanted:  # by now: another thread may have come in between

@@ -199,10 +199,12 @@ def test_a_check_path_is_the_one_that_the_balancer_asked_for(ask, monitor, scrip
         ("GET", "http://web1/page", b"app"),
     ],
 )
-def test_an_absolute_target_that_a_server_passes_whole(monitor, environ, method, target, body):
+def test_an_absolute_target_that_a_server_passes_whole(monkeypatch, environ, method, target, body):
     """As wsgiref does; its own validator would not have that."""
-    guard = BusyGuard(app, monitor=monitor)
-    assert guard(environ(method, target), lambda *said: None) == [body]
+    whole = Server("wsgiref", 1, whole_targets=True)
+    monkeypatch.setattr("wsgi_busyguard.adapters.first_request.find", lambda environ: whole)
+    assert BusyGuard(app)(environ(method, target), lambda *said: None) == [body]
+    assert BusyGuard(app, slots=2)(environ(method, target), lambda *said: None) == [body]
 
 
 def test_an_environ_without_path_is_that_of_the_root(guard, environ):

@@ -52,6 +52,8 @@ class Server(NamedTuple):
     :param blocks: what is wrong with a gate where one who waits at it holds up all others; empty
         where nobody does.
     :param start: how it is started with more threads, ``{0}`` of them; empty where that cannot be.
+    :param whole_targets: whether it passes all of an absolute target (RFC 9112, section 3.2.2) as
+        PATH_INFO.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Server(NamedTuple):
     counts_checks: bool = True
     blocks: str = ""
     start: str = ""
+    whole_targets: bool = False
 
 
 def find(environ: Environ) -> Server | None:
@@ -219,7 +222,8 @@ def _uwsgi_here() -> Server | None:
     if not isinstance(cores, int):
         return None
     reads = _reads(".readers.uwsgi", "UwsgiAdapter")
-    return Server("uWSGI", cores, reads, counts_checks=False, start="uwsgi --threads {0}")
+    start = "uwsgi --threads {0}"
+    return Server("uWSGI", cores, reads, counts_checks=False, start=start, whole_targets=True)
 
 
 def _mod_wsgi(environ: Environ) -> Server | None:
@@ -262,9 +266,10 @@ def _pywsgi(environ: Environ) -> Server | None:
     size = getattr(server.pool, "size", None)
     if size is None:
         why = ONE_EACH.format("greenlet")
-        return Server("gevent.pywsgi", math.inf, why=why, blocks=blocks)
+        return Server("gevent.pywsgi", math.inf, why=why, blocks=blocks, whole_targets=True)
     reads = _reads(".readers.gevent_pywsgi", "PywsgiAdapter", server)
-    return Server("gevent.pywsgi", size, reads, blocks=blocks, start="WSGIServer(spawn={0})")
+    start = "WSGIServer(spawn={0})"
+    return Server("gevent.pywsgi", size, reads, blocks=blocks, start=start, whole_targets=True)
 
 
 def _bjoern(environ: Environ) -> Server | None:
@@ -298,7 +303,7 @@ def _executor(environ: Environ) -> Server | None:
         if frame.f_code.co_name == "_worker":
             executor = frame.f_locals.get("executor_reference", lambda: None)()
             if is_a(executor, "concurrent.futures.thread", "ThreadPoolExecutor"):
-                return _of_executor(executor)
+                return _of_executor(executor)._replace(whole_targets=True)
     return None
 
 
@@ -318,10 +323,12 @@ def _socketserver(environ: Environ) -> Server | None:
         return None
     name = environ.get("SERVER_SOFTWARE") or type(server).__name__
     if is_a(server, "socketserver", "ThreadingMixIn"):
-        return Server(name, math.inf, why=ONE_EACH.format("thread"))
-    if is_a(server, "socketserver", "ForkingMixIn"):
-        return Server(name, 1, why=ONE_EACH.format("process"))
-    return Server(name, 1, why=ONE_AT_A_TIME, way="have it start threads")
+        found = Server(name, math.inf, why=ONE_EACH.format("thread"))
+    elif is_a(server, "socketserver", "ForkingMixIn"):
+        found = Server(name, 1, why=ONE_EACH.format("process"))
+    else:
+        found = Server(name, 1, why=ONE_AT_A_TIME, way="have it start threads")
+    return found._replace(whole_targets=True)
 
 
 def _importing_gunicorn() -> Server | None:

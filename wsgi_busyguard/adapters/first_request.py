@@ -49,6 +49,7 @@ class FirstRequest:
     :param crowd: watches the server's queue where the guard is not the queue itself.
     :ivar lacks_room: whether a gate here would serve less than the server without it, so that
         requests are not to go through it.
+    :ivar whole_targets: whether the server passes all of an absolute target as PATH_INFO.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class FirstRequest:
         self._crowd = crowd
         self._renew()
         self._met = False
-        self.lacks_room = False
+        self.lacks_room = self.whole_targets = False
         monitor.serves = False  # whoever imports the app makes its guard
         self._begin()
         after_fork(Stage.OWN, self._renew)
@@ -101,6 +102,8 @@ class FirstRequest:
 
     def _look(self, environ: WSGIEnvironment) -> None:
         name = environ.get("SERVER_SOFTWARE", "unnamed")
+        server = find(environ)
+        self.whole_targets = server is not None and server.whole_targets
         self._in_flight.nested = behind_a_guard()
         self._in_flight.is_read = self._adapter is self._in_flight
         if MONITOR in environ:  # another guard stands in front, and knows
@@ -108,9 +111,9 @@ class FirstRequest:
             if isinstance(theirs, Monitor) and isinstance(self._adapter, InFlight):
                 self._turn_to(WithoutChecks(Same(theirs), self._count_checks()))
         elif isinstance(self._adapter, InFlight):
-            self._find_load(find(environ), name)
+            self._find_load(server, name)
         else:
-            self._find_room(self._adapter.limits, find(environ), name)
+            self._find_room(self._adapter.limits, server, name)
 
     def _find_room(self, limits: Limits, server: Server | None, name: str) -> None:
         """Give the gate up where checks and refusals would not get through the server behind it.
