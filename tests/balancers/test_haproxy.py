@@ -208,7 +208,7 @@ def test_two_balancers_share_and_one_that_ends_leaves_its_share_to_the_other(sit
     first = balancer(server(guarded, agent=r"agent-inter 100ms agent-send first\n"))
     second = balancer(server(guarded, agent=r"agent-inter 100ms agent-send second\n"))
     eventually(lambda: (first.maxconn(), second.maxconn()) == (3, 3))
-    time.sleep(1)  # the second asks ten times, and so its period is known
+    eventually(lambda: guarded.tell("periods")["second"] < 1)
     second.reap()
     eventually(lambda: first.maxconn() == 6, within=6)
 

@@ -28,7 +28,7 @@ from support.client import (
     request,
     together,
 )
-from support.processes import HERE, Process, environment
+from support.processes import HERE, IMPORTS, Process, environment
 from support.versions import folders
 
 SLOTS, QUEUE, REQUESTS = 4, 20, 40
@@ -41,10 +41,12 @@ class Anywhere(Process):
 
     def __init__(self, name, threads, guard=GATE, *arguments, path=()):
         env = environment(GUARD=json.dumps(guard))
-        env["PYTHONPATH"] = os.pathsep.join([str(HERE), *path, env["PYTHONPATH"]])
-        self.port = None
+        self.port = self._server = None
         command = getattr(self, f"_{name.split()[0]}", self._site)(name, str(threads))
-        super().__init__([sys.executable, *command, *arguments], env=env)
+        if path or self._server is None:
+            env["PYTHONPATH"] = os.pathsep.join([str(HERE), *path, env["PYTHONPATH"]])
+        command = [sys.executable, *command, *arguments]
+        super().__init__(command, env=env, server=self._server)
         try:
             self.port = self.port or self._port()
             self.check = int(self.line("check: "))
@@ -54,6 +56,8 @@ class Anywhere(Process):
             raise
 
     def _site(self, name, threads):
+        if not name.startswith("pywsgi"):
+            self._server = name if name in IMPORTS else "checks"
         return [HERE / "anywhere_site.py", name, threads]
 
     def _gunicorn(self, name, threads):

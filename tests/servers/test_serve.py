@@ -6,7 +6,6 @@ import collections
 import json
 import re
 import socket
-import subprocess
 import sys
 import time
 
@@ -48,10 +47,12 @@ async def coming(scope, receive, send):
 class Serve(Process):
     """``busyguard serve app:application`` with ports from the kernel."""
 
-    def __init__(self, folder, *options):
+    def __init__(self, folder, *options, server=None):
         ports = ["--listen=127.0.0.1:0", "--check=127.0.0.1:0", "--agent=127.0.0.1:0"]
         command = [*COMMAND, "serve", "app:application", *ports, *options]
-        super().__init__(command, cwd=folder, env=environment())
+        if server:
+            command.append(f"--server={server}")
+        super().__init__(command, cwd=folder, env=environment(), server=server)
         self.said_first = self.line("serving ")
         self.port = int(re.search(r"http://127\.0\.0\.1:(\d+)", self.said_first)[1])
         self.check = int(self.line("checks at http://127.0.0.1:"))
@@ -73,7 +74,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(params=["werkzeug", "twisted", "waitress"])
 def serve(request, started, folder):
     """Starts ``busyguard serve`` on one server or the other."""
-    return lambda *options: started(Serve, folder, f"--server={request.param}", *options)
+    return lambda *options: started(Serve, folder, *options, server=request.param)
 
 
 def test_forty_requests_are_24_answers_and_16_refusals_and_checks_wait_for_none(serve, held):
@@ -210,16 +211,11 @@ def test_under_gunicorn_it_is_in_those_of_the_app(started, folder):
 
 def run(folder, *arguments):
     """Run the command to its end; return its exit code and what it wrote to standard error."""
-    done = subprocess.run(
-        [*COMMAND, *arguments],
-        cwd=folder,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    return done.returncode, done.stderr
+    process = Process([*COMMAND, *arguments], cwd=folder, server="werkzeug")
+    try:
+        return process.ended(within=30), "".join(process.errors)
+    finally:
+        process.reap()
 
 
 @pytest.mark.parametrize(

@@ -40,8 +40,8 @@ def twist(process, tmp_path):
 
     def start(*options):
         # The script, as people call it: with "python -m" the folder is searched anyway.
-        command = [Path(sys.executable).with_name("twist"), "busyguard", *options]
-        return process(*command, cwd=tmp_path)
+        command = [sys.executable, Path(sys.executable).with_name("twist"), "busyguard", *options]
+        return process(*command, cwd=tmp_path, server="twisted")
 
     return start
 

@@ -54,7 +54,8 @@ class Server(Process):
         self.name, self.notes = name, folder / "ran"
         ports = [f"--listen=127.0.0.1:{port}", "--check=127.0.0.1:0"]
         command = [*COMMAND, "serve", "app:application", f"--server={kind}", *ports, *options]
-        super().__init__(command, cwd=folder, env=environment(NAME=name, RAN=str(self.notes)))
+        env = environment(NAME=name, RAN=str(self.notes))
+        super().__init__(command, cwd=folder, env=env, server=kind)
 
     def wait(self):
         """Wait until it serves."""

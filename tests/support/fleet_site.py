@@ -83,10 +83,12 @@ def obey(order):
         if pushing is not None:
             pushing.stop()
         pushing = Push(monitor, order["push"], every=0.5).start() if order["push"] else None
+    asking = agent.agent.balancers()
     said = {
         "longest": longest,
         "rendered": rendered[:],
-        "balancers": len(agent.agent.balancers()),
+        "balancers": len(asking),
+        "periods": {balancer["name"]: balancer["period"] for balancer in asking},
         "arrivals": arrivals[:],
         "transitions": transitions[:],
         "number": pushing.number if pushing is not None else None,

@@ -66,7 +66,8 @@ class Gunicorn(Process):
         command += ["--chdir", HERE]
         if _has_control(python, env.get("PYTHONPATH")):  # all would share one, in the user's home
             command.append("--no-control-socket")
-        super().__init__([*command, *arguments, app], env={**env, **said})
+        forked = "gunicorn" if kind in ("GuardedThreads", "GuardedSync") and not script else None
+        super().__init__([*command, *arguments, app], env={**env, **said}, server=forked)
         try:
             if wait:
                 self._listens(bind, ports)

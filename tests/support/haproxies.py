@@ -27,7 +27,8 @@ class FleetSite(Process):
     """The site of fleet_site.py, with the given options."""
 
     def __init__(self, **options):
-        super().__init__([sys.executable, HERE / "fleet_site.py", json.dumps(options)])
+        command = [sys.executable, HERE / "fleet_site.py", json.dumps(options)]
+        super().__init__(command, server="twisted")
         self.ports = None
 
     def wait(self):

@@ -14,10 +14,28 @@ import time
 from pathlib import Path
 
 from support.client import PATIENCE, ask, eventually, figures
+from support.forked import fork_server
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 PARENT_DEATH = ROOT / "wsgi_busyguard" / "demo" / "parent_death.py"
+
+# What is imported by guarded servers and is not ours. A reactor is made by its import, so none is
+# here; nor is anything of gevent's, which has to come before what it patches.
+IMPORTS = {
+    "twisted": (
+        "twisted.internet.epollreactor",
+        "twisted.internet.endpoints",
+        "twisted.web.server",
+        "twisted.web.wsgi",
+    ),
+    "waitress": ("waitress.server",),
+    "cheroot": ("cheroot.wsgi",),
+    "werkzeug": ("werkzeug.serving",),
+    "gunicorn": ("gunicorn.app.wsgiapp", "gunicorn.arbiter", "gunicorn.workers.gthread"),
+    "checks": (),  # and nothing else
+}
+CHECK_PORT = ("webob", "prometheus_client.core")
 
 
 def leash():
@@ -41,21 +59,29 @@ class Process:
     """A process in a session of its own; its output is read as it comes.
 
     It dies with these tests, also when they are killed and cannot reap it.
+
+    :param server: what this Python program serves with. It is forked then, and not executed, from a
+        Python that has imported that.
     """
 
-    def __init__(self, command, *, cwd=None, env=None, pass_fds=()):
+    def __init__(self, command, *, cwd=None, env=None, pass_fds=(), server=None):
         program, *arguments = [str(word) for word in command]
-        self.popen = subprocess.Popen(
-            [*leash(), shutil.which(program) or program, *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="backslashreplace",
-            cwd=cwd,
-            env=env or environment(),
-            start_new_session=True,
-            pass_fds=pass_fds,
-        )
+        env, path = env or environment(), environment()["PYTHONPATH"]
+        if server and program == sys.executable and env.get("PYTHONPATH") == path:
+            fork = fork_server(*IMPORTS[server], *CHECK_PORT, path=path)
+            self.popen = fork(arguments, env=env, cwd=cwd)
+        else:
+            self.popen = subprocess.Popen(
+                [*leash(), shutil.which(program) or program, *arguments],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="backslashreplace",
+                cwd=cwd,
+                env=env,
+                start_new_session=True,
+                pass_fds=pass_fds,
+            )
         self.lines = []
         self.errors = []
         self._readers = [
@@ -115,7 +141,7 @@ class Site(Process):
 
     def __init__(self, *, env=None, python=sys.executable, **options):
         command = [python, HERE / "twisted_site.py", json.dumps(options)]
-        super().__init__(command, env=env)
+        super().__init__(command, env=env, server="twisted")
         try:
             ports = json.loads(self.line("ports: "))
         except BaseException:

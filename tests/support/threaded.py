@@ -12,7 +12,8 @@ class ThreadedSite(Process):
     """The site of threaded_site.py, with the given options."""
 
     def __init__(self, *, env=None, python=sys.executable, **options):
-        super().__init__([python, HERE / "threaded_site.py", json.dumps(options)], env=env)
+        command = [python, HERE / "threaded_site.py", json.dumps(options)]
+        super().__init__(command, env=env, server=options["server"])
         try:
             ports = json.loads(self.line("ports: "))
         except BaseException:

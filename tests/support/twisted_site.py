@@ -82,6 +82,10 @@ class Control(front_app.Control):
     def on_requests(self, _):
         return sum(isinstance(thing, Request) for thing in gc.get_objects())
 
+    def on_periods(self, _):
+        """Of each balancer, the seconds in which it asks the agent."""
+        return {balancer["name"]: balancer["period"] for balancer in agent.agent.balancers()}
+
     def on_version(self, _):
         return __version__
 
@@ -113,7 +117,7 @@ def no_thread(*_, **__):
 
 
 def main():
-    global site
+    global site, agent
     root = options.pop("root", False)
     unix = options.pop("unix", None)
     stock = options.pop("stock", False)
@@ -140,10 +144,11 @@ def main():
     if unix:
         reactor.listenUNIX(unix, site)
     monitor = site.guard.monitor
+    agent = AgentPort(monitor, "127.0.0.1:0").start()
     ports = {
         "web": web.getHost().port,
         "check": CheckPort(monitor, "127.0.0.1:0").start().address[1],
-        "agent": AgentPort(monitor, "127.0.0.1:0").start().address[1],
+        "agent": agent.address[1],
         "control": front_app.control(Control),
         "unix": unix,
     }

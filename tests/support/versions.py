@@ -63,7 +63,7 @@ def _install(found, install, tmp_path_factory):
         if not folder.exists():
             new = tmp_path_factory.mktemp("version")
             command = [*install, "--quiet", "--no-deps", "--disable-pip-version-check"]
-            command += ["--target", new, name]
+            command += ["--no-compile", "--target", new, name]  # of most no module is imported
             pip = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
             installing[name] = new, pip
     for name, (new, pip) in installing.items():

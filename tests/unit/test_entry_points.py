@@ -24,7 +24,7 @@ def installed(tmp_path_factory):
         ["git", "clone", "--quiet", "--no-hardlinks", str(ROOT), str(base / "clone")],
         [
             *(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
-            *("--no-deps", "--target", str(base / "target"), str(base / "clone")),
+            *("--no-deps", "--no-compile", "--target", str(base / "target"), str(base / "clone")),
         ],
     ):
         done = subprocess.run(command, capture_output=True, text=True, timeout=100)

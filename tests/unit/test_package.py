@@ -165,9 +165,10 @@ def test_the_readme_shows_no_picture_by_a_relative_path():
 def empty_venv(wheel, tmp_path_factory):
     """A virtual environment with the wheel and what it requires; return its Python."""
     venv = tmp_path_factory.mktemp("venv")
-    run(sys.executable, "-m", "venv", venv)
+    run(sys.executable, "-m", "venv", "--without-pip", venv)
     python = venv / ("Scripts" if sys.platform == "win32" else "bin") / "python"
-    run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", wheel)
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python)
+    run(*pip, "install", "--quiet", wheel)
     return python
 
 

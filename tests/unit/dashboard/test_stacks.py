@@ -277,8 +277,15 @@ def test_threads_that_are_gone_are_forgotten(monkeypatch):
 
 @pytest.mark.slow
 def test_looks_while_garbage_is_collected_and_threads_come_and_go_do_not_stop_the_process():
-    """What ended the old way within seconds; the same command looks a million times."""
-    command = [sys.executable, ROOT / "benchmarks" / "stacks.py", "1000"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    """What ended the old way within seconds; benchmarks/stacks.py looks as often as it is told."""
+    script = """if True:
+        import gc, stacks, sys
+        gc.set_threshold(100)
+        sys.setswitchinterval(1e-5)
+        print(stacks.survive(1000))
+    """
+    command = [sys.executable, "-c", script]
+    folder = ROOT / "benchmarks"
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
-    assert "1000 looks and 1 forks survived" in done.stdout
+    assert int(done.stdout) > 0
