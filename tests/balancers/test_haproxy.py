@@ -217,11 +217,12 @@ def test_a_draining_agent_lets_one_in_at_a_time(site, balancer):
     guarded = site(threads=4)
     proxy = balancer(server(guarded, agent="agent-inter 100ms"))
     eventually(lambda: proxy.maxconn() == 4)
-    _, threads = many(1, guarded.port, path="/sleep/1.5")
+    _, threads = many(1, guarded.port, path="/hang")
     guarded.filled(1)
     guarded.signal()
     eventually(lambda: proxy.maxconn() == 1)
     proxy.until("DOWN")
+    guarded.tell("release")
     together(threads)
 
 

@@ -26,8 +26,106 @@ def statuses(answers):
     return sorted(answer.status for answer in answers)
 
 
-class FrontContract:
-    """What is promised to each request and each check, whichever server it is.
+class RequestContract:
+    """What is promised to each request, also where a server has one thread for all of them."""
+
+    def test_http_1_0_without_host_is_answered_and_closed(self, kept):
+        with Line(kept.port) as line:
+            line.send(b"OPTIONS / HTTP/1.0\r\n\r\n")
+            answer = line.answer()
+            assert (answer.status, answer.text) == (200, "free")
+            assert answer.headers["content-length"] == "4"
+            assert answer.headers["allow"] == "GET, HEAD, OPTIONS"
+            assert line.closed()
+
+    def test_head_has_the_headers_of_get_and_no_body(self, kept):
+        get, head = (ask(kept.port, method, "/readyz") for method in ("GET", "HEAD"))
+        assert head.status == get.status == 200
+        assert {**head.headers, "date": ""} == {**get.headers, "date": ""}
+
+    @pytest.mark.parametrize(
+        ("method", "path", "headers"),
+        [
+            ("OPTIONS", "/", {"Origin": "http://shop"}),
+            ("OPTIONS", "/", {"Access-Control-Request-Method": "PUT"}),
+            ("OPTIONS", "/", {"X-Forwarded-For": "10.0.0.1"}),
+            ("OPTIONS", "/shop/", {}),
+            ("GET", "/", {}),
+        ],
+        ids=lambda value: str(value),
+    )
+    def test_what_is_no_check_reaches_the_app(self, kept, method, path, headers):
+        there = json.loads(ask(kept.port, method, path, headers=headers).body)
+        assert (there["method"], there["path"]) == (method, path)
+
+    @pytest.mark.parametrize(
+        "garbage",
+        [
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 200,
+            b"garbage\r\n\r\n",
+            b"GET / HTTP/9.9\r\n\r\n",
+            b"GET nowhere HTTP/1.1\r\nHost: x\r\n\r\n",
+            b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: many\r\n\r\n",
+            b"\x00\xff" * 10_000,
+            b"OPTIONS / HTTP/1.1\r\n" + b"X: y\r\n" * 20_000,
+            b"\r\n" * 100,
+        ],
+        ids=[
+            "TLS",
+            "words",
+            "version",
+            "target",
+            "length",
+            "binary",
+            "endless head",
+            "empty lines",
+        ],
+    )
+    def test_garbage_harms_nobody_else(self, kept, garbage):
+        for _ in range(10):
+            with Line(kept.port) as line:
+                line.socket.settimeout(2)
+                try:
+                    line.send(garbage)
+                    line.socket.shutdown(socket.SHUT_WR)
+                    line.socket.recv(100)
+                except OSError:
+                    pass
+        assert check(kept.port).text == "free"
+        assert ask(kept.port, path="/echo").status == 200
+        kept.at_rest()
+
+    @pytest.mark.parametrize("path", ["/before", "/midway"])
+    def test_an_app_that_raises_gives_its_place_back(self, site, path):
+        guarded = site(threads=1)
+        for _ in range(5):
+            ask(guarded.port, path=path)
+            guarded.at_rest()
+        assert ask(guarded.port, path="/echo").status == 200
+
+    def test_the_place_is_held_until_the_last_byte(self, kept):
+        answers, threads = many(1, kept.port, path="/drip/20")
+        kept.filled(1)
+        together(threads)
+        assert len(answers[0].body) == 20_000
+        kept.at_rest()
+
+    def test_sigterm_lets_a_slow_client_read_the_rest_of_its_answer(self, site):
+        size = 24_000_000
+        guarded = site(threads=2, grace=15.0)
+        with Line(guarded.port) as line:
+            line.send(request(path=f"/big/{size}", version="1.0"))
+            read = len(line.socket.recv(1000))
+            guarded.signal()
+            while data := line.socket.recv(500_000):
+                read += len(data)
+                time.sleep(0.01)  # the slow client: half a second
+        assert read > size
+        assert guarded.ended(within=5) == 0
+
+
+class FrontContract(RequestContract):
+    """What is promised of the queue and of checks, of whatever stands in front of it.
 
     :cvar listeners: the name of the thread in which listeners hear of the state.
     """
@@ -69,7 +167,10 @@ class FrontContract:
         guarded = site(threads=10)
         crowd = process(sys.executable, HERE / "crowd.py", guarded.port, "/sleep/1", 200)
         eventually(lambda: guarded.load["active"] == 10)
-        assert {answer.status for answer in checks(guarded.port, 40)} <= {200, 503}
+        answers = [check(guarded.port) for _ in range(40)]
+        assert {answer.status for answer in answers} <= {200, 503}
+        # Behind the queue it would be four; now and then the machine is busy elsewhere.
+        assert sorted(answer.took for answer in answers)[20] < 1
         assert crowd.popen.poll() is None
         crowd.reap()
         guarded.at_rest()
@@ -102,15 +203,22 @@ class FrontContract:
 
     def test_listeners_hear_each_edge_once_in_their_thread(self, site):
         guarded = site(threads=2, max_queue=10, max_wait=30.0)
+
+        def heard():
+            return [state for state, *_ in guarded.tell("transitions")]
+
         for _ in range(3):
-            _, threads = many(6, guarded.port, path="/sleep/0.05")
+            before = heard()
+            guarded.tell("hold")
+            _, threads = many(6, guarded.port, path="/hang")
+            eventually(lambda before=before: heard() == [*before, "busy"])
+            guarded.filled(2, 4)
+            guarded.tell("release")
             together(threads)
+            eventually(lambda before=before: heard() == [*before, "busy", "free"])
         guarded.at_rest()
-        eventually(lambda: guarded.tell("transitions")[-1][0] == "free")
-        states, names, _ = zip(*guarded.tell("transitions"), strict=True)
-        assert states[::2] == ("busy",) * len(states[::2])
-        assert states[1::2] == ("free",) * len(states[1::2])
-        assert set(names) == {self.listeners}
+        assert heard() == ["busy", "free"] * 3
+        assert {name for _, name, _ in guarded.tell("transitions")} == {self.listeners}
 
     def test_only_those_already_running_run_when_the_clients_leave(self, site):
         guarded = site(threads=4, max_queue=60, max_wait=30.0)
@@ -147,11 +255,15 @@ class FrontContract:
         stuck, stuck_threads = many(4, guarded.port, path="/hang")
         guarded.filled(4)
         queued, threads = many(10, guarded.port, path="/echo")
-        together(threads)
+        meanwhile = [check(guarded.port).took]
+        while any(thread.is_alive() for thread in threads):
+            meanwhile.append(check(guarded.port).took)
+            time.sleep(0.02)
         assert statuses(queued) == [503] * 10
         assert {answer.headers[REFUSALS] for answer in queued} == {"queue-age"}
-        # The beat comes every quarter of a second; the rest is slack.
-        assert all(0.9 <= answer.took <= 1.0 + 0.25 + 0.5 for answer in queued)
+        # The beat comes every quarter of a second; the rest is slack, and what the machine takes.
+        latest = 1.0 + 0.25 + 0.5 + max(meanwhile)
+        assert all(0.9 <= answer.took <= latest for answer in queued)
         guarded.tell("release")
         together(stuck_threads)
         assert statuses(stuck) == [200] * 4
@@ -200,35 +312,6 @@ class FrontContract:
         eventually(lambda: check(guarded.port).status == 200)
         assert guarded.ran == {"/hang": 3}
 
-    def test_http_1_0_without_host_is_answered_and_closed(self, kept):
-        with Line(kept.port) as line:
-            line.send(b"OPTIONS / HTTP/1.0\r\n\r\n")
-            answer = line.answer()
-            assert (answer.status, answer.text) == (200, "free")
-            assert answer.headers["content-length"] == "4"
-            assert answer.headers["allow"] == "GET, HEAD, OPTIONS"
-            assert line.closed()
-
-    def test_head_has_the_headers_of_get_and_no_body(self, kept):
-        get, head = (ask(kept.port, method, "/readyz") for method in ("GET", "HEAD"))
-        assert head.status == get.status == 200
-        assert {**head.headers, "date": ""} == {**get.headers, "date": ""}
-
-    @pytest.mark.parametrize(
-        ("method", "path", "headers"),
-        [
-            ("OPTIONS", "/", {"Origin": "http://shop"}),
-            ("OPTIONS", "/", {"Access-Control-Request-Method": "PUT"}),
-            ("OPTIONS", "/", {"X-Forwarded-For": "10.0.0.1"}),
-            ("OPTIONS", "/shop/", {}),
-            ("GET", "/", {}),
-        ],
-        ids=lambda value: str(value),
-    )
-    def test_what_is_no_check_reaches_the_app(self, kept, method, path, headers):
-        there = json.loads(ask(kept.port, method, path, headers=headers).body)
-        assert (there["method"], there["path"]) == (method, path)
-
     def test_a_check_that_comes_in_pieces_is_answered_though_every_thread_is_stuck(self, site):
         guarded = site(threads=1, max_queue=5, max_wait=60.0)
         _, threads = many(1, guarded.port, path="/hang")
@@ -248,17 +331,19 @@ class FrontContract:
             guarded = site(threads=2, max_wait=10.0, **options)
             stamp = f"t={time.time() - 3:.3f}"
             headers = {"X-Request-Start": stamp, "X-Client-Timeout-Ms": "4000"}
-            stamps = json.loads(ask(guarded.port, path="/echo", headers=headers).text)
-            assert stamps["waited"] == pytest.approx(waited, abs=0.9)
-            assert stamps["deadline"] == pytest.approx(left, abs=0.9)
+            answer = ask(guarded.port, path="/echo", headers=headers)
+            stamps = json.loads(answer.text)
+            assert waited - 0.1 <= stamps["waited"] <= waited + 0.1 + answer.took
+            assert left - 0.1 - answer.took <= stamps["deadline"] <= left + 0.1
 
     def test_the_app_finds_the_stamps_of_the_guard(self, site):
         guarded = site(threads=1, max_queue=5, max_wait=10.0, client_timeout=8.0)
-        at_once = json.loads(ask(guarded.port, path="/echo/one?q=1").body)
+        answer = ask(guarded.port, path="/echo/one?q=1")
+        at_once = json.loads(answer.body)
         assert at_once["query"] == "q=1"
-        assert at_once["waited"] < 0.1
-        assert 7 < at_once["remaining"] <= 8
-        assert 7 < at_once["deadline"] <= 8
+        assert at_once["waited"] <= answer.took
+        assert 8 - answer.took <= at_once["remaining"] <= 8
+        assert 8 - answer.took <= at_once["deadline"] <= 8
         assert "Monitor" in at_once["monitor"]
         assert at_once["pressure"] is False
         _, threads = many(1, guarded.port, path="/hang")
@@ -315,48 +400,11 @@ class FrontContract:
         answers, threads = many(6, guarded.port, path="/sleep/0.2")
         together(threads)
         assert statuses(answers) == [200] * 6
-        assert check(guarded.port).text == "free"
+        eventually(lambda: check(guarded.port).text == "free")
         guarded.at_rest()
         for line in lines:
             line.close()
         assert guarded.ran == {"/sleep/0.2": 6}
-
-    @pytest.mark.parametrize(
-        "garbage",
-        [
-            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 200,
-            b"garbage\r\n\r\n",
-            b"GET / HTTP/9.9\r\n\r\n",
-            b"GET nowhere HTTP/1.1\r\nHost: x\r\n\r\n",
-            b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: many\r\n\r\n",
-            b"\x00\xff" * 10_000,
-            b"OPTIONS / HTTP/1.1\r\n" + b"X: y\r\n" * 20_000,
-            b"\r\n" * 100,
-        ],
-        ids=[
-            "TLS",
-            "words",
-            "version",
-            "target",
-            "length",
-            "binary",
-            "endless head",
-            "empty lines",
-        ],
-    )
-    def test_garbage_harms_nobody_else(self, kept, garbage):
-        for _ in range(10):
-            with Line(kept.port) as line:
-                line.socket.settimeout(2)
-                try:
-                    line.send(garbage)
-                    line.socket.shutdown(socket.SHUT_WR)
-                    line.socket.recv(100)
-                except OSError:
-                    pass
-        assert check(kept.port).text == "free"
-        assert ask(kept.port, path="/echo").status == 200
-        kept.at_rest()
 
     def test_a_client_that_asks_and_never_reads_holds_up_no_check(self, site):
         guarded = site(threads=2)
@@ -376,21 +424,6 @@ class FrontContract:
             for line in lazy:
                 line.close()
         guarded.at_rest()
-
-    @pytest.mark.parametrize("path", ["/before", "/midway"])
-    def test_an_app_that_raises_gives_its_place_back(self, site, path):
-        guarded = site(threads=1)
-        for _ in range(5):
-            ask(guarded.port, path=path)
-            guarded.at_rest()
-        assert ask(guarded.port, path="/echo").status == 200
-
-    def test_the_place_is_held_until_the_last_byte(self, kept):
-        answers, threads = many(1, kept.port, path="/drip/20")
-        kept.filled(1)
-        together(threads)
-        assert len(answers[0].body) == 20_000
-        kept.at_rest()
 
     def test_sigterm_loses_none_of_those_inside_and_in_the_queue(self, site):
         guarded = site(threads=4, max_queue=20, max_wait=30.0)
@@ -423,19 +456,6 @@ class FrontContract:
             guarded.signal()
             assert guarded.ended(within=10) == 0
             assert time.monotonic() - began <= 4
-
-    def test_sigterm_lets_a_slow_client_read_the_rest_of_its_answer(self, site):
-        size = 24_000_000
-        guarded = site(threads=2, grace=15.0)
-        with Line(guarded.port) as line:
-            line.send(request(path=f"/big/{size}", version="1.0"))
-            read = len(line.socket.recv(1000))
-            guarded.signal()
-            while data := line.socket.recv(500_000):
-                read += len(data)
-                time.sleep(0.01)  # the slow client: half a second
-        assert read > size
-        assert guarded.ended(within=5) == 0
 
     def test_counts_are_exact_after_a_storm_of_every_kind(self, site):
         guarded = site(threads=3, max_queue=5, max_wait=0.3)

@@ -12,7 +12,7 @@ from support.gunicorns import FrontGunicorn
 from support.processes import Site
 from support.threaded import ThreadedSite
 
-from contracts.front import ConnectionContract, FrontContract
+from contracts.front import ConnectionContract, FrontContract, RequestContract
 
 pytestmark = pytest.mark.slow
 
@@ -94,6 +94,12 @@ class TestGuardedThreads(FrontContract):
 
     serve = FrontGunicorn
     listeners = "busyguard-listeners"
+
+
+class TestGuardedSync(RequestContract):
+    """gunicorn's worker of one thread, whose queue is the kernel's."""
+
+    serve = staticmethod(functools.partial(FrontGunicorn, kind="GuardedSync"))
 
 
 class TestGuardedGevent(FrontContract):

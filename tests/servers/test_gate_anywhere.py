@@ -222,7 +222,7 @@ def test_with_too_few_threads_the_gate_serves_what_the_server_serves_alone(anywh
     held.let_go()
     together(sent)
     assert {answer.status for answer in answers} == {200}
-    assert check(server.port).text == "free"
+    eventually(lambda: check(server.port).text == "free")
     assert server.logged == [line]
 
 

@@ -170,6 +170,7 @@ def test_who_is_kept_alive_at_a_full_worker_is_sent_to_one_that_is_not(workers):
         for line in one[:8]:
             line.send(request(path="/sleep/0.3"))
         answers = [line.answer() for line in one[:8]]
+        server.at_rest()
         one[-1].send(request(path="/page"))
         at_rest = one[-1].answer()
     assert [answer.text for answer in answers] == ["slept 0.3"] * 8

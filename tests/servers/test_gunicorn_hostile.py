@@ -456,7 +456,7 @@ def test_checks_behind_the_proxy_protocol_take_no_thread(gunicorn, connect, held
     held.let_go()
     together(threads)
     server.at_rest()
-    assert check(server.port).text == "free"
+    eventually(lambda: check(server.port).text == "free")
     # What comes in parts takes no thread until it is whole.
     clean(server)
     for name in ("version 1", "version 2"):

@@ -363,7 +363,7 @@ def test_a_daemon_whose_workers_are_sent_away_is_draining(gunicorn, tmp_path):
         assert check(port).text == "draining"
         os.kill(master, signal.SIGHUP)  # brings them back
         eventually(lambda: states(port) == ["ready"] * 2)
-        assert check(port).status == 200
+        eventually(lambda: check(port).status == 200)
     finally:
         os.kill(master, signal.SIGTERM)
         eventually(lambda: gone(master))

@@ -103,7 +103,7 @@ def test_several_workers_are_one_host(started, folder, monkeypatch):
     served = started(Serve, folder, "--server=gunicorn", "--threads=3")
     assert "2 x 3 at once" in served.said
     eventually(lambda: figures(served.check)["capacity"] == 6)
-    assert check(served.port).text == "free"
+    eventually(lambda: check(served.port).text == "free")
 
 
 def told(folder, *arguments):

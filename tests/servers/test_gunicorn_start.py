@@ -236,7 +236,7 @@ def test_the_users_own_hooks_are_called_also_after_a_reload(gunicorn, conf, tmp_
     assert masters == {served.popen.pid}
 
 
-def test_the_class_and_the_options_may_be_said_in_the_configuration(gunicorn, conf):
+def test_the_class_and_the_options_may_be_said_in_the_configuration(gunicorn, conf, held):
     served = gunicorn(
         conf(
             f"worker_class = {CLASSES + 'GuardedThreads'!r}\n"
@@ -245,9 +245,11 @@ def test_the_class_and_the_options_may_be_said_in_the_configuration(gunicorn, co
         kind=None,
     )
     assert served.load["capacity"] == 3
-    many(3, served.port, path="/sleep/1")
+    _, threads = many(3, served.port, path=held.path)
     eventually(lambda: served.load["active"] == 3)
     refused = ask(served.port, path="/x")
+    held.let_go()
+    together(threads)
     assert refused.status == 503
     assert int(refused.headers["retry-after"]) >= 7
 
@@ -324,7 +326,7 @@ def test_listeners_run_in_the_workers_and_harm_nobody(gunicorn, conf, tmp_path, 
     together(threads)
     assert {answer.status for answer in answers} == {200}
     eventually(lambda: check(served.check).text == "free")
-    assert check(served.port).text == "free"
+    eventually(lambda: check(served.port).text == "free")
     answers, threads = many(4, served.port, path="/x")
     together(threads)
     assert {answer.status for answer in answers} == {200}

@@ -186,23 +186,26 @@ def test_the_load_is_in_each_answer_if_it_is_to_be(serve):
     assert check(reserved.port).text == "free"
 
 
-def test_the_lines_in_which_the_requests_are_are_on_the_check_port_if_they_are_to_be(serve):
+def test_the_lines_in_which_the_requests_are_are_on_the_check_port_if_they_are_to_be(serve, held):
     served = serve("--threads=3", "--show-stacks")
-    _, threads = many(3, served.port, path="/sleep/3")
+    _, threads = many(3, served.port, path=held.path)
 
     def lines():
         shown = json.loads(ask(served.check, path="/load").text)["stacks"]
         return [(line["threads"], line["at"].rpartition(" in ")[2]) for line in shown["lines"]]
 
     eventually(lambda: lines() == [(3, "application")])
+    held.let_go()
     together(threads)
     eventually(lambda: lines() == [])
 
 
-def test_under_gunicorn_it_is_in_those_of_the_app(started, folder):
+def test_under_gunicorn_it_is_in_those_of_the_app(started, folder, held):
     served = started(Serve, folder, "--server=gunicorn", "--threads=3", "--expose-load")
     ask(served.port, path="/")
-    answers, threads = many(2, served.port, path="/sleep/0.5")
+    answers, threads = many(2, served.port, path=held.path)
+    eventually(lambda: figures(served.check)["active"] == 2)
+    held.let_go()
     together(threads)
     found = [json.loads(answer.headers[REPORT].partition(" ")[2]) for answer in answers]
     assert max(one["application_utilization"] for one in found) == pytest.approx(2 / 3, abs=0.001)

@@ -196,7 +196,7 @@ def test_a_body_that_never_comes_holds_only_its_own_connection(shared_site):
 
 def test_a_request_is_let_go_of_as_soon_as_it_is_over(site):
     """A cycle would keep it, and the body that it came with, until the collector comes by."""
-    guarded = site(threads=1, max_queue=1, max_wait=0.3)
+    guarded = site(threads=1, max_queue=1, max_wait=1.5)
     guarded.tell("collected")
     for _ in range(5):
         assert ask(guarded.port, path="/echo").status == 200
@@ -221,7 +221,7 @@ def test_requests_are_refused_and_no_slot_is_lost_when_no_thread_can_start(site)
     answers = [ask(guarded.port, path="/echo", timeout=5) for _ in range(5)]
     assert [answer.status for answer in answers] == [503] * 5
     guarded.at_rest()
-    assert check(guarded.port).status == 200
+    eventually(lambda: check(guarded.port).status == 200)
 
 
 def test_requests_are_refused_by_a_pool_that_is_stopped(site):

@@ -34,7 +34,7 @@ def old(request, targets, started):
 
 def test_the_guard_holds_on_an_old_twisted(old):
     version, start = old
-    guarded = start(threads=2, max_queue=2, max_wait=1.0, ready="exact")
+    guarded = start(threads=2, max_queue=2, max_wait=1.5, ready="exact")
     assert guarded.tell("version") == version
 
     # checks

@@ -30,10 +30,12 @@ def test_without_the_private_names_the_guard_stands_behind_and_says_once_what_is
     assert [answer.status for answer in answers] == [200] * 4
     guarded.at_rest()
     eventually(lambda: [state for state, *_ in guarded.tell("transitions")] == ["busy", "free"])
-    answers, threads = many(2, guarded.port, path="/sleep/3")
+    guarded.tell("hold")
+    answers, threads = many(2, guarded.port, path="/hang")
     guarded.filled(2)
     guarded.signal()
     eventually(lambda: ask(guarded.check, path="/readyz").text == "draining")
+    guarded.tell("release")
     together(threads)
     assert [answer.status for answer in answers] == [200] * 2
     assert guarded.ended(within=8) == 0

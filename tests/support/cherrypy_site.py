@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 
@@ -14,14 +15,15 @@ from wsgi_busyguard.checkport import CheckPort
 
 
 def app(environ, start_response):
-    time.sleep(float(environ["PATH_INFO"].rpartition("/")[2]))
+    while not os.path.exists(environ["PATH_INFO"]):
+        time.sleep(0.02)
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "4")])
     return [b"done"]
 
 
 monitor = Monitor(CherootAdapter(cherrypy.server))
 check = CheckPort(monitor, "127.0.0.1:0", ready="exact").start()
-cherrypy.tree.graft(app, "/sleep")
+cherrypy.tree.graft(app, "/until")
 cherrypy.config.update(
     {
         "server.socket_port": int(sys.argv[1]),

@@ -132,7 +132,9 @@ class FrontGunicorn(Gunicorn):
 
     def __init__(self, *, threads, kind="GuardedThreads", grace=None, **guard):
         arguments = [] if grace is None else ["--graceful-timeout", str(max(1, int(grace)))]
-        if kind == "GuardedGevent":
+        if kind == "GuardedSync":
+            guard.pop("max_queue", None)  # its one thread asks the kernel, where all wait
+        elif kind == "GuardedGevent":
             guard["slots"] = threads
         else:
             arguments += ["--threads", str(threads)]

@@ -8,6 +8,7 @@ import csv
 import itertools
 import json
 import os
+import re
 import socket
 import sys
 import threading
@@ -18,6 +19,7 @@ from support.client import PATIENCE, eventually, figures
 from support.processes import HERE, Process
 from wsgi_busyguard.demo.balancers import find_haproxy
 from wsgi_busyguard.haproxy import Server, Setting, configuration
+from wsgi_busyguard.haproxy.agent import PERIOD
 
 # CI may name another one, to test with its version.
 HAPROXY = os.environ.get("HAPROXY") or find_haproxy()
@@ -180,12 +182,23 @@ class Visitors:
             writer.close()
 
 
-class Fleet:
-    """Some servers, and some HAProxies in front of them with the printed configuration."""
+ROOMY = {"max_queue": 100, "max_wait": 10, "client_timeout": 25}
+ROOMY_TIMEOUTS = re.compile(r"(timeout (?:queue|connect)) \d+m?s")
 
-    def __init__(self, started, folder, *, servers=3, balancers=4, threads=8, push=False, **more):
+
+class Fleet:
+    """Some servers, and some HAProxies in front of them with the printed configuration.
+
+    :param roomy: for tests that ask who is lost, and not who is refused: people may wait in it for
+        longer than a machine pauses that is busy elsewhere.
+    """
+
+    def __init__(
+        self, started, folder, *, servers=3, balancers=4, threads=8, push=False, roomy=False
+    ):
         self.threads = threads
-        options = {"threads": threads, "max_queue": 16, "max_wait": 0.5, **more}
+        room = ROOMY if roomy else {"max_queue": 16, "max_wait": 0.5}
+        options = {"threads": threads, **room}
         self.sites = [started(FleetSite, **options) for _ in range(servers)]
         for site in self.sites:
             site.wait()
@@ -195,9 +208,12 @@ class Fleet:
         ]
 
         def text(number):
-            return lambda bind, stats: configuration(
-                known, Setting(threads, balancers, f"lb{number}", bind, stats, ("nbthread 1",))
-            )
+            def written(bind, stats):
+                name, more = f"lb{number}", ("nbthread 1",)
+                printed = configuration(known, Setting(threads, balancers, name, bind, stats, more))
+                return ROOMY_TIMEOUTS.sub(r"\1 10s", printed) if roomy else printed
+
+            return written
 
         numbers = range(1, balancers + 1)
         self.balancers = [started(Balancer, folder, number, text(number)) for number in numbers]
@@ -234,6 +250,10 @@ class Fleet:
 
     def tell(self, **order):
         return [site.tell(**order) for site in self.sites]
+
+    def periods(self, name):
+        """In how many seconds this balancer asks each agent, as far as that knows it."""
+        return [said["periods"].get(name, PERIOD) for said in self.tell()]
 
     def longest(self):
         """The longest queue that was in each server."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from .._support.log import logger
 from ..board.publisher import Publisher
@@ -104,23 +104,16 @@ def _bound(limit: float) -> float | None:
 
 def limit_figures(each: Iterable[GuardLimits | None]) -> list[LimitFigures]:
     """Return what is in force, and in how many processes it is the same."""
-    return [
+    figures = [
         {
             "processes": processes,
-            "acts": limits.acts,
-            "slots": limits.slots,
-            "at_most": limits.at_most,
-            "max_queue": limits.max_queue,
-            "max_wait": limits.max_wait,
-            "client_timeout": limits.client_timeout,
-            "ready": limits.ready,
-            "patience": limits.patience,
+            **limits._asdict(),
             "origins": dict(zip(LIMITED, limits.origins, strict=True)),
-            "why": limits.why,
         }
         for limits, processes in Counter(each).items()
         if limits is not None
     ]
+    return cast("list[LimitFigures]", figures)
 
 
 def tell_limits(monitor: Monitor, limits: Callable[[], GuardLimits]) -> None:

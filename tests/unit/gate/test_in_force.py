@@ -15,6 +15,7 @@ from twisted.internet.testing import MemoryReactorClock
 from waitress.wasyncore import close_all
 
 from wsgi_busyguard import Board, BusyGuard, Load, Monitor
+from wsgi_busyguard._support.load_report import LimitFigures
 from wsgi_busyguard.adapters.cheroot.front import CherootFront
 from wsgi_busyguard.adapters.detect import Server
 from wsgi_busyguard.adapters.gunicorn.pool import pool_limits
@@ -352,3 +353,7 @@ def test_of_those_on_a_board_one_says_it(calling, ask, caplog, tmp_path):
     guard.monitor.shared.leader = lambda: 1  # another process
     ask(guard)
     assert in_force_lines(caplog) == []
+
+
+def test_the_figures_are_typed_as_they_are_told():
+    assert set(LimitFigures.__annotations__) == {"processes", *GuardLimits._fields}
