@@ -19,6 +19,7 @@ copyright = f"2026, {author}"  # noqa: A001 (Sphinx's name for it)
 version = release = wsgi_busyguard.__version__
 
 extensions = ["sphinx.ext.autodoc"]
+root_doc = "index"
 html_theme = "furo"
 html_static_path = ["_static"]
 html_css_files = ["docs.css"]
@@ -46,6 +47,7 @@ def setup(app):
     """Have the pages get their tables of options, and say which snippets are fragments."""
 
     def read(app, name, source):
-        source[0] = with_note(with_tables(source[0]))
+        page = with_tables(source[0])
+        source[0] = page if name == root_doc else with_note(page)
 
     app.connect("source-read", read)
