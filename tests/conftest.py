@@ -237,14 +237,18 @@ def ask(lint, environ):
     return ask
 
 
-REAL = ("servers", "balancers", "frameworks", "hostile")
+REAL = ("servers", "balancers", "frameworks", "hostile", "chaos")
 
 
 def pytest_addoption(parser):
     parser.addoption("--all", action="store_true", help="also run what is slow")
     parser.addoption(
-        "--seconds", type=float, default=10, help="how long each fuzz target goes on (%(default)s)"
+        "--seconds",
+        type=float,
+        default=10,
+        help="how long fuzz and chaos go on, each (%(default)s)",
     )
+    parser.addoption("--seed", type=int, help="of chaos; without one it is chosen, and printed")
 
 
 def pytest_collection_modifyitems(config, items):
