@@ -251,7 +251,7 @@ class BusyGuard:
         options = self._options
         self._first = self.next_call.steps
         self._server: FirstRequest | None = None
-        self._crowd = crowd = CrowdWatch(self._pick_up, self.next_call)
+        self._crowd = crowd = CrowdWatch(self._pick_up, self.next_call, self._options.adaptive)
         self._in_flight.begin = self._pick_up.changed = self._choose_app
         if options.monitor is None:
             counts, left = (self._in_flight, self.count_checks), self._leftovers

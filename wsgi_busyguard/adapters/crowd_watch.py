@@ -7,9 +7,13 @@ always called by it, and a process that nobody calls is not looked at.
 
 from __future__ import annotations
 
+import math
+import time
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from .._support.machine import this_machine
 from .._support.periodic import BEAT_SECONDS, Periodic
+from .._support.turns import Turns
 from ..board.publisher import Publisher
 from ..gate import Gate
 from ..load import Shares
@@ -28,6 +32,10 @@ if TYPE_CHECKING:
 # seconds: a process that is hardly called does not start a thread for each request.
 IDLE_BEATS = 40
 
+# Share of the processor time that Python code can have, from which on the server's own loop gets
+# too little of the interpreter to take requests in: then nobody sees that they queue.
+TAKEN = 0.8
+
 
 @runtime_checkable
 class Divides(Protocol):
@@ -41,13 +49,17 @@ class CrowdWatch:
     """Has the next call look for a queue, as long as there are calls.
 
     :param pick_up: looks, and knows then whether there is a crowd.
+    :param adaptive: whether threads take short turns at the interpreter while it is used up.
     """
 
-    def __init__(self, pick_up: PickUp, next_call: NextCall) -> None:
+    def __init__(self, pick_up: PickUp, next_call: NextCall, adaptive: bool = False) -> None:
         self._pick_up = pick_up
         self._next_call = next_call
         self._step: object = None  # what the next call does
         self._idle = 0  # beats without a call
+        self._turns = Turns()
+        self._usable = this_machine().usable if adaptive else math.inf
+        self._had = (time.monotonic(), time.process_time())
         self._beats = Periodic(self._beat, BEAT_SECONDS, "busyguard-crowd", in_children=True)
 
     @property
@@ -60,6 +72,7 @@ class CrowdWatch:
         if adapter is None or self._pick_up.is_off:
             self._pick_up.read = None
             self._beats.stop()
+            self._turns.restore()
             return
         # What knows how long a request takes is not timed by it.
         sampled = adapter if isinstance(adapter, Sampled) else Sampled(adapter, self._next_call)
@@ -72,11 +85,21 @@ class CrowdWatch:
         return WithRefusals(adapter, self._pick_up)
 
     def _beat(self) -> None:
+        self._take_turns()
         self._idle = self._idle + 1 if self._next_call.is_next(self._step) else 0
         if self._idle >= IDLE_BEATS:
             self._beats.stop()
         # Afterwards, for a call may have looked in between, and seen that the thread was there.
         self._ask()
+
+    def _take_turns(self) -> None:
+        """Have threads take short turns if the process has used the interpreter up of late."""
+        (since, before), self._had = self._had, (time.monotonic(), time.process_time())
+        now, had = self._had
+        if had - before >= TAKEN * self._usable * (now - since):
+            self._turns.shorten()
+        else:
+            self._turns.restore()
 
     def _ask(self) -> None:
         if not self._next_call.is_next(self._step):

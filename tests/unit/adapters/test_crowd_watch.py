@@ -6,12 +6,14 @@ import logging
 import math
 import os
 import socket
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from wsgi_busyguard import Board, BusyGuard, Load, Monitor
+from wsgi_busyguard._support.turns import SHORT_SECONDS
 from wsgi_busyguard.adapters.acceptqueue import AcceptQueueAdapter
 from wsgi_busyguard.adapters.crowd_watch import CrowdWatch, own_part
 from wsgi_busyguard.adapters.detect import Server
@@ -231,6 +233,55 @@ def test_many_calls_at_once_leave_one_thread_and_one_look_to_come(watch, adapter
             watch._beat()
             assert len(watch._next_call.steps) == 1
     assert watch._beats._run is run
+
+
+# The turns at the interpreter
+
+
+class Clocks:
+    """In place of the module time: what has gone by, and what the process has had of it."""
+
+    def __init__(self):
+        self.now = self.had = 0.0
+
+    def monotonic(self):
+        return self.now
+
+    def process_time(self):
+        return self.had
+
+    def go_on(self, share):
+        self.now += 0.25
+        self.had += share * 0.25
+
+
+@pytest.fixture
+def clocks(monkeypatch):
+    turn, clocks = sys.getswitchinterval(), Clocks()
+    monkeypatch.setattr("wsgi_busyguard.adapters.crowd_watch.time", clocks)
+    yield clocks
+    sys.setswitchinterval(turn)
+
+
+def turns(watch, clocks, *shares):
+    """Return whether turns are short after each beat before which the process had such a share."""
+    seen = []
+    for share in shares:
+        clocks.go_on(share)
+        watch._beat()
+        seen.append(sys.getswitchinterval() == pytest.approx(SHORT_SECONDS))
+    return seen
+
+
+def test_turns_are_short_while_the_interpreter_is_used_up(clocks):
+    watch = CrowdWatch(PickUp(None), NextCall(), adaptive=True)
+    assert turns(watch, clocks, 0.2, 1.0, 1.9, 0.5, 1.0) == [False, True, True, False, True]
+    watch.watch(None)
+    assert sys.getswitchinterval() != pytest.approx(SHORT_SECONDS)
+
+
+def test_turns_are_as_they_are_if_nothing_is_to_adapt(clocks):
+    assert turns(CrowdWatch(PickUp(None), NextCall()), clocks, 1.0, 1.0) == [False, False]
 
 
 # What is this process's own

@@ -92,10 +92,14 @@ class Balance:
             return False
         awake = self._board.awake()
         self._known = {pid: known for pid, known in self._known.items() if pid in awake}
-        others = [load for pid, load in awake.items() if load.capacity and self._may_help(pid)]
+        others = [
+            (load.queued + load.active, load.capacity)
+            for pid, load in awake.items()
+            if load.capacity and self._may_help(pid)
+        ]
         if not others:
             self._alone_until = now + ALONE_SECONDS
-        return any((load.queued + load.active) * threads < taken * load.capacity for load in others)
+        return any(has * threads < taken * capacity for has, capacity in others)
 
     def _may_help(self, pid: int) -> bool:
         """Return whether a process is another worker here, as far as anybody can say."""
