@@ -258,6 +258,7 @@ class Clocks:
 @pytest.fixture
 def clocks(monkeypatch):
     turn, clocks = sys.getswitchinterval(), Clocks()
+    sys.setswitchinterval(0.005)
     monkeypatch.setattr("wsgi_busyguard.adapters.crowd_watch.time", clocks)
     yield clocks
     sys.setswitchinterval(turn)
