@@ -1,7 +1,8 @@
 """Runs servers' own tests with guarded servers in place of the stock ones.
 
-``python tests/suites/run.py [NAME...]``, by hand and before a release: a suite that is not installed
-with its server comes in a source distribution, which pip fetches. Ends with 1 if other tests fail than those known to.
+``python tests/suites/run.py [NAME...]``, by hand and before a release. A suite that is not
+installed with its server comes in a source distribution, which pip fetches. Ends with 1 if other
+tests fail than those that are known to.
 """
 
 from __future__ import annotations
