@@ -123,14 +123,15 @@ def test_the_truth_of_all_processes_is_told_by_each_and_by_the_agent(agent, serv
     eventually(lambda: check(other.port).text == "free")
 
 
-def test_a_server_that_drains_is_said_to(agent, serve):
+def test_a_server_that_drains_is_said_to(agent, serve, held):
     agent, served = agent(), serve("--threads=2")
     eventually(lambda: agent.ready == (200, "free"))
-    answers, threads = many(1, served.port, path="/sleep/1.5")
+    answers, threads = many(1, served.port, path=held.path)
     eventually(lambda: agent.load["active"] == 1)
     served.signal()
     eventually(lambda: agent.ready == (503, "draining"))
     assert agent.line_for_haproxy == b"up maxconn:1\n"
+    held.let_go()
     together(threads)
     assert answers[0].status == 200
     assert served.ended() == 0

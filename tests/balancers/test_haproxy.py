@@ -170,12 +170,13 @@ def test_a_draining_server_leaves_the_rotation_while_its_last_requests_finish(si
     proxy = balancer(server(leaving, "s1"), server(staying, "s2"))
     proxy.until("UP", "s1")
     proxy.until("UP", "s2")
-    answers, threads = many(2, leaving.port, path="/sleep/1.5")
+    answers, threads = many(2, leaving.port, path="/hang")
     leaving.filled(2)
     leaving.signal()
     proxy.until("DOWN", "s1")
     assert leaving.popen.poll() is None
     assert {ask(proxy.port, path="/sleep/0").status for _ in range(6)} == {200}
+    leaving.tell("release")
     together(threads)
     assert [answer.status for answer in answers] == [200] * 2
     assert leaving.ended() == 0

@@ -192,10 +192,12 @@ def test_the_guard_of_a_threaded_server_says_1_when_others_fill_it_and_when_it_d
     guarded.tell("release")
     together(threads)
     pushed(proxy, 4)
-    _, threads = many(1, guarded.port, path="/sleep/1")
+    guarded.tell("hold")
+    _, threads = many(1, guarded.port, path="/hang")
     guarded.filled(1)
     guarded.signal()
     pushed(proxy, 1)
+    guarded.tell("release")
     together(threads)
     assert guarded.ended() == 0
 

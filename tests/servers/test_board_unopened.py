@@ -15,7 +15,7 @@ import pytest
 from support.client import ask, eventually
 from support.processes import Process, environment
 
-from servers.test_gunicorn_scarce import children
+from servers.test_gunicorn_scarce import another, children
 from wsgi_busyguard import Board
 from wsgi_busyguard.board.respawn import STARTING_SECONDS
 
@@ -66,9 +66,7 @@ def respawned(served):
     """Kill the worker; return the next one."""
     [first] = children(served.popen.pid)
     os.kill(first, signal.SIGKILL)
-    eventually(lambda: children(served.popen.pid) not in ([], [first]))
-    [second] = children(served.popen.pid)
-    return second
+    return another(served.popen.pid, first)
 
 
 def is_old_enough(began):

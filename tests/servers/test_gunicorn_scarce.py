@@ -67,6 +67,12 @@ def children(pid):
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def another(pid, first):
+    """Wait until there is one child, another than the first; return it."""
+    [second] = eventually(lambda: len(now := children(pid)) == 1 and now != [first] and now)
+    return second
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_worker_that_is_made_without_threads_serves_and_catches_up(start, scarce, tmp_path, kind):
     served = start(kind)
@@ -77,8 +83,7 @@ def test_a_worker_that_is_made_without_threads_serves_and_catches_up(start, scar
     eventually(lambda: [(row.pid, row.state) for row in board.rows()] == [(first, "ready")])
     scarce.touch()
     os.kill(first, signal.SIGKILL)
-    eventually(lambda: children(served.popen.pid) not in ([], [first]))
-    [second] = children(served.popen.pid)
+    second = another(served.popen.pid, first)
     if kind.startswith("Guarded"):  # others look for a slot when they are called, without a thread
         eventually(lambda: [row.pid for row in board.rows()] == [second])
 
@@ -130,8 +135,7 @@ def test_a_reload_to_a_guarded_class_that_cannot_listen_ends_nothing(gunicorn, c
         )
         served.signal(signal.SIGHUP)
         served.logged("cannot listen for checks: .*; going on without")
-        eventually(lambda: len(children(served.popen.pid)) == 1 != first)
-        eventually(lambda: children(served.popen.pid) != [first])
+        another(served.popen.pid, first)
         eventually(lambda: ask(served.port, path="/readyz").text == "free")
         assert served.popen.poll() is None
         served.signal()
@@ -145,7 +149,7 @@ def test_a_reload_to_a_guarded_class_with_a_mistake_ends_nothing(gunicorn, conf,
     conf(f'worker_class = "wsgi_busyguard.adapters.gunicorn.GuardedSync"\nraw_env = [{value!r}]\n')
     served.signal(signal.SIGHUP)
     served.logged("going on with")
-    eventually(lambda: len(now := children(served.popen.pid)) == 1 and now != [first])
+    another(served.popen.pid, first)
     assert ask(served.port, path="/x").status == 200
     assert served.popen.poll() is None
     served.signal()

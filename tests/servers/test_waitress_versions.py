@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import pytest
 from support.client import Line, ask, check, eventually, many, request, together
@@ -91,7 +92,9 @@ def test_the_guard_holds_on_an_old_version(old):
     together(threads)
     assert [answer.status for answer in answers] == [200] * 2
     assert guarded.ended(within=8) == 0
-    assert guarded.errors == []
+    # A queue that lasts for 2 s is in the log, and here it may.
+    states = r"wsgi_busyguard: (busy for|free again)"
+    assert [line for line in guarded.errors if not re.match(states, line)] == []
 
 
 def test_an_old_server_without_the_guard_is_read_exactly(old):

@@ -67,7 +67,8 @@ class Process:
     def __init__(self, command, *, cwd=None, env=None, pass_fds=(), server=None):
         program, *arguments = [str(word) for word in command]
         env, path = env or environment(), environment()["PYTHONPATH"]
-        if server and program == sys.executable and env.get("PYTHONPATH") == path:
+        alike = program == sys.executable and env.get("PYTHONPATH") == path
+        if server and alike and sys.platform == "linux":
             fork = fork_server(*IMPORTS[server], *CHECK_PORT, path=path)
             self.popen = fork(arguments, env=env, cwd=cwd)
         else:
