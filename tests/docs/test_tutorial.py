@@ -114,6 +114,7 @@ class Reader:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)  # ten minutes of a reader's
 def test_each_step_of_the_tutorial_does_what_it_says(tmp_path, process):
     reader = Reader(tmp_path, process)
     for step in STEP.finditer(PAGE):
