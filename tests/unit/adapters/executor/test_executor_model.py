@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 from concurrent.futures import CancelledError
 
@@ -55,6 +56,8 @@ class ExecutorMachine(RuleBasedStateMachine):
             options = {"client_timeout": 2.0, "adaptive": False, "ticker": False}
             self.executor = CountingExecutor(WORKERS, **options)
         self.gate = self.executor.gate
+        self.interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
         self.jobs = []
         self.came = self.not_taken = self.for_nobody = 0
         self.counted = [0] * len(self.gate.counts().flat())
@@ -157,6 +160,7 @@ class ExecutorMachine(RuleBasedStateMachine):
         for job in self.jobs:
             job.go.set()
         ender.join(60)
+        sys.setswitchinterval(self.interval)
         assert not ender.is_alive(), "it does not shut down"
         for job in self.jobs:
             try:
