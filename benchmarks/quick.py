@@ -155,7 +155,7 @@ def best(part: Part, tries: int = TRIES) -> dict[str, float | None]:
     for left in reversed(range(tries)):
         try:
             new = part.measured()
-        except SystemExit:  # a server that did not come up in half a minute
+        except (SystemExit, RuntimeError):  # a server that did not come up in time
             if not left:
                 raise
             continue
