@@ -21,6 +21,8 @@ WORKERS, THREADS, VISITORS = 3, 2, 4
 # Seconds for which a worker is stopped: so long a request that it has must wait.
 STOPPED = 0.5
 
+SECONDS = 10
+
 
 class Visitors:
     """So many who ask for a page again and again, one after the other."""
@@ -117,7 +119,7 @@ def test_whatever_happens_to_its_workers_the_site_goes_on(gunicorn, pytestconfig
     served.all_ready(WORKERS)
     before = held(served.popen.pid)
     chaos = Chaos(served, seed)
-    end = time.monotonic() + pytestconfig.getoption("--seconds")
+    end = time.monotonic() + (pytestconfig.getoption("--seconds") or SECONDS)
     with Prober(served.check, timeout=PATIENCE) as prober, Visitors(served.port) as visitors:
         while time.monotonic() < end:
             chaos.step()
