@@ -26,11 +26,14 @@ SERVER = SimpleNamespace(
 
 
 def as_read(data: bytes):
-    """Return the environ that cheroot makes of this, and what it leaves of it."""
+    """Return the environ that cheroot makes of this, and what it leaves of it.
+
+    As a proxy, which takes a host in front of the path: the guard answers that, as RFC 9112 wants.
+    """
     conn = SimpleNamespace(
         rfile=io.BytesIO(data), wfile=io.BytesIO(), remote_addr="", remote_port=0, ssl_env={}
     )
-    request = HTTPRequest(SERVER, conn)
+    request = HTTPRequest(SERVER, conn, proxy_mode=True)
     request.parse_request()
     assert request.ready, conn.wfile.getvalue()
     return Gateway_10(request).get_environ(), conn.rfile.read()

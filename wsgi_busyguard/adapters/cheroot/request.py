@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 def reads(server: Any, head: bytes) -> bool:
     """Return whether cheroot takes this for a request.
 
-    Not all that is one by itself: a path with a host in front, lines that end in a lone LF. What
-    cheroot would refuse is not for the guard to answer.
+    Not all that is one by itself: lines that end in a lone LF, say. What cheroot would refuse is
+    not for the guard to answer, but for a host in front of the path: every server has to take that
+    (RFC 9112, section 3.2.2), and cheroot does as a proxy.
     """
     conn = SimpleNamespace(rfile=io.BytesIO(head), wfile=io.BytesIO())
-    request = HTTPRequest(server, conn)
+    request = HTTPRequest(server, conn, proxy_mode=True)
     request.parse_request()
     return bool(request.ready)
 
