@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 
 from support.client import PATIENCE, Answer, check, eventually, figures
 from support.processes import HERE, Process, Site, environment
@@ -88,18 +87,8 @@ class Gunicorn(Process):
 
     def logged(self, pattern, within=PATIENCE):
         """Wait for a line of the log in which this is found; return the group, or the match."""
-        until = time.monotonic() + within
-        while True:
-            ended = self.popen.poll() is not None
-            if ended:
-                for reader in self._readers:
-                    reader.join(2)
-            found = re.search(pattern, self.said)
-            if found:
-                return found[found.re.groups]
-            assert not ended, f"ended with {self.popen.returncode}:\n{self.said}"
-            assert time.monotonic() < until, f"said no {pattern!r}:\n{self.said}"
-            time.sleep(0.01)
+        found = self.says(lambda: re.search(pattern, self.said), within)
+        return found[found.re.groups]
 
     @property
     def load(self):

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 from support.client import PATIENCE, ask, eventually, figures
@@ -106,18 +105,25 @@ class Process:
 
     def line(self, begins, within=PATIENCE):
         """Wait for a line of standard output that begins so, and return the rest of it."""
-        until = time.monotonic() + within
-        while True:
+        lines = self.says(lambda: [line for line in self.lines if line.startswith(begins)], within)
+        return lines[0][len(begins) :].strip()
+
+    def says(self, find, within=PATIENCE):
+        """Wait until this finds something in what is said; fail if the process ends before."""
+
+        def found():
             ended = self.popen.poll() is not None
             if ended:
                 for reader in self._readers:
                     reader.join(2)
-            for line in list(self.lines):
-                if line.startswith(begins):
-                    return line[len(begins) :].strip()
-            assert not ended, f"ended with {self.popen.returncode}:\n{self.said}"
-            assert time.monotonic() < until, f"said no {begins!r}:\n{self.said}"
-            time.sleep(0.01)
+            seen = find()
+            assert seen or not ended, f"ended with {self.popen.returncode}"
+            return seen
+
+        try:
+            return eventually(found, within, every=0.01)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it says\n{self.said}") from None
 
     def signal(self, number=signal.SIGTERM):
         self.popen.send_signal(number)
