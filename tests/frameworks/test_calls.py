@@ -309,6 +309,34 @@ def test_a_stream_ends_when_the_client_gives_up(trickling, way, environ):
     assert time.monotonic() - began < left + 4.0
 
 
+def test_an_upload_in_blocks_ends_when_the_client_gives_up(trickling, in_request):
+    """Each block goes at once, and there are 30 s of them."""
+    trickling.keeps = True
+
+    def blocks():
+        for _ in range(600):
+            time.sleep(0.05)
+            yield b"a"
+
+    with requests.Session() as session:
+        session.mount("http://", DeadlineAdapter())
+        began = time.monotonic()
+        raised = in_request(0.5, lambda: session.put(trickling.url, data=blocks()))
+        assert isinstance(raised, (requests.ConnectionError, requests.Timeout))
+        assert time.monotonic() - began < 5.0
+
+
+def test_a_connection_kept_alive_sends_as_ever_after_a_call_with_a_deadline(trickling, in_request):
+    trickling.keeps = True
+    trickling.first = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+    with requests.Session() as session:
+        session.mount("http://", DeadlineAdapter())
+        in_request(2.0, session.get, trickling.url)
+        time.sleep(2.0)
+        assert session.get(trickling.url, timeout=30.0).status_code == 200
+    assert len(trickling.connections) == 1
+
+
 def test_a_body_cut_short_is_what_requests_calls_it_and_a_timeout(trickling, in_request):
     trickling.first, trickling.whole = TRICKLES["body"]
     raised = in_request(1.0, by_requests, trickling.url)

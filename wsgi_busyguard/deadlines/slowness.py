@@ -22,7 +22,7 @@ PROBE_FIRST_SECONDS, PROBE_LAST_SECONDS = 1.0, 30.0
 PROBES_TO_OPEN = 2
 
 # A call that takes so long may be hanging whatever they mostly take.
-USUAL_LEAST_SECONDS, USUAL_FACTOR = 0.05, 4
+USUAL_LEAST_SECONDS, USUAL_FACTOR = 0.05, 3
 
 # How far into what has raised an error is looked for a timeout.
 DEEPEST_CAUSE = 5

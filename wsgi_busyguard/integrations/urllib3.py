@@ -72,7 +72,10 @@ class DeadlineTimeout(Timeout):
     def connect_timeout(self) -> Any:
         """The seconds that connecting may take now, or sending on a connection that is open."""
         left = self._left(super().connect_timeout)
-        sock = getattr(_connection(), "sock", None)
+        connection, deadline = _connection(), current_deadline()
+        if deadline is not None and hasattr(connection, "response_class"):
+            _end_sending(connection, deadline)
+        sock = getattr(connection, "sock", None)
         if sock is not None and isinstance(left, (int, float)):
             sock.settimeout(left)  # kept alive, it has the timeout of the call before
         return left
@@ -83,6 +86,8 @@ class DeadlineTimeout(Timeout):
         left = self._left(super().read_timeout)
         deadline, connection = current_deadline(), _connection()
         needed = deadline is not None or self._place is not None
+        if hasattr(connection, "response_class"):
+            vars(connection).pop("send", None)  # all is sent
         if needed and hasattr(connection, "response_class"):
             _end_answer(connection, math.inf if deadline is None else deadline, self._place)
         return left
@@ -166,6 +171,22 @@ def _connection() -> Any:
     looks where it is asked from. Not found, the number holds for each read, as any timeout does.
     """
     return sys._getframe(2).f_locals.get("conn")
+
+
+def _end_sending(connection: Any, deadline: float) -> None:
+    """Have what is sent on a connection be sent by the deadline, also a file in many blocks."""
+    send = type(connection).send
+
+    def timed(data: Any) -> None:
+        left, sock = deadline - time.monotonic(), connection.sock
+        if left <= 0:
+            raise TimeoutError("the client's patience ended before all was sent")
+        said = sock and sock.gettimeout()
+        if sock is not None and (said is None or said > left):
+            sock.settimeout(left)
+        send(connection, data)
+
+    connection.send = timed
 
 
 def _end_answer(connection: Any, deadline: float, place: Place | None) -> None:

@@ -93,7 +93,7 @@ def test_what_is_usual_follows_the_good_calls_and_is_never_more_than_slow():
     service = Slowness()
     assert service.usual == service.slow
     ended(service, 0.0, 0.1)
-    assert service.usual == pytest.approx(0.4)
+    assert service.usual == pytest.approx(0.3)
     ended(service, 0.0, 60.0)
     assert service.usual == service.slow
 
