@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from ._support.launcher import relaunch
-from ._support.wsgi_app import wsgi_app
+from ._support.wsgi_app import app_name, wsgi_app
 from .adapters.crowd_watch import CrowdWatch, own_part
 from .adapters.detect import in_a_test
 from .adapters.first_request import FirstRequest, briefly, room_to_start_with
@@ -114,6 +114,7 @@ class BusyGuard:
         self.dry_run: DryRun | None = DryRun() if dry_run else None
         adapter = self._queue(options)
         self.monitor: Monitor = monitor or self._on_board(board, adapter)
+        self.monitor.app = self.monitor.app or app_name(app)
         self._know_checks(options)
         self._put_in_front(app, adapter)
         self._wait_for_a_call(adapter)

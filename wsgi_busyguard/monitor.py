@@ -86,6 +86,7 @@ class Monitor:
     two looks is not seen.
 
     :ivar stacks: says in which lines the requests of this process are, where that is wanted.
+    :ivar app: what the app is called, and ``since`` when it is here, for people.
     :ivar serves: set to false while its process has only imported the app and serves no requests.
     :ivar quiet: set to true if another monitor of the same requests writes the log's lines.
     :ivar limits: returns what is in force in the guard, once there is one.
@@ -111,6 +112,8 @@ class Monitor:
         self.stopping = self.quiet = False
         self.limits: Callable[[], GuardLimits] | None = None
         self.stacks: ShowsStacks | None = None
+        self.app: str | None = None
+        self.since = time.time()
         self.serves = True
         self._clock = clock
         self._lock = threading.RLock()

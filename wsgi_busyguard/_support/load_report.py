@@ -130,6 +130,11 @@ class LoadReport(StateFigures, total=False):
     """All of it, of a host or of one process."""
 
     utilisation: float | None
+    host: str
+    port: str
+    app: str | None
+    release: str
+    since: float | None
     alive: bool | None
     reads: str
     limits: list[LimitFigures]

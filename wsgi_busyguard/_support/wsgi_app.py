@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from typing import Any
 
 WAY = (
@@ -53,3 +54,16 @@ def _takes_two(app: Any) -> bool:
     except TypeError:
         return False
     return True
+
+
+def app_name(app: object) -> str:
+    """Return what people call an app: Django's settings, Flask's module, or a function's place."""
+    owner = getattr(app, "__self__", app)
+    name = getattr(owner, "import_name", None)
+    if isinstance(name, str):
+        return name
+    kind = app if hasattr(app, "__qualname__") else type(app)
+    module = str(getattr(kind, "__module__", ""))
+    if module.startswith("django."):
+        return os.environ.get("DJANGO_SETTINGS_MODULE", module).removesuffix(".settings")
+    return f"{module}.{getattr(kind, '__qualname__', kind)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 
 def born(pid: int, stamp: int) -> int:
@@ -12,6 +13,14 @@ def born(pid: int, stamp: int) -> int:
     """
     found = _seen(pid)
     return stamp if found is None else found[1]
+
+
+def began(stamp: int) -> float | None:
+    """Return the time of day at which a process started, by what :func:`born` says of it."""
+    if not _PROC:
+        return None
+    up = time.clock_gettime(time.CLOCK_BOOTTIME) - stamp / os.sysconf("SC_CLK_TCK")
+    return time.time() - up if up >= 0 else None
 
 
 def is_gone(pid: int, since: int) -> bool:

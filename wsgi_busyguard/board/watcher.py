@@ -10,6 +10,9 @@ from ..counters import DRAINING as GOING
 from ..counters import FREE as IS_FREE
 from ..load import UNKNOWN, Load
 from ..policy import ABSENT, DAMPED, DRAINING, PATIENCE, Verdict, is_ready, known_policy
+from .layout import READY
+from .processes import began
+from .table import BORN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,6 +45,7 @@ class Watcher:
         stall_after: float = 30.0,
     ) -> None:
         self.board = board
+        self.app: str | None = None
         self.stall_after = stall_after
         self._queued = queued
         self._draining = draining
@@ -69,6 +73,12 @@ class Watcher:
             # or in C code that keeps the interpreter, nobody takes it in, though all be idle.
             load = load._replace(lag=max(load.lag, silent))
         return load
+
+    @property
+    def since(self) -> float | None:
+        """The time of day at which the oldest of those that serve has begun."""
+        _, ready, columns = self.board._look(READY)
+        return began(min(columns[BORN][row] for row in ready)) if ready else None
 
     @property
     def draining(self) -> bool:

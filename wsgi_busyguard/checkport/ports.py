@@ -90,6 +90,7 @@ class CheckPort(Port):
         self._app = CheckApp(monitor, ready, patience)
         super().__init__(listen, SILENCE, share)
         host, port = self.address
+        self._app.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._here = {"SERVER_NAME": host, "SERVER_PORT": str(port)}
         for_garbage = Head("GET", "", "", {}, (1, 1), 0)
         self._no_request = self._called(not_http(400), for_garbage)
@@ -171,6 +172,7 @@ class CheckApp:
     def __init__(self, monitor: Watched, ready: str = DAMPED, patience: float = PATIENCE) -> None:
         self._monitor = monitor
         self.agent: Agent | None = None
+        self.address: str | None = None
         self._ready = known_policy(ready)
         self._patience = seconds("patience", patience)
         self._alive = monitor.alive if isinstance(monitor, SeesProgress) else None
@@ -224,6 +226,8 @@ class CheckApp:
     def shown(self) -> LoadReport:
         """Return what ``/load`` shows."""
         shown = look(self._monitor, self.agent, self._ready, self._patience)
+        if self.address is not None:
+            shown["port"] = self.address
         if self._alive is not None:
             shown["alive"] = self._alive()
         if isinstance(self._monitor, Monitor) and self._monitor.stacks is not None:

@@ -9,8 +9,11 @@ from .history import KEPT
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Units of the drawing, which is stretched to fit; a second is one across.
+# Units of the drawing, which is stretched to fit.
 WIDE, HIGH = KEPT, 60
+
+# A chart is at least so many seconds wide: less is no course of anything.
+LEAST_SECONDS = 30.0
 
 # What is further apart than this was not looked at in between.
 GAP = 3.0
@@ -25,7 +28,7 @@ def chart(
     second: Sequence[float | None] = (),
     says: str,
 ) -> str:
-    """Return a drawing of ``values`` from five minutes ago until now.
+    """Return a drawing of ``values`` as far back as they go, five minutes at most.
 
     :param ages: how many seconds ago each of them was, the oldest first.
     :param top: the value at the upper edge.
@@ -43,19 +46,24 @@ def chart(
     )
 
 
+def reach(ages: Sequence[float]) -> float:
+    """Return how many seconds a chart of these looks shows."""
+    return min(float(KEPT), max([LEAST_SECONDS, *ages]))
+
+
 def _runs(
     ages: Sequence[float], values: Sequence[float | None], top: float
 ) -> list[list[tuple[float, float]]]:
     """Return the points, cut where a value is missing or nobody looked."""
     runs: list[list[tuple[float, float]]] = []
-    before = None
+    before, wide = None, reach(ages)
     for age, value in zip(ages, values, strict=False):
         if value is None or age > KEPT:
             before = None
             continue
         if before is None or before - age > GAP:
             runs.append([])
-        runs[-1].append((WIDE - age, HIGH * (1 - min(value / top, 1.0))))
+        runs[-1].append((WIDE * (1 - age / wide), HIGH * (1 - min(value / top, 1.0))))
         before = age
     return [run for run in runs if len(run) > 1]
 

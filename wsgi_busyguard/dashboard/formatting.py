@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from math import inf
+
+from ..counters import BOUNDS
+
 MINUTE, HOUR, DAY = 60, 3600, 86400
 
 DASH = "\N{EN DASH}"  # for what is not known
@@ -44,3 +48,10 @@ def plain(text: str) -> str:
 def of(part: int, whole: int | None) -> str:
     """Return ``3 of 8``, or ``3`` where nobody knows of how many."""
     return grouped(part) if whole is None else f"{grouped(part)} of {grouped(whole)}"
+
+
+def length(seconds: float | None) -> str:
+    """Return a time that is one of those that are counted in buckets."""
+    if seconds is None:
+        return DASH
+    return f"more than {span(BOUNDS[-1])}" if seconds == inf else span(seconds)

@@ -6,9 +6,10 @@ Values only. Whoever looks brings the time.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple
+from math import inf
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from ..counters import REASONS, KeepsHistory
+from ..counters import BOUNDS, BUCKETS, REASONS, KeepsHistory
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -30,6 +31,8 @@ class Look(NamedTuple):
         where nobody counts.
     :param refused: by reason, in the order of ``counts.REASONS``.
     :param balancers: the names of those that ask the agent; ``None`` where that was not looked at.
+    :param service: how many requests took how long in the app so far, by bucket: see
+        ``counters.BOUNDS``. ``waits``: how many had waited how long.
     """
 
     at: float
@@ -42,6 +45,8 @@ class Look(NamedTuple):
     dropped: int | None = None
     asked: int | None = None
     balancers: frozenset[str] | None = None
+    service: tuple[int, ...] | None = None
+    waits: tuple[int, ...] | None = None
 
 
 class Lately(NamedTuple):
@@ -92,7 +97,8 @@ def look_at(monitor: Any, at: float) -> Look:
     if counts is None:
         return look
     monitor.refusals.look(at, sum(counts.refused))
-    return look._replace(served=counts.served, refused=counts.refused, dropped=counts.dropped)
+    look = look._replace(served=counts.served, refused=counts.refused, dropped=counts.dropped)
+    return look._replace(service=counts.service, waits=counts.waits)
 
 
 def look_in(shown: LoadReport, at: float) -> Look:
@@ -105,7 +111,43 @@ def look_in(shown: LoadReport, at: float) -> Look:
     if not counts:
         return look
     refused = tuple(counts["refused"].get(reason.value, 0) for reason in REASONS)
-    return look._replace(served=counts["served"], refused=refused, dropped=counts["dropped"])
+    look = look._replace(served=counts["served"], refused=refused, dropped=counts["dropped"])
+    took, waited = (_buckets(counts.get(key)) for key in ("service_time", "queue_time"))
+    return look._replace(service=took, waits=waited)
+
+
+def _buckets(times: Any) -> tuple[int, ...] | None:
+    """Return a histogram's buckets, where they are those that are known here: versions differ."""
+    return tuple(times["counts"]) if times and len(times["counts"]) == BUCKETS else None
+
+
+def lengths(
+    looks: Sequence[Look], key: Literal["service", "waits"]
+) -> tuple[float | None, float | None]:
+    """Return within how many seconds half of the requests were done, and 99 of 100 of them.
+
+    Those of the looks, five minutes at most; ``None`` where there were none.
+    """
+    known: list[tuple[int, ...]] = [each for look in looks if (each := getattr(look, key))]
+    if len(known) < 2:
+        return None, None
+    more = [max(0, after - before) for before, after in zip(known[0], known[-1], strict=True)]
+    return quantile(more, 0.5), quantile(more, 0.99)
+
+
+def quantile(counts: Sequence[int], share: float) -> float | None:
+    """Return the time within which this share was done, as Prometheus' histogram_quantile() does.
+
+    Within a bucket they are taken to lie evenly; what is above all bounds is infinite.
+    """
+    rank, before = share * sum(counts), 0
+    if not rank:
+        return None
+    for count, low, high in zip(counts, (0.0, *BOUNDS), BOUNDS, strict=False):
+        if count and before + count >= rank:
+            return low + (high - low) * (rank - before) / count
+        before += count
+    return inf
 
 
 def names_in(shown: LoadReport) -> frozenset[str] | None:

@@ -7,7 +7,9 @@ from time import gmtime, strftime
 from typing import TYPE_CHECKING, Literal
 
 from ..policy import DRAINING, share
-from .formatting import DASH, grouped, many, of, plain, span
+from .facts import facts, where
+from .formatting import DASH, grouped, length, many, of, plain, span
+from .history import lengths
 from .limits import in_force
 from .minutes import minutes
 from .processes import READY, STALLED, row_word, word
@@ -16,7 +18,7 @@ from .sentences import sentences, stack_lines, summary
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from .._support.load_report import LoadReport, TimeFigures
+    from .._support.load_report import LoadReport
     from .history import Look
 
 
@@ -54,6 +56,7 @@ def parts(shown: LoadReport, looks: Sequence[Look]) -> dict[str, str]:
         "said": _said(shown, looks),
         "stacks": _stacks(shown),
         "charts": minutes(shown, looks),
+        "lengths": _lengths(looks),
         "processes": _processes(shown),
         "changes": _changes(shown),
         "bulkheads": _bulkheads(shown),
@@ -65,21 +68,30 @@ def parts(shown: LoadReport, looks: Sequence[Look]) -> dict[str, str]:
 
 def title(shown: LoadReport) -> str:
     """Return what the browser's tab says: the state first, for there is little room."""
-    return f"{word(shown)} \N{MIDDLE DOT} busyguard"
+    named = [plain(name) for name in (where(shown), shown.get("app")) if name]
+    return " \N{MIDDLE DOT} ".join([word(shown), *named, "busyguard"])
 
 
 def _state(shown: LoadReport) -> str:
     said = word(shown)
     kind = said if said in KNOWN else "busy"
     return (
-        f'<div class="state {kind}"><h1>{escape(said)}</h1><p>{escape(summary(shown))}</p>'
+        f'<div class="state {kind}"><h1>{escape(said)}</h1>'
+        f'<p class="facts">{escape(facts(shown))}</p>'
+        f"<p>{escape(summary(shown))}</p>"
         f'<p class="at">{_time(shown["at"])} UTC</p></div>'
     )
 
 
 def _said(shown: LoadReport, looks: Sequence[Look]) -> str:
-    items = [f'<li class="{s.kind}">{escape(s.text)}</li>' for s in sentences(shown, looks)]
+    items = [
+        f'<li class="{s.kind}">{escape(s.text)}{_do(s.do)}</li>' for s in sentences(shown, looks)
+    ]
     return f"<ul>{''.join(items)}</ul>" if items else ""
+
+
+def _do(what: str) -> str:
+    return f' <span class="do">{escape(what)}</span>' if what else ""
 
 
 def _stacks(shown: LoadReport) -> str:
@@ -113,7 +125,13 @@ def _processes(shown: LoadReport) -> str:
     more = f"<p>{hidden} more, with less to do.</p>" if hidden > 0 else ""
     none = "<p>There is none.</p>" if not rows else ""
     name = f"Processes: {len(shown['processes'])}"
-    return _section(name, (_table(PROCESS_HEADS, body, 2) if rows else "") + none + more)
+    note = _note(
+        "Queued: accepted, and no thread has it yet. In the app: a thread works on it. No thread"
+        " for: how long nobody in the queue has got one. Left: the client hung up before its turn."
+        " Progress: when the process last showed that it runs."
+    )
+    table = _table(PROCESS_HEADS, body, 2) + note if rows else ""
+    return _section(name, table + none + more)
 
 
 def _row_word(said: str) -> str:
@@ -155,7 +173,9 @@ def _changes(shown: LoadReport) -> str:
         ]
         for change in reversed(changes)
     ]
-    return _section("Changes of the state", text + (_table(heads, body, 2) if body else ""))
+    note = _note("Busy: more requests are queued than threads are idle. Free: less again.")
+    table = _table(heads, body, 2) if body else ""
+    return _section("Changes of the state", text + table + note)
 
 
 def _bulkheads(shown: LoadReport) -> str:
@@ -173,7 +193,8 @@ def _bulkheads(shown: LoadReport) -> str:
         for one in bulkheads
     ]
     heads = ("service", "in calls", "for up to", "shut for", "calls made", "slow", "not made")
-    return _section("Calls to outside services", _table(heads, body, 1))
+    note = _note("Shut: the service was slow, so calls fail at once, and one at a time probes it.")
+    return _section("Calls to outside services", _table(heads, body, 1) + note)
 
 
 def _balancers(shown: LoadReport) -> str:
@@ -204,7 +225,19 @@ def _share(shown: LoadReport) -> str:
 
 def _counts(shown: LoadReport) -> str:
     tables = f'<div class="beside">{_requests(shown)}{_checks(shown)}</div>'
-    return _section("Counted since the start", tables + _reads(shown))
+    note = _note("Refused: answered 503 without running the app, because a limit was reached.")
+    return _section("Counted since the start", tables + note)
+
+
+def _lengths(looks: Sequence[Look]) -> str:
+    took, waited = lengths(looks, "service"), lengths(looks, "waits")
+    if took == (None, None):
+        return ""
+    body = [["in the app", *map(length, took)], ["waiting for a thread", *map(length, waited)]]
+    last = looks[-1].at - looks[0].at
+    when = "5 minutes" if last > 290 else span(round(last))
+    table = _table(("of the requests", "half took at most", "99 of 100"), body, 1)
+    return _section(f"How long requests took in the last {when}", table)
 
 
 def _limits(shown: LoadReport) -> str:
@@ -214,7 +247,12 @@ def _limits(shown: LoadReport) -> str:
         for alike in in_force(shown)
     ]
     beside = f'<div class="beside">{"".join(tables)}</div>'
-    return _section("In force", beside) if tables else ""
+    note = _note(
+        "Slots: how many requests may be in the app at once; fewer than given while they only take"
+        " Python's interpreter from each other. max_queue and max_wait: how many may queue, and for"
+        " how long, in an overload; the rest is refused. ready: when a check says 503."
+    )
+    return _section("In force", beside + note) if tables else ""
 
 
 def _requests(shown: LoadReport) -> str:
@@ -226,15 +264,8 @@ def _requests(shown: LoadReport) -> str:
         ["served", grouped(counts["served"])],
         *([f"refused: {escape(why)}", grouped(n)] for why, n in counts["refused"].items()),
         ["left before their turn", grouped(counts["dropped"])],
-        ["a request took, on average", _mean(counts["service_time"])],
-        ["it had waited, on average", _mean(counts["queue_time"])],
     ]
     return _table(("requests", ""), body, 1)
-
-
-def _mean(times: TimeFigures) -> str:
-    count = sum(times["counts"])
-    return span(times["total"] / count) if count else DASH
 
 
 def _checks(shown: LoadReport) -> str:
@@ -252,9 +283,9 @@ def _checks(shown: LoadReport) -> str:
     return "<p>Nobody has asked whether it is ready.</p>" if "checks" in shown else ""
 
 
-def _reads(shown: LoadReport) -> str:
-    reads = shown.get("reads")
-    return "" if reads is None else f"<p>The figures are those of <code>{escape(reads)}</code>.</p>"
+def _note(text: str) -> str:
+    """Return what explains the words of a section, where they stand."""
+    return f'<p class="note">{text}</p>'
 
 
 def _section(name: str, body: str) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .charts import chart
+from .charts import chart, reach
 from .formatting import DASH, grouped, of, span
-from .history import rates
+from .history import KEPT, rates
 from .processes import STALLED, word
 
 if TYPE_CHECKING:
@@ -29,12 +29,14 @@ def minutes(shown: LoadReport, looks: Sequence[Look]) -> str:
     delays = [look.delay for look in looks]
     served, refused = rates(looks)
     most = max(queued)
+    since = "5 min ago" if reach(ages) == KEPT else f"{span(int(reach(ages)))} ago"
     drawn = [
         _figure(
             "Queue",
             grouped(last.queued),
             f"most {grouped(most)}",
             chart(ages, queued, most, says=f"queue, at most {grouped(most)}"),
+            since,
         ),
         _figure(
             "In the app",
@@ -43,20 +45,32 @@ def minutes(shown: LoadReport, looks: Sequence[Look]) -> str:
             chart(
                 ages,
                 active,
-                # Room above the limit, so that it can be told from the upper edge.
-                max([*active, *(n for n in capacity if n is not None)]) * 1.1,
-                line=capacity,
+                _top(active, capacity),
+                line=capacity if _is_near(active, capacity) else (),
                 says=f"in the app, at most {grouped(max(active))}",
             ),
+            since,
         ),
     ]
     longest = max([delay for delay in delays if delay is not None], default=None)
     drawing = chart(ages, delays, longest or 0.0, says=f"wait, at most {span(longest)}")
     most_of_it = "" if longest is None else f"most {span(longest)}"
-    drawn.append(_figure("Wait", span(last.delay), most_of_it, drawing))
+    drawn.append(_figure("Wait", span(last.delay), most_of_it, drawing, since))
     if last.served is not None:
-        drawn.append(_flow(ages, served, refused))
+        drawn.append(_flow(ages, served, refused, since))
     return "".join(drawn)
+
+
+def _is_near(active: Sequence[float], capacity: Sequence[float | None]) -> bool:
+    """Return whether the limit can be drawn, and what is below it still be seen."""
+    return max(active) * 5 >= max([n for n in capacity if n is not None], default=0.0)
+
+
+def _top(active: Sequence[float], capacity: Sequence[float | None]) -> float:
+    """Return the value at the upper edge, with room above the limit where that is drawn."""
+    limit = max([n for n in capacity if n is not None], default=0.0)
+    most = max(active)
+    return (max(most, limit) if _is_near(active, capacity) else most) * 1.1
 
 
 def _now(shown: LoadReport, last: Look) -> Look:
@@ -67,7 +81,10 @@ def _now(shown: LoadReport, last: Look) -> Look:
 
 
 def _flow(
-    ages: Sequence[float], served: Sequence[float | None], refused: Sequence[float | None]
+    ages: Sequence[float],
+    served: Sequence[float | None],
+    refused: Sequence[float | None],
+    since: str,
 ) -> str:
     """Return the chart of what goes out."""
     top = max([n for n in [*served, *refused] if n is not None], default=0.0)
@@ -75,7 +92,7 @@ def _flow(
     more = f', <span class="bad">refused {_rate(gone)}</span>' if any(refused) else ""
     says = f"served a second, at most {_rate(top)}"
     drawing = chart(ages, served, top, second=_raised(refused), says=says)
-    return _figure("Served", f"{_rate(now)}{more}", f"most {_rate(top)}", drawing)
+    return _figure("Served", f"{_rate(now)}{more}", f"most {_rate(top)}", drawing, since)
 
 
 def _raised(values: Sequence[float | None]) -> list[float | None]:
@@ -92,8 +109,8 @@ def _rate(number: float | None) -> str:
     return f"{grouped(number) if whole else f'{number:.1f}'}/s"
 
 
-def _figure(name: str, now: str, most: str, drawing: str) -> str:
+def _figure(name: str, now: str, most: str, drawing: str, since: str) -> str:
     return (
         f"<figure><figcaption><b>{name}</b> <span>{now}</span></figcaption>{drawing}"
-        f'<p class="axis"><span>5 min ago</span><span>{most}</span><span>now</span></p></figure>'
+        f'<p class="axis"><span>{since}</span><span>{most}</span><span>now</span></p></figure>'
     )

@@ -29,7 +29,7 @@ setInterval(() => {
   silence.textContent = `No answer for ${seconds} s. What is below is as old.`;
   silence.hidden = false;
   document.body.classList.add("stale");
-  document.title = "no answer \u00b7 busyguard";
+  document.title = document.title.replace(/^[^\u00b7]*/, "no answer ");
   // A browser tries again by itself, but not after an answer that it did not like.
   if (source.readyState === EventSource.CLOSED || seconds % 10 === 0) {
     source.close();

@@ -46,6 +46,12 @@ WRONG, NOTE, WELL = "wrong", "note", "well"
 # quicker; and after which they are whatever is usual.
 STUCK, STUCK_ANYHOW = 5.0, 30.0
 
+# What to do where requests do not come back.
+LOOK_INSIDE = (
+    "show_stacks=True shows the lines they are in; give calls to other services a timeout, and a"
+    " bulkhead."
+)
+
 # So many changes of the state within a minute are a nuisance to balancers: ``damped`` is made to
 # stay below two as they see them.
 RESTLESS = 6
@@ -55,10 +61,12 @@ class Sentence(NamedTuple):
     """Something to say.
 
     :param kind: ``"wrong"``; ``"note"`` for what may be all right; ``"well"``.
+    :param do: what to do next, where there is anything.
     """
 
     kind: str
     text: str
+    do: str = ""
 
 
 def sentences(shown: LoadReport, looks: Sequence[Look] = ()) -> list[Sentence]:
@@ -67,7 +75,7 @@ def sentences(shown: LoadReport, looks: Sequence[Look] = ()) -> list[Sentence]:
     :param shown: what ``/load`` shows.
     :param looks: the last minutes, the oldest first.
     """
-    said = [Sentence(kind, text) for kind, rule in RULES if (text := rule(shown, looks))]
+    said = [Sentence(kind, text, do) for kind, rule, do in RULES if (text := rule(shown, looks))]
     if not any(sentence.kind == WRONG for sentence in said) and shown["state"] == FREE:
         said.insert(0, Sentence(WELL, _all_well(shown)))
     return said
@@ -264,27 +272,27 @@ def _unlimited(shown: LoadReport, _: Sequence[Look]) -> str | None:
     return "How many requests may be in the app at once is not known: checks say free."
 
 
-RULES: tuple[tuple[str, Rule], ...] = (
-    (WRONG, absent),
-    (WRONG, empty),
-    (WRONG, stalled),
-    (NOTE, disabled),
-    (NOTE, _draining),
-    (WRONG, _stuck),
-    (WRONG, _slow),
-    (WRONG, failing),
-    (WRONG, _late),
-    (WRONG, _queue),
-    (NOTE, _full),
-    (WRONG, _refused),
-    (WRONG, silent),
-    (WRONG, uneven),
-    (WRONG, _no_balancer),
-    (NOTE, _fewer_balancers),
-    (NOTE, fewer),
-    (NOTE, _left),
-    (NOTE, _restless),
-    (NOTE, coming_and_going),
-    (NOTE, _unlimited),
-    (NOTE, _unasked),
+RULES: tuple[tuple[str, Rule, str], ...] = (
+    (WRONG, absent, ""),
+    (WRONG, empty, "If none comes, read the server's log."),
+    (WRONG, stalled, ""),
+    (NOTE, disabled, "When the trouble is over, take the variable away and restart the server."),
+    (NOTE, _draining, "Stop it when its balancers have left; busyguard drain --off takes it back."),
+    (WRONG, _stuck, LOOK_INSIDE),
+    (WRONG, _slow, LOOK_INSIDE),
+    (WRONG, failing, "See how that service is; calls go out again by themselves once it is well."),
+    (WRONG, _late, "See what computes (show_stacks), and the log for 'Too many open files'."),
+    (WRONG, _queue, "If it stays: more servers, or less work for each request."),
+    (NOTE, _full, ""),
+    (WRONG, _refused, "If it goes on, add servers: utilisation in /load says how many it takes."),
+    (WRONG, silent, "If that goes on, end it: its server puts another one in its place."),
+    (WRONG, uneven, "Keep-alive holds clients to one process: turn it off, or use GuardedThreads."),
+    (WRONG, _no_balancer, "See whether the balancers run, and reach the agent port."),
+    (NOTE, _fewer_balancers, "See whether they run, and reach the agent port."),
+    (NOTE, fewer, "Nothing is to be done: more at once would all be slower."),
+    (NOTE, _left, "If there are many, set client_timeout to what your clients really wait."),
+    (NOTE, _restless, "ready=damped, the default, spares the balancers that."),
+    (NOTE, coming_and_going, ""),
+    (NOTE, _unlimited, "Give slots=, or serve with a server whose queue the guard can read."),
+    (NOTE, _unasked, "If one should, let it ask OPTIONS / or /readyz."),
 )

@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import os
 import time
+from socket import gethostname
 from typing import TYPE_CHECKING, Any, cast
 
+from .. import __version__
 from ..board.outside_calls import together
 from ..board.row import HasRows
+from ..board.watcher import Watcher
 from ..bulkhead import report
 from ..counters import BOUNDS, CHECKS, REASONS, SECOND, Counters, KeepsHistory
 from ..gate.in_force import limit_figures
@@ -60,6 +63,9 @@ def look(
         **of_load(verdict.load),
     }
     shown = cast("LoadReport", state)  # the rest is added as far as it is known
+    shown["host"], shown["release"] = gethostname(), __version__
+    if isinstance(monitor, Monitor | Watcher):
+        shown["app"], shown["since"] = monitor.app, monitor.since
     if hasattr(monitor, "adapter"):
         shown["reads"] = repr(monitor.adapter)
     _look_back(monitor, shown)

@@ -4,7 +4,9 @@ import base64
 import hashlib
 import html.parser
 import json
+import math
 import re
+import socket
 import time
 
 import pytest
@@ -18,21 +20,23 @@ from wsgi_busyguard.checkport import CheckPort
 from wsgi_busyguard.counters import Changes, Counters
 from wsgi_busyguard.dashboard import Page
 from wsgi_busyguard.dashboard.charts import HIGH, WIDE, chart
-from wsgi_busyguard.dashboard.formatting import grouped, many, of, span
+from wsgi_busyguard.dashboard.formatting import grouped, length, many, of, span
 from wsgi_busyguard.dashboard.history import (
     KEPT,
     Look,
     Past,
     gone,
     lately,
+    lengths,
     look_at,
     look_in,
+    quantile,
     rates,
     stuck_for,
 )
 from wsgi_busyguard.dashboard.html import MOST_ROWS, parts
 from wsgi_busyguard.dashboard.processes import row_word, word
-from wsgi_busyguard.dashboard.sentences import WELL, WRONG, sentences, summary
+from wsgi_busyguard.dashboard.sentences import NOTE, RULES, WELL, WRONG, sentences, summary
 from wsgi_busyguard.metrics.report import look
 
 
@@ -457,7 +461,7 @@ def test_a_chart_is_cut_where_nobody_looked():
 
 def test_a_line_that_stays_where_it_is_has_two_ends():
     drawing = chart([9.0, 8.0, 7.0, 6.0, 5.0], [1.0] * 5, 2.0, says="it")
-    assert 'class="line" d="M291.0 30.0L295.0 30.0"' in drawing
+    assert 'class="line" d="M210.0 30.0L250.0 30.0"' in drawing
 
 
 # The page
@@ -536,7 +540,8 @@ def page(asking=None, **more):
 def test_the_page_asks_nobody_else_for_anything():
     elements = page().elements
     assert not any(tag in ("link", "img", "iframe", "object", "base") for tag, _ in elements)
-    assert not any("src" in attributes or "href" in attributes for _, attributes in elements)
+    assert not any("src" in attributes for _, attributes in elements)
+    assert {tag for tag, attributes in elements if "href" in attributes} == {"a"}  # for a click
     assert not any("style" in attributes for _, attributes in elements)  # which the policy forbids
     assert not any(name.startswith("on") for _, attributes in elements for name in attributes)
 
@@ -586,7 +591,7 @@ def test_what_nobody_knows_is_a_dash(adapter):
 def test_an_open_page_is_told_the_parts_that_the_page_has():
     made = Page(Scene())
     told = json.loads(made.event(shown()))
-    assert told["title"] == "free \u00b7 busyguard"
+    assert told["title"] == f"free \u00b7 {socket.gethostname()} \u00b7 busyguard"
     elements = Words(made.body(shown())).elements
     ids = {attributes["id"] for tag, attributes in elements if tag == "section"}
     assert set(told["parts"]) == ids == set(parts(shown(), ()))
@@ -875,9 +880,75 @@ def test_a_red_line_is_only_where_something_was_refused():
         for each, so_far in zip(looks(seconds=6), refused, strict=True)
     ]
     [line] = re.findall('class="second" d="([^"]*)"', parts(shown(), before)["charts"])
-    assert [point.split()[0] for point in line[1:].split("L")] == ["296.0", "297.0", "298.0"]
+    assert [point.split()[0] for point in line[1:].split("L")] == ["260.0", "270.0", "280.0"]
 
 
 @pytest.mark.parametrize("kind", ["busy", "draining", "absent"])
 def test_what_is_not_free_is_not_called_well(kind):
     assert said(shown(word=kind, load=Load(0, 10, 10)), (), WELL) == []
+
+
+# What is looked at, and how long requests took
+
+
+def test_the_heading_and_the_title_say_what_is_looked_at():
+    told = {
+        **shown(),
+        "host": "web1",
+        "port": "0.0.0.0:8081",
+        "app": "mysite",
+        "release": "1.0",
+        "at": 90_000.0,
+        "since": 3600.0,
+    }
+    made = Page(Scene())
+    assert json.loads(made.event(told))["title"] == "free · web1:8081 · mysite · busyguard"
+    said = "web1:8081 · mysite · wsgi_busyguard 1.0 · up for 1 d 0 h, since 1970-01-01 01:00 UTC"
+    assert said in Words(made.body(told)).text
+
+
+def test_no_repr_of_python_is_shown():
+    told = {**shown(), "reads": "<Gate 3/10 with 2 waiting>"}
+    assert "with 2 waiting" not in Page(Scene()).body(told)
+
+
+def test_half_and_99_of_100_are_those_of_the_looks_not_of_all_time():
+    before = (1000, *(0,) * 12)  # long ago all were quick
+    after = (1000, 0, 0, 0, 0, 98, 0, 0, 2, *(0,) * 4)
+    counted = looks(seconds=2)
+    counted[0] = counted[0]._replace(service=before, waits=before)
+    counted[-1] = counted[-1]._replace(service=after, waits=before)
+    half, most = lengths(counted, "service")
+    assert 0.1 < half < 0.25
+    assert 1.0 < most < 2.0
+    assert lengths(counted, "waits") == (None, None)
+    text = Words(parts(shown(), counted)["lengths"]).text
+    assert "in the last 2 s" in text
+    assert "177 ms" in text
+
+
+def test_above_all_bounds_nobody_knows_how_long():
+    assert quantile((0,) * 12 + (3,), 0.5) == math.inf
+    assert length(math.inf) == "more than 30 s"
+    assert quantile((0,) * 13, 0.5) is None
+    assert quantile((4, *(0,) * 12), 0.5) == 0.0025
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule[1].__name__.strip("_"))
+def test_what_is_to_be_done_is_one_sentence(rule):
+    kind, _, do = rule
+    assert kind in (WRONG, NOTE)
+    names_an_option = do.startswith(("ready=", "show_stacks"))
+    assert do == "" or ((do[0].isupper() or names_an_option) and do[-1] == ".")
+
+
+def test_a_limit_far_above_what_there_is_does_not_flatten_the_chart():
+    drawn = parts(shown(load=Load(0, 3, 1000)), looks(active=3, capacity=1000))["charts"]
+    assert 'class="limit"' not in drawn
+    assert 'class="limit"' in parts(shown(load=Load(0, 3, 10)), looks())["charts"]
+
+
+def test_a_chart_says_how_far_back_it_goes():
+    assert "1 min ago" not in parts(shown(), looks(seconds=45))["charts"]
+    assert "45 s ago" in parts(shown(), looks(seconds=45))["charts"]
+    assert "5 min ago" in parts(shown(), looks(seconds=400))["charts"]

@@ -53,6 +53,7 @@ class Host:
         self._stopping = False
         self._told: GuardLimits | None = None
         self._loop: Loop | None = None
+        self.watcher: Watcher | None = None  # what the ports speak for
 
     def listen(self) -> None:
         """Bind the ports that are asked for and begin to answer.
@@ -68,6 +69,7 @@ class Host:
             draining=self._draining,
             stall_after=options.stall_after,
         )
+        self.watcher = watcher
         ports: dict[str, CheckPort | AgentPort] = {}
         try:
             if options.check is not None:
@@ -194,6 +196,8 @@ def the_host(cfg: Any, log: Any) -> tuple[Host, GuardOptions]:
     """Return the host, told of this configuration's life, and the options of a worker made now."""
     host = open_host(log)
     _listen_in(cfg, host)
+    if host.watcher is not None and cfg.default_proc_name != "gunicorn":
+        host.watcher.app = cfg.default_proc_name  # which is the app, as the command named it
     try:
         host.options = read_options(os.environ)
         host.mistake = ""

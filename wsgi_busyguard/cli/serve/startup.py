@@ -32,6 +32,7 @@ def start_ports(
 ) -> dict[str, tuple[str, int]]:
     """Start the check port and the agent port, where asked for; return where they are."""
     options: GuardOptions = arguments.options
+    monitor.app = arguments.app
     ports: dict[str, CheckPort | AgentPort] = {}
     if options.check is not None:
         with opening(options.check):

@@ -132,6 +132,7 @@ _COUNTS = record(
     **dict.fromkeys(("served", "dropped"), number),
     refused=numbers,
     service_time=record(total=number, counts=several(number)),
+    queue_time=maybe(record(counts=several(number))),
 )
 
 _BULKHEAD = record(
@@ -160,6 +161,9 @@ SHOWN: Mapping[str, Kind] = {
     "ready": truth,
     "alive": maybe(truth),
     "at": number,
+    **dict.fromkeys(("host", "port", "release"), text),
+    "app": maybe(text),
+    "since": _unsure,
     **_LOAD,
     "processes": several(_ROW),
     "limits": several(_LIMITS),

@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Group
+from rich.styled import Styled
 from rich.table import Table
 from rich.text import Text
 
+from ...dashboard.facts import facts
 from ...dashboard.formatting import grouped, of, plain, span
 from ...dashboard.history import lately, rates
-from ...dashboard.limits import in_force
-from ...dashboard.outside import bulkhead
 from ...dashboard.processes import READY, STALLED, row_word
-from ...dashboard.sentences import NOTE, WRONG, stack_lines
-from ...policy import DRAINING, share
+from ...dashboard.sentences import NOTE, WRONG, stack_lines, summary
+from .lines import lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -133,18 +133,25 @@ def _state(seen: Seen) -> Text:
     return Text(f"{seen.word}{status}", STYLES.get(seen.word, "bold"), no_wrap=True)
 
 
-def _figure(key: LoadKey) -> Callable[[Seen], str]:
-    return lambda seen: "" if seen.shown is None else grouped(seen.shown[key])
+def _figure(key: LoadKey) -> Callable[[Seen], Text]:
+    return lambda seen: _aged(seen, "" if seen.figures is None else grouped(seen.figures[key]))
 
 
-def _inside(seen: Seen) -> str:
-    return "" if seen.shown is None else of(seen.shown["active"], seen.shown["capacity"])
+def _inside(seen: Seen) -> Text:
+    shown = seen.figures
+    return _aged(seen, "" if shown is None else of(shown["active"], shown["capacity"]))
 
 
-def _wait(seen: Seen) -> str:
-    if seen.shown is None or seen.word == STALLED:  # then nobody can tell
-        return ""
-    return span(seen.shown["delay"])
+def _wait(seen: Seen) -> Text:
+    shown = seen.figures
+    if shown is None or seen.word == STALLED:  # then nobody can tell
+        return Text("")
+    return _aged(seen, span(shown["delay"]))
+
+
+def _aged(seen: Seen, text: str) -> Text:
+    """Return a figure, greyed where it is the last one of a host that no longer answers."""
+    return Text(text, "dim" if seen.shown is None else "")
 
 
 def _flow(which: int) -> Callable[[Seen], float]:
@@ -205,22 +212,34 @@ def _host(seen: Seen, order: Order, width: int, height: int) -> Iterable[Rendera
     yield Text.assemble(
         state, "  ", (seen.name, "dim"), "  ", (KEYS.replace("  p processes", ""), "dim")
     )
-    shown = seen.shown
-    if shown is None:
+    shown = seen.figures
+    if seen.shown is None:
         yield Text(_unanswered(seen))
+    if shown is None:
         return
-    used = 4 + len(seen.summary) // width
-    yield Text(seen.summary)
+    figures = Group(*_figures(seen, shown, order, width, height))
+    yield figures if seen.shown is not None else Styled(figures, "dim")
+
+
+def _figures(
+    seen: Seen, shown: LoadReport, order: Order, width: int, height: int
+) -> Iterable[RenderableType]:
+    """Return the figures of one host: those of now, or the last there were."""
+    known = facts(shown)
+    used = 5 + len(seen.summary) // width + len(known) // width
+    yield Text(known, "dim")
+    yield Text(seen.summary or summary(shown))
     for sentence in seen.said:
-        used += 1 + (len(sentence.text) + 2) // width
-        yield Text(f"  {sentence.text}", KINDS.get(sentence.kind, ""))
+        used += 1 + (len(sentence.text) + len(sentence.do) + 3) // width
+        kind = KINDS.get(sentence.kind, "")
+        yield Text.assemble((f"  {sentence.text}", kind), f" {sentence.do}" if sentence.do else "")
     for line in _stacks(shown) if order.stacks else ():
         used += 1 + (len(line) + 2) // width
         yield Text(f"  {line}")
     yield Text()
     charts = _charts(seen, width)
     yield from charts
-    last = [*_changes(shown), *_bulkheads(shown), *_balancers(shown), *_limits(shown)]
+    last = lines(seen, shown)
     rows = _rows(shown)
     used += len(charts) + sum(1 + len(line) // width for line in last) + 3
     if rows:
@@ -253,49 +272,6 @@ def _charts(seen: Seen, width: int) -> list[Text]:
             line = Text.assemble((f"{name:<11}", "dim"), f"{say(known[-1]):>10} ", no_wrap=True)
             drawn.append(line + spark(values, room) + Text(f" {say(max(known))}", "dim"))
     return drawn
-
-
-def _changes(shown: LoadReport) -> list[Text]:
-    times = shown.get("transitions")
-    if times is None:
-        return []
-    busy = f"busy {grouped(times['busy'])} x, {span(shown.get('busy_seconds'))} in all"
-    recent = [
-        f"{change['state']} {span(max(0.0, shown['at'] - change['at']))} ago"
-        for change in reversed(shown.get("changes", ())[-3:])
-    ]
-    return [_line("changes", "; ".join([busy, *recent]))]
-
-
-def _bulkheads(shown: LoadReport) -> list[Text]:
-    return [_line("calls", bulkhead(one)) for one in shown.get("bulkheads") or ()]
-
-
-def _balancers(shown: LoadReport) -> list[Text]:
-    balancers = shown.get("balancers")
-    if balancers is None:
-        return []
-    if not balancers:
-        return [_line("balancers", "none asks the agent")]
-    text = f"{len(balancers)} ask"
-    if shown["capacity"] is not None and shown["state"] != DRAINING:
-        text += f", each for up to {grouped(share(shown['capacity'], len(balancers)))} at once"
-    known = sorted(balancers, key=lambda one: str(one["name"]))
-    names = ", ".join(f"{one['name']} {span(one['asked'])} ago" for one in known)
-    line = _line("balancers", f"{text}: {names}")
-    line.no_wrap = False  # a name that is cut off might be the one that is missing
-    return [line]
-
-
-def _limits(shown: LoadReport) -> list[Text]:
-    lines = [_line("in force", str(alike)) for alike in in_force(shown)]
-    for line in lines:
-        line.no_wrap = False
-    return lines
-
-
-def _line(name: str, text: str) -> Text:
-    return Text.assemble((f"{name:<11}", "dim"), text, no_wrap=True, overflow="ellipsis")
 
 
 def _rows(shown: LoadReport | None) -> list[ProcessFigures]:

@@ -39,6 +39,7 @@ class Seen(NamedTuple):
     :param why: why there is none.
     :param code: the exit code that it amounts to.
     :param number: how many looks there have been.
+    :param last: what the last answer showed, where there is none now.
     :param silent: seconds since the last answer, where there is none now and was one before.
     """
 
@@ -52,6 +53,12 @@ class Seen(NamedTuple):
     looks: Sequence[Look] = ()
     number: int = 0
     silent: float | None = None
+    last: LoadReport | None = None
+
+    @property
+    def figures(self) -> LoadReport | None:
+        """What there is to show: of now, or the last there was."""
+        return self.last if self.shown is None else self.shown
 
 
 class Host:
@@ -114,8 +121,9 @@ class Host:
 
     def _unanswered(self, why: str, number: int) -> Seen:
         silent = None if self._last is None else time.monotonic() - self._last
-        looks = self.seen.looks
-        return Seen(self.name, None, "no answer", why, looks=looks, number=number, silent=silent)
+        before = self.seen
+        seen = Seen(self.name, None, "no answer", why, number=number, silent=silent)
+        return seen._replace(looks=before.looks, last=before.figures)
 
 
 def _reason(error: Exception) -> str:
