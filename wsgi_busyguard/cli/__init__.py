@@ -26,6 +26,19 @@ COMMANDS = {
 }
 
 
+DOCS = "https://wsgi-busyguard.readthedocs.io/"
+
+EXAMPLES = {
+    "serve": "busyguard serve mysite.wsgi:application --threads 8 --check 127.0.0.1:8081",
+    "agent": "busyguard agent --board /run/shop.board --check 127.0.0.1:8081",
+    "top": "busyguard top web1:8081 web2:8081",
+    "check": "busyguard check http://127.0.0.1:8080/readyz",
+    "drain": "busyguard drain --board /run/shop.board",
+    "haproxy": "busyguard haproxy --server web1=10.0.0.11:8080 --server web2=10.0.0.12:8080",
+    "demo": "busyguard demo",
+}
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that tells a mistake in one line."""
 
@@ -37,7 +50,9 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 2 for a mistake in what it was given."""
     parser = Parser(
-        prog="busyguard", description="Health checks that tell the truth, queues that stay short."
+        prog="busyguard",
+        description="Health checks that tell the truth, queues that stay short.",
+        epilog=f"busyguard COMMAND --help has an example of each. The documentation: {DOCS}",
     )
     parser.add_argument("--version", action="version", version=f"busyguard {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -46,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             name,
             help=help_,
             description=help_,
+            epilog=f"Example: {EXAMPLES[name]}. The documentation: {DOCS}",
         )
         module.add_arguments(command)
         command.set_defaults(run=module.run)

@@ -236,7 +236,7 @@ def _lengths(looks: Sequence[Look]) -> str:
     body = [["in the app", *map(length, took)], ["waiting for a thread", *map(length, waited)]]
     last = looks[-1].at - looks[0].at
     when = "5 minutes" if last > 290 else span(round(last))
-    table = _table(("of the requests", "half took at most", "99 of 100"), body, 1)
+    table = _table(("of the requests", "half took", "99 of 100"), body, 1)
     return _section(f"How long requests took in the last {when}", table)
 
 

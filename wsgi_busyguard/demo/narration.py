@@ -64,7 +64,9 @@ class Narration:
         self._say(f"  {outcome(record)}")
 
     def _say(self, line: str) -> None:
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        # A terminal breaks a line that is too long in the middle of a word; a file keeps it whole.
+        whole = not self.console.is_terminal
+        self.console.print(line, highlight=False, markup=False, soft_wrap=whole)
 
 
 class LiveNarration(Narration):

@@ -59,7 +59,8 @@ def _column(axes: Any, act: Act, record: Record) -> None:
     goodput.set_title(f"Act {act.name}: {act.title}\n\n", fontweight="bold")
     above = {"transform": goodput.transAxes, "ha": "center", "fontsize": 11}
     goodput.text(0.5, 1.11, act.text, **above)
-    goodput.text(0.5, 1.03, outcome(record), color=GREEN, fontweight="bold", **above)
+    color = RED if record.recovery() is None else GREEN
+    goodput.text(0.5, 1.03, outcome(record), color=color, fontweight="bold", **above)
     _goodput(goodput, record)
     _queues(queue, record)
     _checks(check, record)

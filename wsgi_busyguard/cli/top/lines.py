@@ -27,7 +27,8 @@ def _lengths(seen: Seen) -> list[Text]:
     half, most = lengths(seen.looks, "service")
     if half is None or most is None:
         return []
-    said = f"half within {length(half)}, 99 of 100 within {length(most)}, in the last 5 minutes"
+    when = span(round(seen.looks[-1].at - seen.looks[0].at))
+    said = f"half took {length(half)}, 99 of 100 {length(most)} (last {when})"
     return [_line("requests", said)]
 
 

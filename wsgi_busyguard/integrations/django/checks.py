@@ -18,6 +18,7 @@ from django.core.checks import CheckMessage, Error, Info
 from django.urls import ResolverMatch, get_resolver, resolve
 from django.utils.module_loading import import_string
 
+from ..._support.imported import named
 from ...adapters.thread_budget import needed
 from ...bulkhead import bulkheads as every_bulkhead
 from ...middleware import BusyGuard
@@ -54,10 +55,30 @@ def right(**_: Any) -> list[CheckMessage]:
                 raise TypeError(
                     f"{name} must be callable with a Transition, not {keywords[name]!r}"
                 )
+        _folder_of(keywords.get("board"))
+        _app_of(given.get(INNER))
         BusyGuard(_nothing, **{n: value for n, value in keywords.items() if n not in NOT_TRIED})
     except (ValueError, TypeError, ImportError) as error:
         return [Error(f"BUSYGUARD: {error}", id=f"{TAG}.E002")]
     return []
+
+
+def _app_of(path: object) -> None:
+    """Raise :exc:`ImportError` if the app behind the guard is not where the settings say."""
+    try:
+        named(path)
+    except ImportError as error:
+        raise ImportError(f"{INNER}: {error}") from error
+    except Exception:  # whatever else it raises, the server says it in better words
+        return
+
+
+def _folder_of(board: object) -> None:
+    """Raise :exc:`ValueError` if the folder for a board is missing; nothing is made there."""
+    if isinstance(board, str | os.PathLike):
+        folder = os.path.dirname(os.path.abspath(os.fspath(board)))
+        if not os.path.isdir(folder):
+            raise ValueError(f"the folder {os.fsdecode(folder)!r} for the board is missing")
 
 
 def known_services(**_: Any) -> list[CheckMessage]:
