@@ -114,7 +114,6 @@ class BusyGuard:
         self.dry_run: DryRun | None = DryRun() if dry_run else None
         adapter = self._queue(options)
         self.monitor: Monitor = monitor or self._on_board(board, adapter)
-        self.monitor.app = self.monitor.app or app_name(app)
         self._know_checks(options)
         self._put_in_front(app, adapter)
         self._wait_for_a_call(adapter)
@@ -182,6 +181,7 @@ class BusyGuard:
     def _put_in_front(self, app: WSGIApplication, adapter: Adapter) -> None:
         """Put a gate in front of the app, and what stamps requests where the gate has no room."""
         monitor, options, timeout = self.monitor, self._options, self._options.timeout
+        monitor.app = monitor.app or app_name(app)
         if options.show_stacks:
             from .dashboard.stacks import Stacks
 

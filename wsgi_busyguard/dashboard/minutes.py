@@ -52,10 +52,7 @@ def minutes(shown: LoadReport, looks: Sequence[Look]) -> str:
             since,
         ),
     ]
-    longest = max([delay for delay in delays if delay is not None], default=None)
-    drawing = chart(ages, delays, longest or 0.0, says=f"wait, at most {span(longest)}")
-    most_of_it = "" if longest is None else f"most {span(longest)}"
-    drawn.append(_figure("Wait", span(last.delay), most_of_it, drawing, since))
+    drawn.append(_wait(ages, delays, since))
     if last.served is not None:
         drawn.append(_flow(ages, served, refused, since))
     return "".join(drawn)
@@ -78,6 +75,14 @@ def _now(shown: LoadReport, last: Look) -> Look:
     delay = None if word(shown) == STALLED else shown["delay"]
     queued, active, capacity = shown["queued"], shown["active"], shown["capacity"]
     return last._replace(queued=queued, active=active, capacity=capacity, delay=delay)
+
+
+def _wait(ages: Sequence[float], delays: Sequence[float | None], since: str) -> str:
+    """Return the chart of how long a request would wait that comes then."""
+    longest = max([delay for delay in delays if delay is not None], default=None)
+    drawing = chart(ages, delays, longest or 0.0, says=f"wait, at most {span(longest)}")
+    most = "" if longest is None else f"most {span(longest)}"
+    return _figure("Wait", span(delays[-1]), most, drawing, since)
 
 
 def _flow(

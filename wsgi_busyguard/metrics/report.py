@@ -11,11 +11,11 @@ Nothing here is done for a request.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from socket import gethostname
 from typing import TYPE_CHECKING, Any, cast
 
-from .. import __version__
 from ..board.outside_calls import together
 from ..board.row import HasRows
 from ..board.watcher import Watcher
@@ -63,7 +63,9 @@ def look(
         **of_load(verdict.load),
     }
     shown = cast("LoadReport", state)  # the rest is added as far as it is known
-    shown["host"], shown["release"] = gethostname(), __version__
+    # The package itself stands above this: it imports the middleware.
+    release = sys.modules[__name__.partition(".")[0]].__version__
+    shown["host"], shown["release"] = gethostname(), str(release)
     if isinstance(monitor, Monitor | Watcher):
         shown["app"], shown["since"] = monitor.app, monitor.since
     if hasattr(monitor, "adapter"):

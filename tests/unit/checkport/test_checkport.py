@@ -14,7 +14,7 @@ from contextlib import suppress
 import pytest
 from support.client import Line, ask, eventually, request
 
-from wsgi_busyguard import Load, Monitor
+from wsgi_busyguard import Load, Monitor, __version__
 from wsgi_busyguard._support.socket_calls import Plain, system_calls
 from wsgi_busyguard.board import Row
 from wsgi_busyguard.checkport import event_loop as loop
@@ -228,6 +228,10 @@ def test_load_shows_every_figure_and_where_they_come_from(check, shown):
     assert {check["count"] for check in shows.pop("checks")} == {0}  # nobody has asked
     [row] = shows.pop("processes")
     assert (row["pid"], row["queued"], row["served"]) == (os.getpid(), 3, None)
+    assert shows.pop("since") == pytest.approx(time.time(), abs=60)
+    assert (shows.pop("host"), shows.pop("release")) == (socket.gethostname(), __version__)
+    assert shows.pop("port").startswith("127.0.0.1:")
+    assert shows.pop("app") is None  # a monitor alone has none
     assert shows == {
         "version": 1,
         "state": "busy",
