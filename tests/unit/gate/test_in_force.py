@@ -25,7 +25,7 @@ from wsgi_busyguard.board.layout import LIMIT_COLUMNS, LIMITS, limits_in, packed
 from wsgi_busyguard.board.publisher import Publisher
 from wsgi_busyguard.board.watcher import Watcher
 from wsgi_busyguard.cli.top.figures import understood
-from wsgi_busyguard.cli.top.view import _limits as top_lines
+from wsgi_busyguard.cli.top.lines import _limits as top_lines
 from wsgi_busyguard.dashboard.html import parts
 from wsgi_busyguard.dashboard.limits import in_force as alike
 from wsgi_busyguard.dashboard.sentences import sentences
