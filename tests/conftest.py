@@ -245,7 +245,9 @@ def pytest_addoption(parser):
     parser.addoption(
         "--seconds", type=float, help="how long each fuzz target (3) and chaos (10) go on"
     )
-    parser.addoption("--seed", type=int, help="of chaos; without one it is chosen, and printed")
+    parser.addoption("--seed", type=int, help="of chaos; chosen and printed beside --seconds alone")
+        "--seed", type=int, help="of chaos; chosen and printed where --seconds is given without it"
+    )
 
 
 def pytest_collection_modifyitems(config, items):

@@ -112,7 +112,9 @@ def held(pid):
 
 @pytest.mark.timeout(0)  # every wait in it ends
 def test_whatever_happens_to_its_workers_the_site_goes_on(gunicorn, pytestconfig):
-    seed = pytestconfig.getoption("--seed") or random.SystemRandom().randrange(1, 1 << 32)
+    seed, seconds = pytestconfig.getoption("--seed"), pytestconfig.getoption("--seconds")
+    if not seed:  # by itself always the same dice, for minutes others each time
+        seed = random.SystemRandom().randrange(1, 1 << 32) if seconds else 1
     print(f"--seed {seed}")
     limits = {"max_queue": 100, "max_wait": 30, "client_timeout": 60}
     served = gunicorn("-w", str(WORKERS), "--threads", str(THREADS), **limits)
