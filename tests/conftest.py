@@ -246,8 +246,6 @@ def pytest_addoption(parser):
         "--seconds", type=float, help="how long each fuzz target (3) and chaos (10) go on"
     )
     parser.addoption("--seed", type=int, help="of chaos; chosen and printed beside --seconds alone")
-        "--seed", type=int, help="of chaos; chosen and printed where --seconds is given without it"
-    )
 
 
 def pytest_collection_modifyitems(config, items):
