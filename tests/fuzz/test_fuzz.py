@@ -40,7 +40,8 @@ def test_new_bytes(name, tmp_path, pytestconfig):
     words = HERE / ("haproxy.dict" if name == "config_linter" else "http.dict")
     seconds = pytestconfig.getoption("--seconds")
     arguments = [f"-max_total_time={seconds or SECONDS:.0f}", f"-timeout={SLOWEST}"]
-    arguments += [f"-dict={words}"] + ([] if seconds else ["-seed=1", f"-runs={RUNS}"])
+    arguments += [f"-artifact_prefix={tmp_path}/", f"-dict={words}"]
+    arguments += ([] if seconds else ["-seed=1", f"-runs={RUNS}"])
     done = subprocess.run(
         [sys.executable, "-m", "fuzz", name, *arguments, "-max_len=2000", tmp_path, CORPUS / name],
         cwd=HERE.parent,
