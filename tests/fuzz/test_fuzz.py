@@ -41,7 +41,7 @@ def test_new_bytes(name, tmp_path, pytestconfig):
     seconds = pytestconfig.getoption("--seconds")
     arguments = [f"-max_total_time={seconds or SECONDS:.0f}", f"-timeout={SLOWEST}"]
     arguments += [f"-artifact_prefix={tmp_path}/", f"-dict={words}"]
-    arguments += ([] if seconds else ["-seed=1", f"-runs={RUNS}"])
+    arguments += [] if seconds else ["-seed=1", f"-runs={RUNS}"]
     done = subprocess.run(
         [sys.executable, "-m", "fuzz", name, *arguments, "-max_len=2000", tmp_path, CORPUS / name],
         cwd=HERE.parent,
