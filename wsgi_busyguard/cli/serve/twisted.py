@@ -41,7 +41,8 @@ def serve_twisted(app: WSGIApplication, arguments: argparse.Namespace) -> int:
                 raise error.socketError from None
         where = start_ports(site.guard.monitor, arguments, stack)
         reactor.addSystemEventTrigger("before", "shutdown", leave_at_next_signal)
-        announce(arguments, host, listening.getHost().port, where)
+        # Not before SIGTERM is the reactor's: whoever reads that it serves may end it at once.
+        reactor.callWhenRunning(announce, arguments, host, listening.getHost().port, where)
         reactor.run()
     return 0
 
