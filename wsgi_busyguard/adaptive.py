@@ -183,7 +183,9 @@ class Adaptive:
         self._loop = loop or main_thread
         self._is_off = False
         self._turns = Turns()
-        self._beats = Periodic(self.beat, BEAT_SECONDS, "busyguard-adaptive")
+        # At the end once more: another thread may say so in the middle of a look.
+        end = self._turns.restore
+        self._beats = Periodic(self.beat, BEAT_SECONDS, "busyguard-adaptive", at_end=end)
         self._reset()
         after_fork(Stage.OWN, self._reset)
 

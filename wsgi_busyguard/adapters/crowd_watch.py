@@ -60,7 +60,14 @@ class CrowdWatch:
         self._turns = Turns()
         self._usable = this_machine().usable if adaptive else math.inf
         self._had = (time.monotonic(), time.process_time())
-        self._beats = Periodic(self._beat, BEAT_SECONDS, "busyguard-crowd", in_children=True)
+        # Turns are as before at the end of the thread, too, which may just be shortening them.
+        self._beats = Periodic(
+            self._beat,
+            BEAT_SECONDS,
+            "busyguard-crowd",
+            in_children=True,
+            at_end=self._turns.restore,
+        )
 
     @property
     def watches(self) -> bool:

@@ -281,6 +281,29 @@ def test_turns_are_short_while_the_interpreter_is_used_up(clocks):
     assert sys.getswitchinterval() != pytest.approx(SHORT_SECONDS)
 
 
+def test_turns_are_as_before_where_it_is_ended_in_the_middle_of_shortening_them(
+    adapter, monkeypatch, until
+):
+    watch, before = CrowdWatch(PickUp(None), NextCall(), adaptive=True), sys.getswitchinterval()
+    watch._usable = 0.0  # as if all of it were used up
+    begun, go_on, done = threading.Event(), threading.Event(), threading.Event()
+    shorten = watch._turns.shorten
+
+    def slowly():
+        begun.set()
+        go_on.wait(10)
+        shorten()
+        done.set()
+
+    monkeypatch.setattr(watch._turns, "shorten", slowly)
+    watch.watch(adapter)
+    assert begun.wait(10)
+    watch.watch(None)
+    go_on.set()
+    assert done.wait(10)
+    until(lambda: sys.getswitchinterval() == before)
+
+
 def test_turns_are_as_they_are_if_nothing_is_to_adapt(clocks):
     assert turns(CrowdWatch(PickUp(None), NextCall()), clocks, 1.0, 1.0) == [False, False]
 

@@ -158,7 +158,8 @@ class GuardedThreads(Guarded, ThreadWorker):
             return False
         came = self._came
         try:
-            self._accept_by_itself(*arguments) if self._endless else super().accept(*arguments)
+            accept = self._accept_by_itself if self._endless else super().accept
+            accept(*arguments)
             self.standing.moved()  # also if another worker was first
         except OSError as error:
             if error.errno not in NO_DESCRIPTOR:
