@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
+import os
 import random
 import socket
+import tempfile
 import threading
 import time
+from pathlib import Path
 from typing import NamedTuple
 
 PATIENCE = 20.0
@@ -16,15 +20,26 @@ PATIENCE = 20.0
 MOST_TIMES = 4
 
 
+# One byte a port, locked by the process of tests that has handed it out, until that ends.
+PORTS = open(Path(tempfile.gettempdir()) / f"busyguard-ports-{os.getuid()}", "a+b")  # noqa: SIM115
+_handed_out = set()
+
+
 def free_port():
     """Return a port that nobody has, for servers that cannot say which one the kernel chose.
 
-    None of those that the kernel chooses from: it might be a client's before the server is up.
+    None of those that the kernel chooses from: it might be a client's before the server is up. And
+    none that these tests have had before, or others beside them: theirs may not be up yet.
     """
     while True:
         port = random.SystemRandom().randrange(20_000, 32_000)
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
+        if port in _handed_out:
+            continue
+        with contextlib.suppress(OSError):
+            fcntl.lockf(PORTS, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+            with socket.create_server(("127.0.0.1", port)):
+                _handed_out.add(port)
+                return port
 
 
 class Answer(NamedTuple):
@@ -128,10 +143,36 @@ def check(port, timeout=PATIENCE):
     return ask(port, "OPTIONS", "/", version="1.0", timeout=timeout)
 
 
+class Stopwatch:
+    """Seconds, of those in which somebody who asks for the processor again and again gets it.
+
+    As many as on the clock, but where the machine is busy elsewhere: there each pause of a
+    hundredth of a second takes longer, and so does what a server does meanwhile.
+    """
+
+    def __enter__(self):
+        self.seconds, self._stopped = 0.0, False
+        self._thread = threading.Thread(target=self._count, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stopped = True
+        self._thread.join()
+
+    def _count(self):
+        while not self._stopped:
+            time.sleep(0.01)
+            self.seconds += 0.01
+
+
 def checks(port, count=20):
     """Check so often, and return the answers: each comes, and none waits for anything else."""
-    answers = [check(port) for _ in range(count)]
-    assert max(answer.took for answer in answers) < 1
+    answers = []
+    for _ in range(count):
+        with Stopwatch() as watch:
+            answers.append(check(port))
+        assert watch.seconds < 1
     return answers
 
 

@@ -338,17 +338,19 @@ def test_an_executor_that_was_let_go_of_still_runs_what_it_was_given(make, hang,
 def test_what_was_submitted_runs_before_the_process_ends(python, kind, shut):
     said = python(
         f"""
-        import time
+        import threading
         from concurrent.futures import ThreadPoolExecutor as stock
         from wsgi_busyguard.adapters.executor import CountingExecutor as counting
         executor = {kind}
+        over = threading.Event()
         def job(number):
-            time.sleep(0.05)
+            over.wait()
             print(str(number) + "\\n", end="", flush=True)
         for number in range(6):
             executor.submit(job, number)
         {shut}
-        print("over")
+        print("over", flush=True)
+        over.set()
         """
     )
     assert said.split()[0] == "over"
