@@ -27,7 +27,12 @@ POST_SECONDS = 0.25
 # What shares a word with the process id.
 STARTING, READY, STOPPING, LOOP, CALLED = 1, 2, 4, 8, 16
 THERE = STARTING | READY | STOPPING
-STATES = {STARTING: "starting", READY: "ready", STOPPING: "stopping"}
+# A process has one of them at a time. A word that nobody has posted may have several; then it is
+# counted as ready by whoever sums, and so it is called.
+STATES = {
+    state: "ready" if state & READY else "stopping" if state & STOPPING else "starting"
+    for state in range(1, THERE + 1)
+}
 
 # The columns after those of every table. Queued, active and capacity share a word, so that they
 # always agree. Who waits is known by the moment since when, which goes on counting while the

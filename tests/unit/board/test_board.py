@@ -16,9 +16,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from wsgi_busyguard import Board, Load, Monitor, State
 from wsgi_busyguard.board import BoardFull
-from wsgi_busyguard.board.layout import BEAT, MOST, packed
+from wsgi_busyguard.board.layout import BEAT, MOST, READY, THERE, packed
 from wsgi_busyguard.board.processes import is_gone
 from wsgi_busyguard.board.publisher import Publisher
+from wsgi_busyguard.board.table import FLAGS, OWNER
 from wsgi_busyguard.board.watcher import Watcher
 from wsgi_busyguard.load import UNKNOWN
 
@@ -215,6 +216,16 @@ def test_only_those_that_are_ready_are_counted(board):
     kept[2].stopping()
     assert board.read() == Load(0, 0, 10)
     assert [row.state for row in board.rows()] == ["starting", "ready", "stopping"]
+
+
+@pytest.mark.parametrize("flags", range(THERE + 1))
+def test_a_row_in_several_states_at_once_is_there_all_the_same(board, publisher, flags):
+    """Nobody posts such a word; whoever may write to the file can."""
+    table = board.table
+    table.words[table.at(OWNER, 0)] = os.getpid() << FLAGS | flags
+    named = [row.state for row in board.rows()]
+    assert len(named) == (flags > 0)
+    assert ("ready" in named) == (board.read() != UNKNOWN) == bool(flags & READY)
 
 
 def test_those_are_awake_that_are_ready_and_beat(board, child, until):
