@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, settings
 from werkzeug.middleware.lint import LintMiddleware
 
 from wsgi_busyguard import Load
+from wsgi_busyguard._support import launcher
 
 with warnings.catch_warnings():  # WebTest imports WebOb, and that cgi, which warns
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -96,6 +97,13 @@ class Response(NamedTuple):
     headers: dict[str, str]
     body: bytes
     text: str
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left_to_be_started():
+    """Else what one test could not start is started in another, and logged there."""
+    yield
+    launcher._postponed.clear()
 
 
 @pytest.fixture

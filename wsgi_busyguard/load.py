@@ -81,6 +81,12 @@ def delay(load: Load) -> float | None:
 UNKNOWN = Load(0, 0, None)
 
 
+def load_of(outstanding: int, capacity: int) -> Load:
+    """Return the load of so many requests: what an idle thread is about to take is not queued."""
+    active = min(outstanding, capacity)
+    return Load(outstanding - active, active, capacity)
+
+
 class Transition(NamedTuple):
     """A change of state, as listeners are told of it.
 

@@ -15,8 +15,7 @@ from .adapters.readers.in_flight import InFlight
 from .adapters.unread_body import Leftovers
 from .adaptive import adapted
 from .board.membership import Forking
-from .deadlines.client_timeout import reader
-from .deadlines.clock_skew import QueueHeader
+from .deadlines.client_timeout import client_reader
 from .deadlines.current_guard import calls_apps
 from .deadlines.environ import stamping
 from .gate import Gate
@@ -210,9 +209,7 @@ class BusyGuard:
 
     def _reader(self, is_idle: Callable[[], bool]) -> Callable[[Mapping[str, Any]], Client] | None:
         """Return what reads from a request's headers how long its client waits, and has waited."""
-        options, timeout = self._options, self._options.timeout
-        queue_header = QueueHeader(is_idle, timeout) if options.trust_queue_header else None
-        return reader(timeout, options.client_timeout_header, queue_header)
+        return client_reader(self._options, is_idle)
 
     def _report(self) -> None:
         """Have all answers carry the load."""

@@ -84,12 +84,13 @@ def run(argv, env, cwd):
 
 
 def main():
-    control = socket.socket(fileno=int(sys.argv[1]))
-    for name in sys.argv[2:]:
-        importlib.import_module(name)
-    program = is_program(control)
+    with socket.socket(fileno=int(sys.argv[1])) as control:
+        for name in sys.argv[2:]:
+            importlib.import_module(name)
+        program = is_program(control)
+        if program is not None:
+            control.detach()  # it is closed already
     if program is not None:
-        control.detach()  # it is closed already
         run(**program)
 
 

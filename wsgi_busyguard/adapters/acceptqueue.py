@@ -90,11 +90,11 @@ class AcceptQueueAdapter:
 
     def read(self) -> Load | None:
         """Return the figures of this instant; ``None`` if no queue can be read."""
-        queues = [queue for queue in map(waiting, self._listeners) if queue is not None]
-        if not queues:
+        queued = in_the_kernel(self._listeners)
+        if queued is None:
             return None
         active = 0 if self._active is None else self._active()
-        return Load(sum(queues), active, self._capacity)
+        return Load(queued, active, self._capacity)
 
     def __repr__(self) -> str:
         return f"<AcceptQueueAdapter of {len(self._listeners)} listeners>"

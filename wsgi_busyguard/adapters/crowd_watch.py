@@ -22,8 +22,11 @@ from .readers.gevent_pywsgi import PywsgiAdapter
 from .readers.sampling import Sampled
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from _typeshed.wsgi import WSGIEnvironment
 
+    from ..counters import Counters
     from ..gate.pickup import PickUp
     from ..load import Adapter, Load
     from .next_call import NextCall
@@ -89,7 +92,7 @@ class CrowdWatch:
 
     def counted(self, adapter: Adapter) -> Adapter:
         """Return what reads the same, and counts who was refused."""
-        return WithRefusals(adapter, self._pick_up)
+        return Reading(adapter.read, adapter, self._pick_up.counts)
 
     def _beat(self) -> None:
         self._take_turns()
@@ -123,30 +126,23 @@ class CrowdWatch:
             pick_up.changed()
 
 
-class Portion:
-    """Reads what one process has of a queue that several have in common."""
+class Reading:
+    """An adapter that reads by a function what another one knows, and goes by that one's name.
 
-    def __init__(self, adapter: Divides) -> None:
+    :param read: returns the load.
+    :param counts: returns what is counted elsewhere, if it is.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[], Load | None],
+        adapter: object,
+        counts: Callable[[], Counters | None] | None = None,
+    ) -> None:
+        self.read = read
         self._adapter = adapter
-
-    def read(self) -> Load | None:
-        """Return the figures of this instant."""
-        return self._adapter.portion()
-
-    def __repr__(self) -> str:
-        return f"<Portion of {self._adapter!r}>"
-
-
-class WithRefusals:
-    """Reads what an adapter reads, and counts who was refused at pick-up."""
-
-    def __init__(self, adapter: Adapter, pick_up: PickUp) -> None:
-        self._adapter = adapter
-        self.counts = pick_up.counts
-
-    def read(self) -> Load | None:
-        """Return the load."""
-        return self._adapter.read()
+        if counts is not None:
+            self.counts = counts
 
     def __repr__(self) -> str:
         return repr(self._adapter)
@@ -157,7 +153,7 @@ def own_part(adapter: Adapter) -> Adapter | None:
     while isinstance(adapter, Publisher):  # it reads all processes
         adapter = adapter.adapter
     if isinstance(adapter, Divides):
-        return Portion(adapter)
+        return Reading(adapter.portion, adapter)
     # What waits in the kernel may be for several processes, and who knows how many. A gate refuses
     # by itself.
     others = (Shares, AcceptQueueAdapter, PywsgiAdapter, Gate)

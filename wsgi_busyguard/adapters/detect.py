@@ -99,12 +99,6 @@ def held_up(name: str) -> str:
     return UNPATCHED if of_gevent else IN_THE_LOOP.format(name)
 
 
-def threads(environ: Environ) -> float | None:
-    """Return how many threads of this process serve; see :class:`Server`."""
-    server = find(environ)
-    return None if server is None else server.threads
-
-
 def _first(called: Callable[[Any], Server | None], looks: tuple[Any, ...]) -> Server | None:
     for look in looks:
         try:

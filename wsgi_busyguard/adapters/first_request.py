@@ -16,7 +16,7 @@ from ..deadlines.deadline import MONITOR
 from ..gate.gated import Held
 from ..load import Shares, Subscribes
 from ..monitor import Monitor
-from .crowd_watch import own_part
+from .crowd_watch import Reading, own_part
 from .detect import BE_THE_QUEUE, Server, behind_a_guard, find, find_early, held_up
 from .readers.in_flight import InFlight
 from .readers.sampling import Sampled
@@ -109,7 +109,9 @@ class FirstRequest:
         if MONITOR in environ:  # another guard stands in front, and knows
             theirs = environ[MONITOR]
             if isinstance(theirs, Monitor) and isinstance(self._adapter, InFlight):
-                self._turn_to(WithoutChecks(Same(theirs), self._count_checks()))
+                # Read, and not judged, by which that monitor's listeners would be told.
+                reading = Reading(lambda: theirs.adapter.read(), theirs.adapter)
+                self._turn_to(WithoutChecks(reading, self._count_checks()))
         elif isinstance(self._adapter, InFlight):
             self._find_load(server, name)
         else:
@@ -214,20 +216,6 @@ class FirstRequest:
             self.lacks_room = False
             self._crowd.watch(None)
             self._begin()
-
-
-class Same:
-    """Reads what another monitor reads."""
-
-    def __init__(self, monitor: Monitor) -> None:
-        self._monitor = monitor
-
-    def read(self) -> Load | None:
-        """Return the load; the other monitor does not judge it, so nobody is told under a lock."""
-        return self._monitor.adapter.read()
-
-    def __repr__(self) -> str:
-        return repr(self._monitor.adapter)
 
 
 class WithoutChecks:

@@ -10,11 +10,12 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._support.request_head import header_key
+from .clock_skew import QueueHeader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from .clock_skew import QueueHeader
+    from ..options import GuardOptions
 
 UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9, "": 1e-3}
 
@@ -69,6 +70,17 @@ def reader(
         return Client(ago, client_timeout if own is None else own)
 
     return read
+
+
+def client_reader(
+    options: GuardOptions, is_idle: Callable[[], bool]
+) -> Callable[[Mapping[str, Any]], Client] | None:
+    """Return a function as :func:`reader` does, for a guard with these options.
+
+    :param is_idle: whether nobody needs to wait here.
+    """
+    queue_header = QueueHeader(is_idle, options.timeout) if options.trust_queue_header else None
+    return reader(options.timeout, options.client_timeout_header, queue_header)
 
 
 def _groups(match: re.Match[str]) -> tuple[str, str]:

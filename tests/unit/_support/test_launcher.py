@@ -34,8 +34,7 @@ def scarce(monkeypatch):
             monkeypatch.setattr(threading, name, limited)
     monkeypatch.setattr(launcher, "RETRY_SECONDS", 0.0)
     monkeypatch.setattr(launcher, "_due", 0.0)
-    yield scarce
-    launcher._postponed.clear()
+    return scarce
 
 
 class Thing:

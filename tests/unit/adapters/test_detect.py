@@ -18,9 +18,9 @@ from paste.httpserver import ThreadPool as PasteThreadPool
 
 from wsgi_busyguard import BusyGuard, Load, Monitor
 from wsgi_busyguard.adapters import detect as detection
-from wsgi_busyguard.adapters.detect import UNPATCHED, Server, find, find_early, threads
+from wsgi_busyguard.adapters.detect import UNPATCHED, Server, find, find_early
 from wsgi_busyguard.adapters.executor import CountingExecutor
-from wsgi_busyguard.adapters.first_request import Same, WithoutChecks
+from wsgi_busyguard.adapters.first_request import WithoutChecks
 from wsgi_busyguard.adapters.readers.gevent_pywsgi import PywsgiAdapter
 from wsgi_busyguard.adapters.readers.in_flight import InFlight
 from wsgi_busyguard.adapters.readers.paste import PasteAdapter
@@ -153,9 +153,8 @@ def test_granian_is_told_by_what_its_worker_process_was_given(monkeypatch):
 
 def test_a_thread_of_an_executor_is_told_wherever_it_comes_from():
     with ThreadPoolExecutor(3, "mine") as executor:
-        assert executor.submit(threads, {}).result() == 3
         server = executor.submit(find, {}).result()
-        assert repr(server.adapter()) == "<ThreadPoolAdapter of mine>"
+        assert (server.threads, repr(server.adapter())) == (3, "<ThreadPoolAdapter of mine>")
         assert not server.counts_checks
     assert find({}) is None
 
@@ -174,8 +173,8 @@ def test_what_a_look_raises_is_passed_over(monkeypatch):
     assert find({}).name == "next"
 
 
-def test_without_a_server_nobody_knows_how_many_threads_there_are():
-    assert threads({}) is None
+def test_without_a_server_none_is_found():
+    assert find({}) is None
     assert find_early() is None
 
 
@@ -308,14 +307,13 @@ def test_behind_another_guard_its_monitor_is_read_and_nothing_is_said(ask, adapt
     assert caplog.records == []
 
 
-def test_the_monitor_of_another_guard_is_followed_where_it_turns_to(adapter):
-    monitor = Monitor(adapter)
-    same = Same(monitor)
+def test_the_monitor_of_another_guard_is_followed_where_it_turns_to(ask, adapter):
+    monitor, inner = Monitor(adapter), BusyGuard(app)
+    assert ask(BusyGuard(inner, monitor=monitor, client_timeout=5.0), "GET", "/x").text == "app"
     other = type(adapter)()
     other.load = Load(1, 1, 1)
     monitor.read_from(other)
-    assert same.read() == Load(1, 1, 1)
-    assert repr(same) == repr(other)
+    assert inner.monitor.load == Load(1, 1, 1)
 
 
 def test_a_server_that_cannot_be_read_is_told_once_with_the_way_out(ask, found, caplog):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..._support.periodic import BEAT_SECONDS
 from ...counters import Counts
 from ...load import Subscribes
-from ..acceptqueue import waiting
+from ..acceptqueue import in_the_kernel
 
 if TYPE_CHECKING:
     import socket
@@ -74,7 +74,7 @@ class StandingQueue:
 
     def _waiting(self) -> int:
         try:
-            return sum(waiting(listener) or 0 for listener in self._listeners())
+            return in_the_kernel(self._listeners()) or 0
         except Exception:  # a server that is ending, or not as it was known: nobody stands there
             return 0
 

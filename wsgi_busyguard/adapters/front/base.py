@@ -14,8 +14,7 @@ from ..._support.log import Streak
 from ...adaptive import adapted
 from ...board.membership import Member
 from ...dashboard.stacks import Stacks
-from ...deadlines.client_timeout import Client, reader
-from ...deadlines.clock_skew import QueueHeader
+from ...deadlines.client_timeout import Client, client_reader
 from ...deadlines.deadline import call_until, timed
 from ...deadlines.environ import stamp
 from ...gate import Gate, Slot, Ticket
@@ -83,10 +82,7 @@ class Front:
         waits = options.some("max_queue", "max_wait", "client_timeout")
         gate = Gate(threads, **{"max_queue": waiting_room(threads), **waits})
         self.gate = adapted(gate, options.adaptive)
-        queue_header = None
-        if options.trust_queue_header:
-            queue_header = QueueHeader(self.gate.is_idle, options.timeout)
-        self._told = reader(options.timeout, options.client_timeout_header, queue_header)
+        self._read_client = client_reader(options, self.gate.is_idle)
         self.waiting: dict[Any, None] = {}
         self.here = threading.local()  # in a thread that serves: whose request it has
         adapter = reads(self.gate)
@@ -151,9 +147,9 @@ class Front:
         :param headers: as environ has them, of the request.
         :param peer: the address that it came from.
         """
-        if self._told is None:
+        if self._read_client is None:
             return Client(0.0, self.client_timeout)
-        return self._told({**headers, "REMOTE_ADDR": peer})
+        return self._read_client({**headers, "REMOTE_ADDR": peer})
 
     def answer(self, check: Check, accept: str | None) -> WSGIApplication:
         """Return the answer to a check, as things are now."""

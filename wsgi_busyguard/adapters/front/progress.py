@@ -99,10 +99,6 @@ class Upload:
         """Note that a thread reads a head, which has one time in all, from the socket itself."""
         self._since = time.monotonic()
 
-    def end_head(self) -> None:
-        """Note that the head is there."""
-        self._since = None
-
     def cut_if_stalled(self) -> bool:
         """Cut the connection off if it keeps a thread waiting for too long; return whether."""
         since = self._since

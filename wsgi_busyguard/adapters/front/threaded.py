@@ -98,7 +98,7 @@ class ThreadedFront(Front):
         """Return the app for a server in front of which the guard cannot stand."""
         stamped = self._reported(app)
         if not self.disabled:
-            stamped = stamping(stamped, self.monitor, self.client_timeout, self._told)
+            stamped = stamping(stamped, self.monitor, self.client_timeout, self._read_client)
 
         def serve(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
             path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")

@@ -107,7 +107,9 @@ class GuardedGevent(Guarded, GeventWorker):
         timeout = self.options.timeout
         self._hub_load = HubLoad(self.load.portion)
         refused = Responses(**self.options.some("refusal", "retry_after")).refused
-        app = holding(self._posting(app), self._gate, self.monitor, refused, timeout, self.told)
+        app = holding(
+            self._posting(app), self._gate, self.monitor, refused, timeout, self.read_client
+        )
         if self.options.slots is None:
             app = self.at_pick_up(app, self._hub_load.read, self._count_refused)
         return super().guarded(app)

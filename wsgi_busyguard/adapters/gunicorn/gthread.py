@@ -134,11 +134,15 @@ class GuardedThreads(Guarded, ThreadWorker):
 
     def guarded(self, app: WSGIApplication) -> WSGIApplication:
         """Return the guarded app behind the stamps, for the queue is in front of both."""
-        options, told = self.options, self.told
+        options, read_client = self.options, self.read_client
         self._replies = Replies(options, self.cfg, lambda: self.monitor)
         if self._in_front:
-            return self._pool.stamped(super().guarded(app), self.monitor, options.timeout, told)
-        held = holding(app, self._gate, self.monitor, self._replies.refused, options.timeout, told)
+            return self._pool.stamped(
+                super().guarded(app), self.monitor, options.timeout, read_client
+            )
+        held = holding(
+            app, self._gate, self.monitor, self._replies.refused, options.timeout, read_client
+        )
         return super().guarded(held)
 
     def accept(self, *arguments: Any) -> None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ...options import GuardOptions
     from ...policy import Limits
 
-    Told = Callable[[Mapping[str, Any]], Client]
+    ReadClient = Callable[[Mapping[str, Any]], Client]
 
 # Connections that a worker accepts beyond its threads and its queue. At worker_connections it stops
 # accepting, and then a check waits in the kernel.
@@ -88,7 +88,7 @@ class ConnectionPool(CountingExecutor):
         self._unread = Unread(progress_timeout)
         self._seen = threading.local()
         self._disabled = is_disabled()
-        self._told: Told | None = None
+        self._read_client: ReadClient | None = None
         self._timeout = CLIENT_TIMEOUT
         self._connections: dict[Future[Any], Any] = {}
 
@@ -140,10 +140,12 @@ class ConnectionPool(CountingExecutor):
             return
         if has_left(conn.sock):
             raise ClientGone
-        if self._told is not None and self._is_too_late(conn, slot.waited, self._told):
+        if self._is_too_late(conn, slot.waited):
             raise TooLate
 
-    def _is_too_late(self, conn: Any, waited: float, told: Told) -> bool:
+    def _is_too_late(self, conn: Any, waited: float) -> bool:
+        if self._read_client is None:
+            return False
         try:
             head = read_head(read_ahead(conn) + (peeked(conn.sock) or b""))
         except ValueError:  # it is encrypted, say, or speaks the PROXY protocol
@@ -151,21 +153,24 @@ class ConnectionPool(CountingExecutor):
         if head is None:
             return False
         peer = conn.client[0] if isinstance(conn.client, tuple) else ""
-        ago, patience = told({**head.headers, "REMOTE_ADDR": peer})
-        return max(ago, waited) > own_max_wait(
-            self.gate.discipline.in_force, self._timeout, patience
-        )
+        ago, patience = self._read_client({**head.headers, "REMOTE_ADDR": peer})
+        in_force = self.gate.discipline.in_force
+        return max(ago, waited) > own_max_wait(in_force, self._timeout, patience)
 
     def stamped(
-        self, app: WSGIApplication, monitor: Monitor, timeout: float, told: Told | None = None
+        self,
+        app: WSGIApplication,
+        monitor: Monitor,
+        timeout: float,
+        read_client: ReadClient | None = None,
     ) -> WSGIApplication:
         """Return the app with the guard's stamps in its environ.
 
-        :param told: says what a request's headers tell of its client.
+        :param read_client: says what a request's headers tell of its client.
         """
         if self._disabled:
             return app
-        self._told, self._timeout, seen = told, timeout, self._seen
+        self._read_client, self._timeout, seen = read_client, timeout, self._seen
 
         def stamped(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
             slot = self.current()
@@ -174,7 +179,7 @@ class ConnectionPool(CountingExecutor):
             if slot is not None and getattr(seen, "since", None) != slot.since:
                 seen.since = since = slot.since or since
                 waited = slot.waited
-            ago, patience = (0.0, timeout) if told is None else told(environ)
+            ago, patience = (0.0, timeout) if read_client is None else read_client(environ)
             waited = max(waited, ago)  # in the proxy and here
             until = since - waited + patience
             stamp(environ, monitor, waited, until)

@@ -45,9 +45,9 @@ class GuardedSync(Guarded, SyncWorker):
     def guarded(self, app: WSGIApplication) -> WSGIApplication:
         """Return the guarded app behind what a request's headers tell of its client."""
         guard = super().guarded(self.at_pick_up(app, self.load.portion, self._forfeit))
-        if self.told is None:
+        if self.read_client is None:
             return guard
-        return stamping(guard, self.monitor, self.options.timeout, self.told)
+        return stamping(guard, self.monitor, self.options.timeout, self.read_client)
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serve a connection; whoever is slow to send a request takes the worker too."""

@@ -22,8 +22,7 @@ from ..._support.unpatched import begin
 from ..._support.wsgi_app import wsgi_app
 from ...board.publisher import Publisher
 from ...counters import counts_of
-from ...deadlines.client_timeout import reader
-from ...deadlines.clock_skew import QueueHeader
+from ...deadlines.client_timeout import client_reader
 from ...gate import Gate
 from ...gate.in_force import gate_in_force, in_force, pick_up_in_force
 from ...gate.pickup import PickUp
@@ -40,12 +39,11 @@ from .master import Host, judge_options, the_host
 from .options import OPTIONS, loaded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from _typeshed.wsgi import WSGIApplication
 
     from ...counters import Counters
-    from ...deadlines.client_timeout import Client
     from ...load import Adapter, GuardLimits, Load
     from ...options import GuardOptions
     from ...policy import Limits
@@ -144,7 +142,7 @@ class Guarded:
 
     :ivar monitor: knows the state of the host; its listeners hear of it in each worker.
     :ivar publisher: posts this worker's load.
-    :ivar told: says what a request tells of its client in its headers, where that is trusted.
+    :ivar read_client: returns what a request tells of its client, where that is trusted.
     :ivar gate: what bounds the requests of this worker, if anything does.
     :ivar standing: knows for how long this worker has taken nobody in who waits in the kernel.
     """
@@ -255,7 +253,7 @@ class Guarded:
         try:
             wsgi_app("the application", self.wsgi)
             self.options = loaded(self.options)
-            self.told = self._told_by_headers()
+            self.read_client = client_reader(self.options, self._is_idle)
             self.wsgi = self.guarded(self.wsgi)
         except (TypeError, ImportError) as error:  # in one line, and no worker starts
             raise AppImportError(str(error)) from None
@@ -267,7 +265,7 @@ class Guarded:
             self.push = Push(self.monitor, self.options.push).start()
 
     def _take_a_place(self) -> None:
-        self.standing = StandingQueue(self._listeners)
+        self.standing = StandingQueue(lambda: self.sockets)
         publisher = Publisher(self.host.board, OwnLoad(self.queue(), self), loop=self.loop)
         self.load = HostLoad(publisher, self)
         self.monitor = Monitor(self.load, deliver=_aside)
@@ -304,13 +302,6 @@ class Guarded:
         pick_up.read = read
         self._pick_up = pick_up
         return app if pick_up.is_off else pick_up.around(app)
-
-    def _told_by_headers(self) -> Callable[[Mapping[str, Any]], Client] | None:
-        options = self.options
-        queue_header = None
-        if options.trust_queue_header:
-            queue_header = QueueHeader(self._is_idle, options.timeout)
-        return reader(options.timeout, options.client_timeout_header, queue_header)
 
     def _is_idle(self) -> bool:
         """Return whether nobody needs to wait anywhere: not here, and not in the kernel."""
@@ -357,9 +348,6 @@ class Guarded:
             self.publisher.stopping()
         base: Any = super()
         base.handle_exit(sig, frame)
-
-    def _listeners(self) -> list[Any]:
-        return [getattr(listener, "sock", listener) for listener in self.sockets]
 
     def _whether_stopping(self) -> None:
         if not self.alive:  # after max_requests, say

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ...load import Load
+from ...load import load_of
+
+if TYPE_CHECKING:
+    from ...load import Load
 
 
 class CherootAdapter:
@@ -37,9 +40,7 @@ class CherootAdapter:
         # many there are; before the start there are none.
         threads = getattr(pool, "_threads", None)
         capacity = len(threads) if threads else pool.min
-        outstanding = pool.qsize + (capacity - pool.idle if threads else 0)
-        active = min(outstanding, capacity)
-        return Load(outstanding - active, active, capacity)
+        return load_of(pool.qsize + (capacity - pool.idle if threads else 0), capacity)
 
     def __repr__(self) -> str:
         return f"<CherootAdapter of {type(self._server).__name__}>"

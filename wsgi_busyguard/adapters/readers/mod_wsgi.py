@@ -18,18 +18,12 @@ if TYPE_CHECKING:
 
     from ...board.board import Board
 
-
 # What mod_wsgi has written into the environ since 4.0: whole microseconds. Since 6.0 it is a float
 # of seconds, 0.0 in embedded mode.
 MICROSECONDS = re.compile(r"[0-9]{15,17}")
 
-
 # Nothing is from before 2000, and mod_wsgi's clock is not later than 2100.
-NOT_BEFORE = 946684800.0
-
-
-NOT_AFTER = 4102444800.0
-
+EARLIEST_SECONDS, LATEST_SECONDS = 946684800.0, 4102444800.0
 
 # Seconds; a longer wait is a clock that was set.
 LONGEST_SECONDS = 600.0
@@ -56,7 +50,7 @@ def _moment(value: object) -> float | None:
         seconds = value
     else:
         return None
-    return seconds if NOT_BEFORE <= seconds <= NOT_AFTER else None
+    return seconds if EARLIEST_SECONDS <= seconds <= LATEST_SECONDS else None
 
 
 class ModWsgiAdapter:
@@ -91,10 +85,6 @@ class ModWsgiAdapter:
     def share(self, board: Board) -> Share:
         """Return what reads this process's part of it, for a board on which the group posts."""
         return Share(board, ProcessAdapter())
-
-    def threads(self) -> int:
-        """Return how many requests one process serves at once."""
-        return threads()
 
     def __repr__(self) -> str:
         if self._listeners is None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ...load import Load
+from ...load import load_of
+
+if TYPE_CHECKING:
+    from ...load import Load
 
 
 class PasteAdapter:
@@ -32,9 +35,7 @@ class PasteAdapter:
         """Return the pool's figures. Callable from any thread; takes no lock."""
         pool = self._pool
         capacity = len(pool.workers)
-        outstanding = pool.queue.qsize() + max(0, capacity - len(pool.idle_workers))
-        active = min(outstanding, capacity)
-        return Load(outstanding - active, active, capacity)
+        return load_of(pool.queue.qsize() + max(0, capacity - len(pool.idle_workers)), capacity)
 
     def __repr__(self) -> str:
         return f"<PasteAdapter of {len(self._pool.workers)} threads>"

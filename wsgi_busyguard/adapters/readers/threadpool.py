@@ -8,11 +8,13 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from ...load import Load
+from ...load import load_of
 from .in_flight import calls_in_flight, count_calls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from ...load import Load
 
 
 class ThreadPoolAdapter:
@@ -40,11 +42,7 @@ class ThreadPoolAdapter:
     def read(self) -> Load:
         """Return the pool's figures. Callable from any thread; 1 us."""
         executor = self._executor
-        queued, running = executor._work_queue.qsize(), self._active()
-        capacity = executor._max_workers
-        # A job that an idle or yet unstarted thread is about to take is not queued.
-        active = min(queued + running, capacity)
-        return Load(queued + running - active, active, capacity)
+        return load_of(executor._work_queue.qsize() + self._active(), executor._max_workers)
 
     def __repr__(self) -> str:
         return f"<ThreadPoolAdapter of {self._executor._thread_name_prefix}>"

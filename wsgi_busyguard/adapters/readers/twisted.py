@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from twisted.python.threadpool import ThreadPool
 
-from ...load import Load
+from ...load import load_of
+
+if TYPE_CHECKING:
+    from ...load import Load
 
 
 class TwistedAdapter:
@@ -31,9 +36,7 @@ class TwistedAdapter:
             outstanding = figures.busyWorkerCount + figures.backloggedWorkCount
         else:
             outstanding = len(pool.working) + pool.q.qsize()
-        # Work that an idle or yet unstarted thread is about to take is not queued.
-        active = min(outstanding, pool.max)
-        return Load(outstanding - active, active, pool.max)
+        return load_of(outstanding, pool.max)
 
     def __repr__(self) -> str:
         load = self.read()

@@ -17,7 +17,36 @@ if TYPE_CHECKING:
     from ...board.board import Board
 
 
-class UwsgiAdapter:
+class WorkerAdapter:
+    """Reads what one worker serves, and the queue of all."""
+
+    def __init__(self) -> None:
+        self._uwsgi = server()
+        self._capacity = threads()
+        if threads() > 1:
+            count_calls()
+        self._listeners = Listeners(self._uwsgi.sockets)
+
+    def read(self) -> Load | None:
+        """Return the figures of this instant; ``None`` if no listener's queue can be read."""
+        queued = self._listeners.waiting()
+        return None if queued is None else Load(queued, self._active(queued), self._capacity)
+
+    def progress(self) -> int:
+        """Return how many requests have been answered, by all processes."""
+        return answered(self._uwsgi.workers())
+
+    def _active(self, _queued: int) -> int:
+        if threads() > 1:
+            return calls_in_flight()
+        here = self._uwsgi.worker_id()
+        return others(working(worker for worker in self._uwsgi.workers() if worker["id"] == here))
+
+    def __repr__(self) -> str:
+        return f"<WorkerAdapter at {self._listeners!r}>"
+
+
+class UwsgiAdapter(WorkerAdapter):
     """Reads the load of a whole uWSGI, in any of its workers.
 
     :param capacity: requests that may be in the application at once; ``None`` is processes times
@@ -32,18 +61,14 @@ class UwsgiAdapter:
     """
 
     def __init__(self, capacity: int | None = None) -> None:
-        self._uwsgi = server()
+        super().__init__()
         if capacity is None:
             capacity = self._uwsgi.numproc * threads()
         self._capacity = int(whole("capacity", capacity, least=1))
-        if threads() > 1:
-            count_calls()
-        self._listeners = Listeners(self._uwsgi.sockets)
 
-    def read(self) -> Load | None:
-        """Return the figures of this instant; ``None`` if no listener's queue can be read."""
-        queued = self._listeners.waiting()
-        return None if queued is None else Load(queued, self._active(queued), self._capacity)
+    def share(self, board: Board) -> Share:
+        """Return what reads this worker's part of it, for a board on which every worker posts."""
+        return Share(board, WorkerAdapter())
 
     def _active(self, queued: int) -> int:
         if threads() == 1:
@@ -52,48 +77,8 @@ class UwsgiAdapter:
         full = queued and self._uwsgi.numproc > 1
         return others(self._capacity) if full else calls_in_flight()
 
-    def progress(self) -> int:
-        """Return how many requests have been answered, by all processes."""
-        return answered(self._uwsgi.workers())
-
-    def share(self, board: Board) -> Share:
-        """Return what reads this worker's part of it, for a board on which every worker posts."""
-        return Share(board, WorkerAdapter())
-
-    def threads(self) -> int:
-        """Return how many requests one process serves at once."""
-        return threads()
-
     def __repr__(self) -> str:
         return f"<UwsgiAdapter of {self._capacity} at {self._listeners!r}>"
-
-
-class WorkerAdapter:
-    """Reads what one worker serves, and the queue of all."""
-
-    def __init__(self) -> None:
-        self._uwsgi = server()
-        self._listeners = Listeners(self._uwsgi.sockets)
-        if threads() > 1:
-            count_calls()
-
-    def read(self) -> Load | None:
-        """Return the figures of this instant; ``None`` if no listener's queue can be read."""
-        queued = self._listeners.waiting()
-        return None if queued is None else Load(queued, self._active(), threads())
-
-    def progress(self) -> int:
-        """Return how many requests have been answered, by all processes."""
-        return answered(self._uwsgi.workers())
-
-    def _active(self) -> int:
-        if threads() > 1:
-            return calls_in_flight()
-        here = self._uwsgi.worker_id()
-        return others(working(worker for worker in self._uwsgi.workers() if worker["id"] == here))
-
-    def __repr__(self) -> str:
-        return f"<WorkerAdapter at {self._listeners!r}>"
 
 
 def threads() -> int:

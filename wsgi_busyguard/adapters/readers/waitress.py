@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ...load import Load
+from ...load import load_of
+
+if TYPE_CHECKING:
+    from ...load import Load
 
 # The dispatcher's lock is held for microseconds, unless whoever has it waits for the interpreter's
 # behind threads that compute, or for a handler of waitress's own log line about its queue, which is
@@ -42,9 +45,7 @@ class WaitressAdapter:
         finally:
             if locked:
                 dispatcher.lock.release()
-        # A thread that has been woken for a request counts as idle until it has taken it.
-        active = min(outstanding, capacity)
-        return Load(outstanding - active, active, capacity)
+        return load_of(outstanding, capacity)
 
     def __repr__(self) -> str:
         return f"<WaitressAdapter of {type(self._server).__name__}>"

@@ -149,7 +149,7 @@ class GuardedWSGIResource(Front):
 
     def client_of(self, request: Request) -> Client:
         """Return what a request tells of its client, where that is trusted."""
-        if self._told is None:
+        if self._read_client is None:
             return self.client({})
         peer = getattr(request.getClientAddress(), "host", "")  # a UNIX socket has none
         return self.client(dict(headers_of(request)), peer)

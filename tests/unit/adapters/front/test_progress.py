@@ -139,7 +139,9 @@ def test_only_those_who_are_served_are_cut_off(pair, start, until, caplog):
     threading.Event().wait(0.1)
     clients.cut_the_stalled()  # nobody serves it
     clients.begin(watched)
-    watched.end_head()
+    clients.end(watched)
+    watched = clients.watched(ours)  # as the sync worker does when it has the head
+    clients.begin(watched)
     clients.cut_the_stalled()
     buffer = bytearray(10)
 
