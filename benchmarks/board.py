@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 from interleaved import Case, Figures, compare
 
 from wsgi_busyguard import Board, Gate, Load, Monitor
+from wsgi_busyguard.board.processes import born, is_gone
 from wsgi_busyguard.board.publisher import Publisher
-from wsgi_busyguard.board.table import born, is_gone
 
 if TYPE_CHECKING:
     from collections.abc import Callable

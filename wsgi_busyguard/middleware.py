@@ -12,7 +12,7 @@ from .adapters.detect import in_a_test
 from .adapters.first_request import FirstRequest, briefly, room_to_start_with
 from .adapters.next_call import NextCall
 from .adapters.readers.in_flight import InFlight
-from .adapters.unread_body import Leftovers
+from .adapters.unread_body import UnreadBodyReader
 from .adaptive import adapted
 from .board.membership import Forking
 from .deadlines.client_timeout import client_reader
@@ -108,7 +108,7 @@ class BusyGuard:
         wsgi_app("app", app)
         self._options = options = _options(locals())
         self._in_flight = InFlight(trust_queue_header)
-        self._leftovers = Leftovers()
+        self._leftovers = UnreadBodyReader()
         self.next_call = NextCall()
         self.dry_run: DryRun | None = DryRun() if dry_run else None
         adapter = self._queue(options)

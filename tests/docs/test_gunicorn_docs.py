@@ -13,7 +13,7 @@ from gunicorn.workers.gthread import ThreadWorker
 from support.client import ask, check, eventually, figures
 from support.processes import ROOT, environment
 
-from wsgi_busyguard.adapters.gunicorn.known_names import KNOWN
+from wsgi_busyguard.adapters.gunicorn.known_names import KNOWN_PARAMETERS
 
 PAGE = (ROOT / "docs" / "gunicorn.rst").read_text()
 BLOCK = re.compile(
@@ -108,7 +108,7 @@ def test_a_configuration_on_the_page_serves(process, folder, number):
 def test_the_names_that_are_said_to_be_used_are_there():
     part = PAGE[PAGE.index("What it uses of gunicorn") :]
     named = set(re.findall(r"``(\w+)\(\)``", part))
-    assert named >= set(KNOWN)
+    assert named >= set(KNOWN_PARAMETERS)
     for name in named - {"stop", "setup", "close"}:
         assert hasattr(ThreadWorker, name), name
     assert hasattr(Arbiter, "stop")

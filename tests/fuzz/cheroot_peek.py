@@ -9,7 +9,7 @@ from cheroot.server import HTTPRequest
 from cheroot.wsgi import Gateway_10
 
 from wsgi_busyguard._support.request_head import read_head, unfinished
-from wsgi_busyguard.adapters.cheroot.request import Request, reads
+from wsgi_busyguard.adapters.cheroot.request import PeekedRequest, reads
 from wsgi_busyguard.checks import Checks
 from wsgi_busyguard.options import GuardOptions
 
@@ -45,7 +45,7 @@ def target(data: bytes) -> None:
     except ValueError:
         return  # cheroot says what it thinks of it
     check = None if head is None else CHECKS.match_request(*head[:4])
-    if head is None or check is None or Request(head, False).has_body:
+    if head is None or check is None or PeekedRequest(head, False).has_body:
         return
     if not reads(SERVER, data[: head.size]):
         return

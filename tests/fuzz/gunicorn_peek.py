@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from support.gunicorn_heads import CONFIGS, agrees, connection, replies
 
-from wsgi_busyguard.adapters.gunicorn.partial_heads import PartHeads
+from wsgi_busyguard.adapters.gunicorn.partial_heads import PartialHeads
 from wsgi_busyguard.policy import Reason
 
 
@@ -20,6 +20,6 @@ def target(data: bytes) -> None:
     refusal = replies(cfg).refusal(conn, said, Reason.QUEUE_FULL)
     assert b"503" in refusal
     for is_ssl in (False, True):
-        heads = PartHeads(None, print, is_ssl=is_ssl, is_proxied=replies(cfg).is_proxied)
+        heads = PartialHeads(None, print, is_ssl=is_ssl, is_proxied=replies(cfg).is_proxied)
         with suppress(ValueError):
             heads.unfinished(conn, said)

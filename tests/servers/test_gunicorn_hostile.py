@@ -24,7 +24,7 @@ from servers.test_gunicorn_threads import (
     gunicorn,
     inside,
 )
-from wsgi_busyguard.adapters.front.sockets import MOST
+from wsgi_busyguard.adapters.front.sockets import PEEK_BYTES
 
 __all__ = ["connect", "gunicorn"]  # fixtures
 
@@ -275,7 +275,7 @@ PARTS = {
     "half a head": b"GET /page HTTP/1.1\r\nHost: localhost\r\nX: y",
     "a head without its last byte": request(path="/page")[:-1],
     "an empty line": b"\r\n",
-    "as much as is looked at, less one": b"GET /page HTTP/1.1\r\nX: " + b"y" * (MOST - 24),
+    "as much as is looked at, less one": b"GET /page HTTP/1.1\r\nX: " + b"y" * (PEEK_BYTES - 24),
 }
 
 NONSENSE = {
@@ -360,9 +360,9 @@ def test_a_request_in_many_parts_is_served(gunicorn, connect, before):
     line.send(whole[3070:])
     assert line.answer().text == "100"
     large = request(path="/large", headers={f"X-{n}": "y" * 3000 for n in range(6)})
-    line.send(large[:MOST])  # from here on a thread waits
+    line.send(large[:PEEK_BYTES])  # from here on a thread waits
     server.filled(1)
-    line.send(large[MOST:])
+    line.send(large[PEEK_BYTES:])
     assert line.answer().text == "GET /large"
     line.close()
     clean(server)

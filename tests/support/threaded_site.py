@@ -42,7 +42,7 @@ def waitress_server(stock):
         if options.pop("moved", False):
             import wsgi_busyguard.adapters.waitress.server as module
 
-            module.KNOWN[module.HTTPChannel] = ("a name of tomorrow",)
+            module.KNOWN_NAMES[module.HTTPChannel] = ("a name of tomorrow",)
         server = guarded_server(
             app, sockets=[listener], refusal=refusal(), on_busy=told, on_free=told, **options
         )

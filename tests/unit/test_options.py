@@ -17,7 +17,7 @@ from wsgi_busyguard import BusyGuard, Gate, Load, Monitor
 from wsgi_busyguard._support.imported import named
 from wsgi_busyguard._support.usage_error import Mistake
 from wsgi_busyguard.adapters.cheroot.front import CherootFront
-from wsgi_busyguard.adapters.front.prefork import Guarded
+from wsgi_busyguard.adapters.front.prefork import GuardedProcess
 from wsgi_busyguard.adapters.gunicorn.options import loaded, read_options
 from wsgi_busyguard.adapters.twisted import guarded_site
 from wsgi_busyguard.adapters.waitress.dispatcher import WaitressFront
@@ -113,7 +113,7 @@ def ini_file(name, text):
 
 def prefork(name, text):
     reads = type("Reads", (), {"read": lambda self: Load(0, 0, 4), "share": lambda self, _: self})
-    return Guarded(app, reads, **queueing(name), **{name: value(name, text)}).guard
+    return GuardedProcess(app, reads, **queueing(name), **{name: value(name, text)}).guard
 
 
 def queueing(name):

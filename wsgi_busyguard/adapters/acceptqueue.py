@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 # From linux/tcp.h: the first byte of tcp_info is the state. In a listener tcpi_unacked, six bytes
 # of flags and four words further on, is the length of the accept queue; tcpi_sacked is its limit.
 TCP_LISTEN = 10
-TCP_INFO_SIZE = 104
-UNACKED = 24
+TCP_INFO_BYTES = 104
+UNACKED_OFFSET = 24
 
 # From linux/netlink.h, sock_diag.h and unix_diag.h.
 NETLINK_SOCK_DIAG = 4
@@ -101,10 +101,10 @@ class AcceptQueueAdapter:
 
 
 def _tcp(sock: socket.socket) -> int | None:
-    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_SIZE)
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
     if info[0] != TCP_LISTEN:
         return None
-    length: int = struct.unpack_from("=I", info, UNACKED)[0]
+    length: int = struct.unpack_from("=I", info, UNACKED_OFFSET)[0]
     return length
 
 

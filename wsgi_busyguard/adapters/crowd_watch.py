@@ -19,7 +19,7 @@ from ..gate import Gate
 from ..load import Shares
 from .acceptqueue import AcceptQueueAdapter
 from .readers.gevent_pywsgi import PywsgiAdapter
-from .readers.sampling import Sampled
+from .readers.sampling import SamplingAdapter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,8 +85,9 @@ class CrowdWatch:
             self._turns.restore()
             return
         # What knows how long a request takes is not timed by it.
-        sampled = adapter if isinstance(adapter, Sampled) else Sampled(adapter, self._next_call)
-        self._pick_up.read = sampled.read
+        if not isinstance(adapter, SamplingAdapter):
+            adapter = SamplingAdapter(adapter, self._next_call)
+        self._pick_up.read = adapter.read
         self._ask()
         self._beats.start()
 

@@ -19,7 +19,7 @@ from ..monitor import Monitor
 from .crowd_watch import Reading, own_part
 from .detect import BE_THE_QUEUE, Server, behind_a_guard, find, find_early, held_up
 from .readers.in_flight import InFlight
-from .readers.sampling import Sampled
+from .readers.sampling import SamplingAdapter
 from .thread_budget import needed, too_few
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ..policy import Limits
     from .crowd_watch import CrowdWatch
     from .next_call import NextCall
-    from .unread_body import Leftovers
+    from .unread_body import UnreadBodyReader
 
 
 class FirstRequest:
@@ -59,7 +59,7 @@ class FirstRequest:
         in_flight: InFlight,
         count_checks: Callable[[], Sized],
         next_call: NextCall,
-        leftovers: Leftovers,
+        leftovers: UnreadBodyReader,
         crowd: CrowdWatch,
     ) -> None:
         self._monitor = monitor
@@ -182,7 +182,7 @@ class FirstRequest:
         if own is not None and not isinstance(reader, (Counts, Subscribes)):
             reader = self._crowd.counted(reader)
         if not isinstance(reader, Subscribes):  # what tells of changes by itself knows more
-            reader = Sampled(reader, self._next_call)
+            reader = SamplingAdapter(reader, self._next_call)
         if not self._in_flight.nested:  # else the guard in front refuses
             self._crowd.watch(reader if own is shown else own)
         return reader

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .front.prefork import Guarded
+from .front.prefork import GuardedProcess
 from .readers.mod_wsgi import ModWsgiAdapter, queue_time, server
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def guarded_app(app: WSGIApplication, **options: Any) -> BusyGuard:
     While the process is shutting down, checks say so.
     """
     module = server()
-    guarded = Guarded(app, ModWsgiAdapter, **options)
+    guarded = GuardedProcess(app, ModWsgiAdapter, **options)
     guarded.begin()
     subscribe = getattr(module, "subscribe_shutdown", None)  # not in old ones
     if subscribe is not None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import WSGIEnvironment
 
-    from .readers.sampling import Sampled
+    from .readers.sampling import SamplingAdapter
 
 
 class Step:
@@ -29,7 +29,7 @@ class Step:
         self,
         work: Callable[[WSGIEnvironment], object],
         failed: str,
-        sampled: Sampled | None = None,
+        sampled: SamplingAdapter | None = None,
     ) -> None:
         self.work = work
         self.failed = failed
@@ -56,7 +56,7 @@ class NextCall:
         self.steps.append(step)
         return step
 
-    def time_next(self, sampled: Sampled) -> object:
+    def time_next(self, sampled: SamplingAdapter) -> object:
         """Have the next call tell ``sampled`` when it begins and ends; return what is to be it."""
         step = Step(lambda _: None, "", sampled)
         self.steps.append(step)
@@ -66,7 +66,7 @@ class NextCall:
         """Return whether the next call is the one that is to do this, or to be timed for it."""
         return step in self.steps
 
-    def begin(self, environ: WSGIEnvironment) -> Sampled | None:
+    def begin(self, environ: WSGIEnvironment) -> SamplingAdapter | None:
         """Do it all; return who is to be told when this call begins and ends."""
         timed = None
         for step in tuple(self.steps):

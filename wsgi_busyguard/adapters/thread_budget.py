@@ -9,12 +9,12 @@ if TYPE_CHECKING:
     from ..policy import Limits
 
 # One thread for a check and one for a refusal, while all others are in the app or in the queue.
-SPARE = 2
+SPARE_THREADS = 2
 
 
 def needed(limits: Limits) -> float:
     """Return how many threads a server needs for checks and refusals always to get through."""
-    return limits.slots + limits.max_queue + SPARE
+    return limits.slots + limits.max_queue + SPARE_THREADS
 
 
 def too_few(limits: Limits, threads: float, server: str, start: str = "") -> str | None:
@@ -32,8 +32,8 @@ def too_few(limits: Limits, threads: float, server: str, start: str = "") -> str
             f" process: nothing can queue here; {more}, or leave slots out"
         )
     few = f"threads={threads:.0f} is too few for slots={slots} and max_queue={queue}"
-    if queue == math.inf and threads >= slots + SPARE:
-        return f"{few}: make max_queue {threads - slots - SPARE:.0f} or less"
+    if queue == math.inf and threads >= slots + SPARE_THREADS:
+        return f"{few}: make max_queue {threads - slots - SPARE_THREADS:.0f} or less"
     return f"{few}: {more}, or leave slots out"
 
 

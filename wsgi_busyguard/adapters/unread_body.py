@@ -39,7 +39,7 @@ MOST_THREADS = 64
 PIECE_BYTES = 65536
 
 
-class Leftovers:
+class UnreadBodyReader:
     """Reads bodies off, on the thread that is about to refuse; called with the environ."""
 
     def __init__(self) -> None:
@@ -90,7 +90,7 @@ class Body:
             self._left -= len(piece)
 
 
-class FromConnection(Body):
+class ConnectionBody(Body):
     """One that is read from a connection; when the time is up, nothing more comes from there."""
 
     def __init__(self, read: Callable[[int], bytes], left: int, descriptor: int) -> None:
@@ -127,7 +127,7 @@ class FromConnection(Body):
                 self._connection.shutdown(socket.SHUT_RD)
 
 
-class FromElsewhere(Body):
+class ServerBody(Body):
     """One that is read from a server whose connection is not seen.
 
     A read that waits cannot be ended there. So it is left alone when the time is up; it ends when
@@ -179,7 +179,7 @@ def _gunicorn(environ: Mapping[str, Any], left: int, _: bool) -> Body | None:
     if not isinstance(connection, socket.socket):
         return None
     # Who expects a 100 has had it by now.
-    return FromConnection(environ["wsgi.input"].read, left, connection.fileno())
+    return ConnectionBody(environ["wsgi.input"].read, left, connection.fileno())
 
 
 def _uwsgi(environ: Mapping[str, Any], left: int, chunked: bool) -> Body | None:
@@ -187,7 +187,7 @@ def _uwsgi(environ: Mapping[str, Any], left: int, chunked: bool) -> Body | None:
     if not isinstance(environ.get("uwsgi.version"), bytes) or _expects(environ):
         return None
     read = (lambda _: uwsgi.chunked_read()) if chunked else environ["wsgi.input"].read
-    return FromConnection(read, left, uwsgi.connection_fd())
+    return ConnectionBody(read, left, uwsgi.connection_fd())
 
 
 def _cheroot(environ: Mapping[str, Any], left: int, _: bool) -> Body | None:
@@ -195,7 +195,7 @@ def _cheroot(environ: Mapping[str, Any], left: int, _: bool) -> Body | None:
     if not is_a(thread, "cheroot.workers.threadpool", "WorkerThread"):
         return None
     # Who expects a 100 has had it by now.
-    return FromConnection(environ["wsgi.input"].read, left, thread.conn.socket.fileno())
+    return ConnectionBody(environ["wsgi.input"].read, left, thread.conn.socket.fileno())
 
 
 def _granian(environ: Mapping[str, Any], left: int, _: bool) -> Body | None:
@@ -210,7 +210,7 @@ def _elsewhere(package: str, environ: Mapping[str, Any], left: int) -> Body | No
     body = environ.get("wsgi.input")
     if type(body).__module__.partition(".")[0] != package or _expects(environ):
         return None
-    return FromElsewhere(body.read, left)  # type: ignore[union-attr]
+    return ServerBody(body.read, left)  # type: ignore[union-attr]
 
 
 def _socketserver(environ: Mapping[str, Any], left: int, chunked: bool) -> Body | None:
@@ -218,7 +218,7 @@ def _socketserver(environ: Mapping[str, Any], left: int, chunked: bool) -> Body 
     handler: Any = calling("socketserver", "__init__")
     if not is_a(handler, "socketserver", "BaseRequestHandler") or chunked or _expects(environ):
         return None  # they know nothing of pieces
-    return FromConnection(environ["wsgi.input"].read, left, handler.request.fileno())
+    return ConnectionBody(environ["wsgi.input"].read, left, handler.request.fileno())
 
 
 def _expects(environ: Mapping[str, Any]) -> bool:

@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from .._support.log import logger
-from .front.prefork import Guarded
+from .front.prefork import GuardedProcess
 from .readers.uwsgi import UwsgiAdapter, server
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..middleware import BusyGuard
 
 # Of the module uwsgi, what uwsgidecorators sets when it is imported.
-PLACES = ("post_fork_hook", "spooler", "mule_msg_hook")
+DECORATOR_HOOKS = ("post_fork_hook", "spooler", "mule_msg_hook")
 
 
 def guarded_app(app: WSGIApplication, **options: Any) -> BusyGuard:
@@ -39,7 +39,7 @@ def guarded_app(app: WSGIApplication, **options: Any) -> BusyGuard:
             "the guard needs a thread of its own, and this uWSGI lets none run:"
             " start it with enable-threads = true"
         )
-    guarded = Guarded(app, UwsgiAdapter, **options)
+    guarded = GuardedProcess(app, UwsgiAdapter, **options)
 
     def begin() -> None:
         if uwsgi.worker_id():  # 0 in the master, and in mules and spoolers, which serve nothing
@@ -57,7 +57,8 @@ def _after_forks(uwsgi: Any, begin: Callable[[], object]) -> None:
     puts there one that calls many, and would put it in the place of ours if it came later. But it
     takes other places, too, so it is not to come here when somebody is there already.
     """
-    if "uwsgidecorators" in sys.modules or not any(hasattr(uwsgi, place) for place in PLACES):
+    has_hooks = any(hasattr(uwsgi, hook) for hook in DECORATOR_HOOKS)
+    if "uwsgidecorators" in sys.modules or not has_hooks:
         try:
             postfork = importlib.import_module("uwsgidecorators").postfork
         except Exception:  # not installed, or no master

@@ -11,7 +11,7 @@ from twisted.internet.error import CannotListenError
 from twisted.python import reflect, usage
 
 from .._support.wsgi_app import wsgi_app
-from ..adapters.front.base import GRACE
+from ..adapters.front.base import GRACE_SECONDS
 from ..adapters.twisted import guarded_site
 from ..checkport.ports import AgentPort, CheckPort, introduce
 from ..options import FLAG, OPTIONS, TWIST, GuardOptions, refusal, taken_by
@@ -48,7 +48,7 @@ class Options(usage.Options):
         ["wsgi", None, None, "The WSGI app, as mysite.wsgi.application."],
         ["listen", None, "tcp:8080", "Endpoint that the app is served at."],
         ["threads", None, 10, "Requests in the app at once.", int],
-        ["grace", None, GRACE, "Seconds for running requests to finish at SIGTERM.", float],
+        ["grace", None, GRACE_SECONDS, "Seconds for running requests to finish at SIGTERM.", float],
         *([_word(option), None, None, help_of(option)] for option in TAKEN if _is_valued(option)),
     ]
 

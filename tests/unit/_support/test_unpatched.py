@@ -20,9 +20,9 @@ from wsgi_busyguard._support.listening_sockets import listens
 from wsgi_busyguard._support.socket_calls import Plain
 from wsgi_busyguard._support.unpatched import Bell
 from wsgi_busyguard.adapters.front.lingering import taken_over
-from wsgi_busyguard.adapters.front.sockets import drained
+from wsgi_busyguard.adapters.front.sockets import drain
 from wsgi_busyguard.adapters.readers.prefork import Listeners
-from wsgi_busyguard.adapters.unread_body import Leftovers
+from wsgi_busyguard.adapters.unread_body import UnreadBodyReader
 
 
 def test_a_ring_is_heard_once_before_the_wait_or_in_it():
@@ -158,7 +158,7 @@ def test_whose_body_is_read_off_still_waits_whatever_the_default_timeout(ends):
     ours, theirs = ends
     theirs.sendall(b"0123456789")
     body = SimpleNamespace(read=ours.recv)
-    Leftovers()({"wsgi.input": body, "CONTENT_LENGTH": "10", "gunicorn.socket": ours})
+    UnreadBodyReader()({"wsgi.input": body, "CONTENT_LENGTH": "10", "gunicorn.socket": ours})
     assert os.get_blocking(ours.fileno())
 
 
@@ -167,7 +167,7 @@ def test_who_sees_a_connection_off_waits_for_nobody_whatever_the_default_timeout
     own = taken_over(ends[0])
     with contextlib.closing(own):
         begins = time.monotonic()
-        assert not drained(own)
+        assert not drain(own)
         assert time.monotonic() - begins < DEADLINE / 4
 
 

@@ -11,7 +11,7 @@ from wsgi_busyguard import Load, Monitor
 from wsgi_busyguard._support.request_head import read_head
 from wsgi_busyguard.adapters.cheroot import CherootAdapter, guarded_server
 from wsgi_busyguard.adapters.cheroot.reply_thread import ReplyThread
-from wsgi_busyguard.adapters.cheroot.request import Request
+from wsgi_busyguard.adapters.cheroot.request import PeekedRequest
 from wsgi_busyguard.adapters.front import lingering
 
 
@@ -170,7 +170,7 @@ def test_a_guard_that_fails_lets_the_request_in_and_says_so_once(start, caplog):
     ],
 )
 def test_a_head_tells_whether_a_body_follows_and_the_connection_is_kept(head, persists, has_body):
-    request = Request(read_head(head), False)
+    request = PeekedRequest(read_head(head), False)
     assert (request.persists, request.has_body) == (persists, has_body)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from wsgi_busyguard import BusyGuard
 from wsgi_busyguard.adapters import unread_body as leftovers
-from wsgi_busyguard.adapters.unread_body import MOST_BYTES, PIECE_BYTES, Leftovers
+from wsgi_busyguard.adapters.unread_body import MOST_BYTES, PIECE_BYTES, UnreadBodyReader
 
 
 class Input:
@@ -38,7 +38,7 @@ Elsewhere = type("Body", (Input,), {"__module__": "a2wsgi.wsgi"})
 
 @pytest.fixture
 def read_off():
-    return Leftovers()
+    return UnreadBodyReader()
 
 
 @pytest.fixture

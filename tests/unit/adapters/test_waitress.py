@@ -13,7 +13,7 @@ from waitress.channel import HTTPChannel
 from wsgi_busyguard import Load, Monitor
 from wsgi_busyguard.adapters.waitress import WaitressAdapter, guarded_server
 from wsgi_busyguard.adapters.waitress import server as module
-from wsgi_busyguard.adapters.waitress.dispatcher import Saying
+from wsgi_busyguard.adapters.waitress.tasks import AnswerTask
 
 
 def app(environ, start_response):
@@ -235,7 +235,7 @@ def test_one_who_has_not_read_what_was_said_is_told_no_more(made, channel):
     """waitress would wait for him, on the thread of the checks."""
     server = made(threads=1)
     channel.total_outbufs_len = 501
-    Saying(server.guard, channel, app).service()
+    AnswerTask(server.guard, channel, app).service()
     assert channel.served == []
     assert channel.requests == []
     assert channel.close_when_flushed

@@ -10,7 +10,7 @@ import pytest
 from wsgi_busyguard import Board, BusyGuard
 from wsgi_busyguard.adapters import first_request as meeting
 from wsgi_busyguard.adapters.detect import Server
-from wsgi_busyguard.adapters.front.prefork import Guarded
+from wsgi_busyguard.adapters.front.prefork import GuardedProcess
 from wsgi_busyguard.board import membership as posting
 from wsgi_busyguard.board import respawn as late
 from wsgi_busyguard.board.publisher import Publisher
@@ -148,9 +148,9 @@ def test_a_later_board_becomes_the_one_at_its_path(tmp_path, monkeypatch):
 def test_so_it_is_under_uwsgi_and_mod_wsgi(monkeypatch, tmp_path, slots):
     board = tmp_path / "missing" / "board"
     with pytest.raises(FileNotFoundError, match="is missing"):
-        Guarded(print, Idle, board=board, slots=slots)
+        GuardedProcess(print, Idle, board=board, slots=slots)
     monkeypatch.setattr(posting, "is_late", lambda: True)
-    guarded = Guarded(print, Idle, board=board, slots=slots)
+    guarded = GuardedProcess(print, Idle, board=board, slots=slots)
     guarded.begin()
     assert guarded.guard.monitor.check("always", 2.0)[0] == "free"
     guarded.end()

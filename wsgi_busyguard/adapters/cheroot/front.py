@@ -17,12 +17,20 @@ from ..._support.request_head import read_head, unfinished
 from ..._support.socket_calls import readable
 from ..._support.unpatched import begin
 from ...policy import Reason
-from ..front.base import UNJUDGED
-from ..front.descriptors import Room, excess, hang_up, in_turn, is_open, overdrawn
-from ..front.sockets import MOST, NO_REQUEST, cut_short, peeked, said, sent, wake_beyond
+from ..front.base import UNJUDGED_MESSAGE, nothing
+from ..front.descriptors import Room, eviction_order, excess, hang_up, is_open, overdrawn
+from ..front.sockets import (
+    BAD_REQUEST,
+    PEEK_BYTES,
+    cut_short,
+    peek,
+    response_bytes,
+    send,
+    wake_beyond,
+)
 from ..front.threaded import SocketVisit, ThreadedFront
 from .reply_thread import ReplyThread
-from .request import Request, reads
+from .request import PeekedRequest, reads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,7 +84,7 @@ class CherootFront(ThreadedFront):
                 self.make_room(excess(conn.socket.fileno()))
             self._judge(conn)
         except Exception:  # guarding must never be the outage
-            self._unjudged.failed(UNJUDGED, exc_info=True)
+            self._unjudged.failed(UNJUDGED_MESSAGE, exc_info=True)
             self.hand(conn)
 
     def flushed(self) -> bool:
@@ -104,7 +112,7 @@ class CherootFront(ThreadedFront):
         except RuntimeError:  # none is to be had now, and nobody comes here again
             stop()
 
-    def refuse(self, conn: Any, request: Request | None, reason: Reason) -> None:
+    def refuse(self, conn: Any, request: PeekedRequest | None, reason: Reason) -> None:
         """Answer 503 in place of the app, on the thread for that."""
         last = reason is Reason.DRAINING
         job = partial(self._say, self._refusing, conn, request, self.refusal(reason), last)
@@ -127,7 +135,7 @@ class CherootFront(ThreadedFront):
                 continue  # it is no silent one any more
             (silent if not conn.used else half if conn.seen else idle).append(conn)
         silent.sort(key=attrgetter("accepted"))
-        return in_turn(silent, idle, half)
+        return eviction_order(silent, idle, half)
 
     def _hang_up(self, conn: Any) -> None:
         self.idle.pop(conn, None)
@@ -141,7 +149,7 @@ class CherootFront(ThreadedFront):
             else:
                 self.server.put_conn(conn)
             return
-        data = peeked(conn.socket)
+        data = peek(conn.socket)
         if ahead or data:
             self._read(conn, ahead, data or b"")
         elif data is None:
@@ -164,7 +172,7 @@ class CherootFront(ThreadedFront):
         except ValueError:  # cheroot says what it thinks of it
             CherootVisit(self, conn, None).enter()
             return
-        request = None if head is None else Request(head, bool(ahead))
+        request = None if head is None else PeekedRequest(head, bool(ahead))
         check = None if head is None else self.match(*head[:4])
         whole = begins[: head.size] if head is not None else b""
         if check is None or request is None or request.has_body or not reads(self.server, whole):
@@ -188,11 +196,11 @@ class CherootFront(ThreadedFront):
             return True
         # It would be readable all the time, but for this. Where that is of no use it comes again.
         again = conn.since is not None and conn.seen == seen
-        if size >= MOST or again or not wake_beyond(conn.socket, seen):
+        if size >= PEEK_BYTES or again or not wake_beyond(conn.socket, seen):
             return False
         conn.since, conn.seen = since, seen
         # Else cheroot would hand it on at once, for what it has read ahead.
-        conn.rfile.has_data = _nothing
+        conn.rfile.has_data = nothing
         try:
             self.server.put_conn(conn)
         finally:
@@ -201,10 +209,10 @@ class CherootFront(ThreadedFront):
 
     def _turn_away(self, conn: Any) -> None:
         """Say that this is no HTTP. In the thread of refusals."""
-        sent(conn.socket, NO_REQUEST)
+        send(conn.socket, BAD_REQUEST)
         self._refusing.linger(conn.socket, conn.close)
 
-    def _answer(self, conn: Any, request: Request, check: Check) -> None:
+    def _answer(self, conn: Any, request: PeekedRequest, check: Check) -> None:
         accept = request.head.headers.get("HTTP_ACCEPT")
         self._say(self._checking, conn, request, self.answer(check, accept))
 
@@ -212,7 +220,7 @@ class CherootFront(ThreadedFront):
         self,
         replies: ReplyThread,
         conn: Any,
-        request: Request | None,
+        request: PeekedRequest | None,
         app: WSGIApplication,
         last: bool = False,
     ) -> None:
@@ -222,8 +230,8 @@ class CherootFront(ThreadedFront):
         if request is not None and not request.has_body:
             request.take(conn)
             keep = not last and request.persists and self.server.can_add_keepalive_connection
-        data = said(app, method, version, last=not keep)
-        if sent(conn.socket, data) and keep:
+        data = response_bytes(app, method, version, last=not keep)
+        if send(conn.socket, data) and keep:
             self.asking.pop(conn, None)
             self.server.put_conn(conn)
         elif self.server.ssl_adapter is not None:
@@ -235,7 +243,7 @@ class CherootFront(ThreadedFront):
 class CherootVisit(SocketVisit):
     """One request on its way through the gate."""
 
-    def __init__(self, front: CherootFront, conn: Any, request: Request | None) -> None:
+    def __init__(self, front: CherootFront, conn: Any, request: PeekedRequest | None) -> None:
         peer = str(conn.remote_addr)
         client = front.client({} if request is None else request.head.headers, peer)
         super().__init__(front, conn.socket, client)
@@ -262,10 +270,6 @@ def _ahead(conn: Any) -> bytes:
     rfile = conn.rfile
     # Not the connection's own, which another thread may have replaced for a moment.
     return rfile.peek(0) if type(rfile).has_data(rfile) else b""
-
-
-def _nothing() -> bool:
-    return False
 
 
 def _wake_as_ever(conn: Any) -> None:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..._support.log import logger
-from ..front.lingering import Lingering
+from ..front.lingering import LingeringSockets
 from ..front.sockets import send_last
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class ReplyThread:
 
     def __init__(self, name: str) -> None:
         self._jobs: deque[Callable[[], object]] = deque()
-        self._lingering: Lingering | None = None
+        self._lingering: LingeringSockets | None = None
         self._selector: selectors.BaseSelector
         self._bell: socket.socket
         self._rung: socket.socket
@@ -39,7 +39,7 @@ class ReplyThread:
     def start(self) -> None:
         """Begin."""
         self._selector = selectors.DefaultSelector()
-        self._lingering = Lingering(self._selector)
+        self._lingering = LingeringSockets(self._selector)
         self._bell, self._rung = socket.socketpair()
         for end in (self._bell, self._rung):
             end.setblocking(False)

@@ -25,7 +25,7 @@ def reads(server: Any, head: bytes) -> bool:
     return bool(request.ready)
 
 
-class Request:
+class PeekedRequest:
     """One, and where it lies.
 
     :param buffered: whether cheroot has read it ahead already.

@@ -13,8 +13,8 @@ from cheroot.wsgi import Server
 
 from ..._support.wsgi_app import wsgi_app
 from ...policy import seconds, whole
-from ..front.base import GRACE
-from ..front.descriptors import Accepting
+from ..front.base import GRACE_SECONDS
+from ..front.descriptors import Acceptor
 from ..front.signals import draining_at_signals
 from ..front.threaded import split
 from .front import CherootFront, CherootVisit
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 # cheroot's own default is 5; whoever comes sixth is not let in by the kernel, and tries again after
 # a second.
-BACKLOG = 1024
+BACKLOG_CONNECTIONS = 1024
 
 # What is waited for, at the very end, are threads that are stuck.
 PATIENCE_SECONDS = 1.0
@@ -124,7 +124,7 @@ class GuardedServer(Server):
         manager: Any = getattr(self, "_connections", None)
         accept = getattr(manager, "_from_server_socket", None)
         if accept is not None:
-            manager._from_server_socket = Accepting(accept, self.guard.make_room)
+            manager._from_server_socket = Acceptor(accept, self.guard.make_room)
 
     def serve(self) -> None:
         """Serve until somebody stops it, or a drain is over."""
@@ -146,7 +146,7 @@ def guarded_server(
     bind_addr: Any = ("127.0.0.1", 8080),
     *,
     threads: int = 10,
-    grace: float = GRACE,
+    grace: float = GRACE_SECONDS,
     **options: Any,
 ) -> GuardedServer:
     """Return a cheroot server that serves a WSGI app behind a guard.
@@ -171,7 +171,7 @@ def guarded_server(
     for name in ("numthreads", "accepted_queue_size", "accepted_queue_timeout"):
         if name in theirs:
             raise TypeError(f"give threads and max_queue, not {name}: the guard is the queue")
-    theirs.setdefault("request_queue_size", BACKLOG)
+    theirs.setdefault("request_queue_size", BACKLOG_CONNECTIONS)
     front = CherootFront(threads, **ours)
     # Over TLS, and where a head is read in another way here, a check comes through a thread.
     guarded = front.guarded(front.behind(app))

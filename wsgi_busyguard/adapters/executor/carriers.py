@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 # Seconds between two looks at the ages of those who wait, at the most and at the least.
-LONGEST_TICK, SHORTEST_TICK = 0.25, 0.01
+LONGEST_TICK_SECONDS, SHORTEST_TICK_SECONDS = 0.25, 0.01
 
-BROKEN = "a thread's initializer raised, so this executor cannot be used any more; make a new one"
-CLOSED = "cannot schedule new futures after shutdown"
+BROKEN_MESSAGE = (
+    "a thread's initializer raised, so this executor cannot be used any more; make a new one"
+)
+CLOSED_MESSAGE = "cannot schedule new futures after shutdown"
 
 
 class QueueFull(Refused):
@@ -36,7 +38,7 @@ class QueueTimeout(Refused):
     """The job waited for too long and was never run."""
 
 
-class ForNobody(Exception):
+class AbandonedJob(Exception):
     """A job may raise it when it finds that its client has left: it counts as dropped then.
 
     :cvar reason: why it counts as refused instead.
@@ -86,7 +88,7 @@ class Carriers:
     def __init__(self, gate: Gate, changed: Callable[[], object] | None, ticks: bool) -> None:
         self._gate = gate
         self._changed = changed
-        self._untold = Streak()  # changed(), since it last worked
+        self._failing = Streak()  # changed(), since it last worked
         self._here = threading.local()
         # A finalizer may submit or cancel, in a thread that it interrupts in here: an RLock.
         self._lock = threading.Condition(threading.RLock())
@@ -97,7 +99,7 @@ class Carriers:
         self._closed = False
         self._broken = False
         self._ticks = ticks and gate.limits.max_wait != math.inf
-        interval = min(LONGEST_TICK, max(SHORTEST_TICK, gate.limits.max_wait / 4))
+        interval = min(LONGEST_TICK_SECONDS, max(SHORTEST_TICK_SECONDS, gate.limits.max_wait / 4))
         self._ticker = Periodic(self._tick, interval, "busyguard-executor")
 
     def add(self, job: Job, submit: Callable[..., object]) -> None:
@@ -169,9 +171,9 @@ class Carriers:
             return
         try:
             self._changed()
-            self._untold.over()
+            self._failing.over()
         except Exception:
-            self._untold.failed("%r raised when told of a change", self._changed, exc_info=True)
+            self._failing.failed("%r raised when told of a change", self._changed, exc_info=True)
 
     def stop_ticker(self) -> None:
         """End the ticker; nothing waits any more."""
@@ -194,9 +196,9 @@ class Carriers:
     def _needs(self, carrier: object, job: Job) -> bool:
         """Count a job; return whether this carrier is needed for it. Requires self._lock."""
         if self._broken:
-            raise BrokenThreadPool(BROKEN)
+            raise BrokenThreadPool(BROKEN_MESSAGE)
         if self._closed:
-            raise RuntimeError(CLOSED)
+            raise RuntimeError(CLOSED_MESSAGE)
         self._waiting[job] = None
         if len(self._unbegun) + self._parked >= len(self._ready) + len(self._waiting):
             return False
@@ -263,14 +265,14 @@ class Carriers:
             self._here.slot = slot
             self.tell()
             if self._broken:
-                raise BrokenThreadPool(BROKEN)
+                raise BrokenThreadPool(BROKEN_MESSAGE)
             fn, args, kwargs = work
             result = fn(*args, **kwargs)
         except BaseException as raised:
             error = raised
         try:  # in which a time limit of the job's own may be raised, for all that it is too late
             self._here.slot = work = fn = args = kwargs = None
-            if isinstance(error, ForNobody):
+            if isinstance(error, AbandonedJob):
                 self._gate.forfeit(slot, error.reason)
             else:
                 self._gate.leave(slot)

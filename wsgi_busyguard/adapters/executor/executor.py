@@ -17,8 +17,8 @@ from ...gate import Gate, Slot
 from ...monitor import Monitor
 from ...options import is_disabled
 from ...policy import flag, whole
+from .carriers import AbandonedJob as AbandonedJob
 from .carriers import Carriers, Job
-from .carriers import ForNobody as ForNobody
 from .carriers import QueueFull as QueueFull
 from .carriers import QueueTimeout as QueueTimeout
 

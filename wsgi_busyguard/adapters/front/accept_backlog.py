@@ -79,7 +79,7 @@ class StandingQueue:
             return 0
 
 
-class Outside:
+class BacklogAdapter:
     """An adapter with those who cannot get in.
 
     :param adapter: reads the load of those who have.

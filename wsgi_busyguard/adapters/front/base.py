@@ -24,8 +24,8 @@ from ...metrics.orca import Reporter
 from ...monitor import Monitor
 from ...policy import Reason, own_max_wait
 from ...responses import Responses
-from .descriptors import waiting_room
-from .sockets import whole
+from .descriptors import default_max_queue
+from .sockets import whole_response
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 # Seconds that stuck requests get when the process is told to stop: what Kubernetes gives a pod.
-GRACE = 30.0
+GRACE_SECONDS = 30.0
 
 # The guard must never be the outage: what it cannot judge goes on as without it.
-UNJUDGED = "could not judge a request; served without the guard"
+UNJUDGED_MESSAGE = "could not judge a request; served without the guard"
 
 
 class Front:
@@ -80,7 +80,7 @@ class Front:
             self._plainly = Responses(retry_after=options.retry_after)
         self._unsendable = Streak()  # what the refusal app says
         waits = options.some("max_queue", "max_wait", "client_timeout")
-        gate = Gate(threads, **{"max_queue": waiting_room(threads), **waits})
+        gate = Gate(threads, **{"max_queue": default_max_queue(threads), **waits})
         self.gate = adapted(gate, options.adaptive)
         self._read_client = client_reader(options, self.gate.is_idle)
         self.waiting: dict[Any, None] = {}
@@ -163,7 +163,7 @@ class Front:
 
         def say(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
             try:
-                status, headers, body = whole(refuse, environ)
+                status, headers, body = whole_response(refuse, environ)
                 self._unsendable.over()
             except UnicodeEncodeError:
                 self._unsendable.failed(
@@ -171,7 +171,7 @@ class Front:
                     " answer instead",
                     exc_info=True,
                 )
-                status, headers, body = whole(plainly, environ)
+                status, headers, body = whole_response(plainly, environ)
             start_response(status, headers)
             return [body] if body else []
 
@@ -313,12 +313,12 @@ class Visit:
     def _settle(self) -> None:
         """Wait no more, and let go of the ticket: a cycle would keep the request and its body."""
         self._front.waiting.pop(self, None)
-        self._ticket.wake = _nothing
+        self._ticket.wake = nothing
 
 
 def _as_it_is(app: WSGIApplication) -> WSGIApplication:
     return app
 
 
-def _nothing(*_: Any) -> None:
-    return None
+def nothing(*_: object, **__: object) -> None:
+    """Do nothing, whatever is given."""

@@ -24,15 +24,19 @@ T = TypeVar("T")
 
 # Left for the app's files and connections, and for the check port: at most so many, and at most a
 # quarter of all.
-SPARE = 64
-SHARE = 4
+SPARE_DESCRIPTORS = 64
+SPARE_DIVISOR = 4
+
+# Connections that a server is to accept beyond its threads and its queue. At its limit it accepts
+# nobody, and then a check waits in the kernel.
+SPARE_CONNECTIONS = 8
 
 # Seconds until it is tried again to accept somebody when there was none.
 PAUSE_SECONDS = 0.02
 
 # With fewer left than these nobody is accepted: one is for the connection, one for a look at how
 # many there are.
-LAST = 3
+LAST_DESCRIPTORS = 3
 
 
 def limit() -> int | None:
@@ -52,28 +56,28 @@ def excess(descriptor: int) -> int:
     burst in which others have left, this one may have got the number of one of those.
     """
     most = limit()
-    return 0 if most is None else max(0, descriptor + 1 - (most - spare(most)))
+    return 0 if most is None else max(0, descriptor + 1 - (most - spare_count(most)))
 
 
 def overdrawn() -> int:
     """Return how many connections are too many, by all descriptors. To be called now and then."""
     most = limit()
-    return 0 if most is None else max(0, taken(most) - (most - spare(most)))
+    return 0 if most is None else max(0, open_count(most) - (most - spare_count(most)))
 
 
 def is_last(descriptor: int) -> bool:
     """Return whether hardly another connection can be accepted, by the descriptor of one."""
     most = limit()
-    return most is not None and descriptor >= most - LAST
+    return most is not None and descriptor >= most - LAST_DESCRIPTORS
 
 
 def exhausted() -> bool:
     """Return whether hardly another connection can be accepted."""
     most = limit()
-    return most is not None and taken(most) > most - LAST
+    return most is not None and open_count(most) > most - LAST_DESCRIPTORS
 
 
-def taken(most: int) -> int:
+def open_count(most: int) -> int:
     """Return how many descriptors this process has; ``most`` if none is left for a look."""
     try:
         return len(os.listdir("/dev/fd"))
@@ -81,7 +85,7 @@ def taken(most: int) -> int:
         return most if error.errno in NO_DESCRIPTOR else 0  # there is no such folder
 
 
-class Accepting:
+class Acceptor:
     """Accepts a connection; while no descriptor is left it says so once, and takes its time.
 
     The listening socket is readable all that while, so a server would try again at once, and write
@@ -103,8 +107,8 @@ class Accepting:
         except OSError as error:
             if error.errno not in NO_DESCRIPTOR:
                 raise
-            words = "no file descriptor is left to accept a connection with"
-            self._none_left.failed(words, level=logging.WARNING)
+            message = "no file descriptor is left to accept a connection with"
+            self._none_left.failed(message, level=logging.WARNING)
             self._make_room()
             time.sleep(PAUSE_SECONDS)
             return None
@@ -139,7 +143,7 @@ class Room(Generic[T]):
                 self._end(one)
 
 
-def in_turn(silent: list[T], idle: list[T], half: list[T]) -> list[T]:
+def eviction_order(silent: list[T], idle: list[T], half: list[T]) -> list[T]:
     """Return who is to go, the first first, so that another connection can be made.
 
     Each list begins with the oldest. Where most are silent they are a crowd, and whoever has just
@@ -165,12 +169,12 @@ def is_open(sock: socket.socket) -> bool:
     return sock.fileno() >= 0
 
 
-def spare(most: int) -> int:
+def spare_count(most: int) -> int:
     """Return how many of so many descriptors are not for connections."""
-    return min(SPARE, most // SHARE)
+    return min(SPARE_DESCRIPTORS, most // SPARE_DIVISOR)
 
 
-def bearable(most: int, least: int) -> int:
+def most_connections(most: int, least: int) -> int:
     """Return how many connections can be open beside what is open now.
 
     :param most: as many as the server is to have at once, if there are descriptors for them.
@@ -179,10 +183,10 @@ def bearable(most: int, least: int) -> int:
     bound = limit()
     if bound is None:
         return most
-    return min(most, max(least, bound - taken(bound) - spare(bound)))
+    return min(most, max(least, bound - open_count(bound) - spare_count(bound)))
 
 
-def waiting_room(slots: int) -> float:
+def default_max_queue(slots: int) -> float:
     """Return how many may wait, with a connection each, if the operator does not say.
 
     No more than half of the descriptors are theirs, or four for each slot.

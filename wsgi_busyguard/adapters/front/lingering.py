@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..._support.unpatched import NO_TIMEOUT
-from .sockets import drained, send_last
+from .sockets import drain, send_last
 
 if TYPE_CHECKING:
     import socket
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 CLOSE_LINGER_SECONDS = 2.0
 
 # Beyond this many the oldest is closed with whatever it has not read.
-MOST_LINGERING = 128
+MOST_LINGERING_SOCKETS = 128
 
 # How long a connection may stay open before its first byte, and from there to the end of its head.
 # Browsers open some to have them ready, and balancers only to see whether somebody accepts.
@@ -34,7 +34,7 @@ SILENCE_SECONDS = 5.0
 FIRST_BYTE_SECONDS = 0.1
 
 
-class Place(NamedTuple):
+class WaitingSocket(NamedTuple):
     """The place of one who waits: until when, what came with it, and since when."""
 
     until: float
@@ -42,7 +42,7 @@ class Place(NamedTuple):
     since: float
 
 
-class Waiting:
+class WaitingSockets:
     """Sockets in a poller, each with a deadline, the oldest first.
 
     :param limit: how many at once; one more makes the oldest go.
@@ -53,7 +53,7 @@ class Waiting:
         self._poller = poller
         self._limit = limit
         self._over = over
-        self._places: dict[Any, Place] = {}
+        self._places: dict[Any, WaitingSocket] = {}
 
     def __len__(self) -> int:
         return len(self._places)
@@ -68,7 +68,7 @@ class Waiting:
         """
         self.shed(len(self._places) + 1 - self._limit)
         now = time.monotonic()
-        self._places[sock] = Place(now + seconds, what, now)
+        self._places[sock] = WaitingSocket(now + seconds, what, now)
         try:
             self._poller.register(sock, selectors.EVENT_READ, partial(self._readable, readable))
         except BaseException:
@@ -124,7 +124,7 @@ class Waiting:
             call(place.what)
 
 
-class Lingering:
+class LingeringSockets:
     """Sockets that are closed as soon as their peers have closed, or when their time is over.
 
     A socket closed with something unread in it resets the connection, and what was sent last may
@@ -134,7 +134,7 @@ class Lingering:
     """
 
     def __init__(self, poller: Any) -> None:
-        self._waiting = Waiting(poller, MOST_LINGERING, _end)
+        self._waiting = WaitingSockets(poller, MOST_LINGERING_SOCKETS, _end)
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -156,7 +156,7 @@ class Lingering:
     def see_off(self, sock: Any, close: Callable[[], object]) -> None:
         """Call ``close`` when a peer that was told all has closed, or when its time is over."""
         leaving = sock, close
-        if not drained(sock):
+        if not drain(sock):
             with suppress(OSError, ValueError, KeyError):  # the poller is closed: the worker stops
                 self._waiting.add(sock, CLOSE_LINGER_SECONDS, leaving, self._more)
                 return
@@ -167,7 +167,7 @@ class Lingering:
         self._waiting.expire(everyone)
 
     def _more(self, leaving: tuple[Any, Callable[[], object]]) -> None:
-        if drained(leaving[0]):
+        if drain(leaving[0]):
             self._waiting.remove(leaving[0])
             _end(leaving)
 

@@ -9,7 +9,7 @@ from ...board.membership import Member, opened
 from ...middleware import BusyGuard
 from ...monitor import Monitor
 from ...options import PREFORK, from_keywords
-from ..readers.sampling import Sampled
+from ..readers.sampling import SamplingAdapter
 
 if TYPE_CHECKING:
     import os
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ...board.board import Board
 
 
-class Guarded:
+class GuardedProcess:
     """A guard in one of several processes, and what makes it one of them.
 
     :param app: the WSGI app.
@@ -48,12 +48,12 @@ class Guarded:
             if board is not None:
                 self._member = self.guard.monitor.adapter
         elif board is None:
-            reads = Sampled(adapter())
+            reads = SamplingAdapter(adapter())
             self.guard = BusyGuard(app, monitor=Monitor(reads), **options)
             reads.calls = self.guard.next_call
         else:
             board = opened(board)
-            reads = Sampled(adapter().share(board))
+            reads = SamplingAdapter(adapter().share(board))
             self._member = Member(board, reads)
             self.guard = BusyGuard(app, monitor=Monitor(self._member), **options)
             reads.calls = self.guard.next_call

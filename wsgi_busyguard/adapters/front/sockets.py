@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     Headers = list[tuple[str, str]]
 
 # As much as is looked at: a browser's head with its cookies fits.
-MOST = 8192
+PEEK_BYTES = 8192
 
 # What is said to whoever does not speak HTTP, as soon as that is known.
-NO_REQUEST = (
+BAD_REQUEST = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 12\r\n"
     b"Connection: close\r\n\r\nbad request\n"
 )
 
-GONE = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
+HANGUP_EVENTS = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
 
 
-def peeked(sock: socket.socket) -> bytes | None:
+def peek(sock: socket.socket) -> bytes | None:
     """Return what can be read of a socket and leave it there.
 
     ``None`` while nothing has come; empty if the peer has closed, or reset the connection.
@@ -43,7 +43,7 @@ def peeked(sock: socket.socket) -> bytes | None:
     try:
         if sock.gettimeout() and not readable(sock):
             return None
-        return sock.recv(MOST, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        return sock.recv(PEEK_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except (BlockingIOError, InterruptedError, TimeoutError):
         return None
     except (OSError, ValueError):
@@ -64,7 +64,7 @@ def wake_beyond(sock: socket.socket, seen: int) -> bool:
     return True
 
 
-def gone(socks: Iterable[Any]) -> set[Any]:
+def disconnected(socks: Iterable[Any]) -> set[Any]:
     """Return those whose peers have left.
 
     A request may still lie unread before the end, so a look at the data would not show it. One who
@@ -74,16 +74,17 @@ def gone(socks: Iterable[Any]) -> set[Any]:
     for sock in socks:
         try:
             descriptor = sock.fileno()
-            poller.register(descriptor, GONE)
+            poller.register(descriptor, HANGUP_EVENTS)
             known[descriptor] = sock
         except (OSError, ValueError):  # closed by ourselves
             left.add(sock)
-    return left | {known[descriptor] for descriptor, event in poller.poll(0) if event & GONE}
+    left.update(known[number] for number, event in poller.poll(0) if event & HANGUP_EVENTS)
+    return left
 
 
 def has_left(sock: Any) -> bool:
     """Return whether a peer has left."""
-    return bool(gone([sock]))
+    return bool(disconnected([sock]))
 
 
 def cut_short(sock: socket.socket, seen: int) -> bool:
@@ -91,10 +92,10 @@ def cut_short(sock: socket.socket, seen: int) -> bool:
 
     What it sent before it left may have come since they were counted.
     """
-    return has_left(sock) and len(peeked(sock) or b"") <= seen
+    return has_left(sock) and len(peek(sock) or b"") <= seen
 
 
-def whole(app: WSGIApplication, environ: WSGIEnvironment) -> tuple[str, Headers, bytes]:
+def whole_response(app: WSGIApplication, environ: WSGIEnvironment) -> tuple[str, Headers, bytes]:
     """Return all that an answer or a refusal says, with its length.
 
     A HEAD request is told what a GET would be, but for the body.
@@ -112,13 +113,15 @@ def whole(app: WSGIApplication, environ: WSGIEnvironment) -> tuple[str, Headers,
     return status, headers, b"" if is_head else body
 
 
-def said(app: WSGIApplication, method: str, version: tuple[int, int], last: bool) -> bytes:
+def response_bytes(
+    app: WSGIApplication, method: str, version: tuple[int, int], last: bool
+) -> bytes:
     """Return all that an answer or a refusal says to such a request, as the bytes to send.
 
     :param version: of HTTP, the request's.
     :param last: whether the connection is closed after it.
     """
-    status, headers, body = whole(app, least_environ(method))
+    status, headers, body = whole_response(app, least_environ(method))
     lines = [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in headers)]
     if last:
         lines.append("Connection: close")
@@ -127,7 +130,7 @@ def said(app: WSGIApplication, method: str, version: tuple[int, int], last: bool
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
 
-def sent(sock: socket.socket, data: bytes) -> bool:
+def send(sock: socket.socket, data: bytes) -> bool:
     """Send a little; return whether it was taken whole, which is so unless a peer does not read."""
     with suppress(OSError):
         return ready(sock, select.POLLOUT) and sock.send(data) == len(data)
@@ -142,7 +145,7 @@ def send_last(sock: _socket.socket, data: bytes) -> None:
         sock.shutdown(socket.SHUT_WR)
 
 
-def drained(sock: _socket.socket) -> bool:
+def drain(sock: _socket.socket) -> bool:
     """Throw away what a peer has sent; return whether it has closed."""
     waits = bool(sock.gettimeout())
     try:

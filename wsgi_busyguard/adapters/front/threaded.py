@@ -16,11 +16,11 @@ from ..._support.threads import Teller
 from ..._support.unpatched import begin
 from ...deadlines.environ import stamping
 from ...options import FRONT, OPTIONS, from_keywords
-from .accept_backlog import Outside, StandingQueue
-from .base import GRACE, Front, Visit
+from .accept_backlog import BacklogAdapter, StandingQueue
+from .base import GRACE_SECONDS, Front, Visit
 from .last_connections import last_call
 from .progress import Clients
-from .sockets import gone, has_left
+from .sockets import disconnected, has_left
 
 if TYPE_CHECKING:
     import socket
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ...deadlines.client_timeout import Client
     from ...load import Adapter
 
-UNTENDED = "could not look after the queue; tried again at every beat"
+UNTENDED_MESSAGE = "could not look after the queue; tried again at every beat"
 
 
 class ThreadedFront(Front):
@@ -63,11 +63,11 @@ class ThreadedFront(Front):
         self._made_by = os.getpid()
         self._teller = Teller()
         self._standing = StandingQueue(self.listeners)
-        self._beats = Periodic(self.beat, BEAT_SECONDS, "busyguard-beat", failing=UNTENDED)
+        self._beats = Periodic(self.beat, BEAT_SECONDS, "busyguard-beat", failing=UNTENDED_MESSAGE)
         super().__init__(
             threads,
             options,
-            lambda gate: Outside(gate if adapter is None else adapter, self._standing),
+            lambda gate: BacklogAdapter(gate if adapter is None else adapter, self._standing),
             self._teller.put,
         )
 
@@ -83,7 +83,7 @@ class ThreadedFront(Front):
         self._teller.stop()
         super().stop()
 
-    def drain(self, grace: float = GRACE) -> threading.Event:
+    def drain(self, grace: float = GRACE_SECONDS) -> threading.Event:
         """Refuse new requests, have checks say draining, and let the rest finish.
 
         Returns at once, and may be called in a signal handler. The server ends when nobody is
@@ -114,7 +114,7 @@ class ThreadedFront(Front):
         """Look after those who wait, and whether a drain is over."""
         if not self.disabled:
             waiting = {visit.socket: visit for visit in list(self.waiting)}
-            for sock in gone(waiting):
+            for sock in disconnected(waiting):
                 waiting[sock].give_up()
         self.clients.cut_the_stalled()
         super().beat()

@@ -13,18 +13,18 @@ from ...gate.gated import holding
 from ...policy import Reason, loose_limits
 from ...responses import Responses
 from ..front.descriptors import (
-    SPARE,
+    SPARE_DESCRIPTORS,
     Room,
-    bearable,
+    default_max_queue,
+    eviction_order,
     excess,
     hang_up,
-    in_turn,
     is_open,
+    most_connections,
     overdrawn,
-    waiting_room,
 )
 from .hub_load import HubLoad
-from .worker import Guarded, counting
+from .worker import GuardedWorker, counting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ...policy import Limits
 
 
-class GuardedGevent(Guarded, GeventWorker):
+class GuardedGevent(GuardedWorker, GeventWorker):
     """gunicorn's gevent worker, with its requests counted.
 
     A limit of 1000 greenlets says nothing about the app; ``BUSYGUARD_SLOTS`` does, and then
@@ -91,12 +91,12 @@ class GuardedGevent(Guarded, GeventWorker):
         """Return the gate of the requests, which without a limit only counts."""
         options = self.options
         # As many as there are file descriptors for: gevent accepts a hundred before one is served.
-        self.worker_connections = bearable(self.cfg.worker_connections, SPARE)
+        self.worker_connections = most_connections(self.cfg.worker_connections, SPARE_DESCRIPTORS)
         if options.slots is None:
             self._gate = counting(self.worker_connections)
         else:
-            room = max(0, self.worker_connections - options.slots - SPARE)
-            queue = min(waiting_room(options.slots), room)
+            room = max(0, self.worker_connections - options.slots - SPARE_DESCRIPTORS)
+            queue = min(default_max_queue(options.slots), room)
             waits = options.some("max_queue", "max_wait", "client_timeout")
             self._gate = self.gate = Gate(options.slots, **{"max_queue": queue, **waits})
             self._gate.subscribe(lambda: self.publisher.post())
@@ -149,7 +149,7 @@ class GuardedGevent(Guarded, GeventWorker):
     def _in_turn(self) -> list[Any]:
         silent = [client for client, was_served in self._idle.items() if not was_served]
         idle = [client for client, was_served in self._idle.items() if was_served]
-        return in_turn(silent, idle, [])
+        return eviction_order(silent, idle, [])
 
     def _end(self, client: Any) -> None:
         del self._idle[client]

@@ -22,19 +22,20 @@ from ..._support.log import unraised
 from ...gate.gated import holding
 from ...policy import Reason, limits
 from ..executor.executor import QueueFull, QueueTimeout
-from ..front.descriptors import bearable
+from ..front.base import nothing
+from ..front.descriptors import PAUSE_SECONDS, SPARE_CONNECTIONS, most_connections
 from ..front.last_connections import LINGER_SECONDS, pending
-from ..front.lingering import SILENCE_SECONDS, Lingering, Waiting
+from ..front.lingering import SILENCE_SECONDS, LingeringSockets, WaitingSockets
 from ..front.progress import Upload
-from ..front.sockets import MOST, NO_REQUEST, cut_short, has_left, peeked
+from ..front.sockets import BAD_REQUEST, PEEK_BYTES, cut_short, has_left, peek
 from .backlog import Backlog
 from .balance import Balance
 from .known_names import moved, parameters_of
-from .partial_heads import PartHeads
-from .pool import SPARE, ConnectionPool, TooLate, pool_limits
+from .partial_heads import PartialHeads
+from .pool import ConnectionPool, QueuedTooLong, pool_limits
 from .replies import Replies
 from .request_heads import read_ahead
-from .worker import Guarded, counting
+from .worker import GuardedWorker, counting
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -42,11 +43,8 @@ if TYPE_CHECKING:
     from ...options import GuardOptions
     from ...policy import Limits
 
-# Seconds until one is accepted when no file descriptor was left.
-PAUSE = 0.02
 
-
-class GuardedThreads(Guarded, ThreadWorker):
+class GuardedThreads(GuardedWorker, ThreadWorker):
     """gunicorn's gthread worker with the guard in front of its threads."""
 
     @classmethod
@@ -110,13 +108,13 @@ class GuardedThreads(Guarded, ThreadWorker):
         if self._in_front:
             # As many as there are file descriptors for; without one gunicorn's worker ends.
             most = self.cfg.worker_connections
-            self.worker_connections = bearable(most, self.cfg.threads + SPARE)
-            self._lingering = Lingering(self.poller)
+            self.worker_connections = most_connections(most, self.cfg.threads + SPARE_CONNECTIONS)
+            self._lingering = LingeringSockets(self.poller)
             # For each thread one may always be there who has connected and is about to speak.
             most = max(self.cfg.threads, self.worker_connections // 2)
-            self._silent = Waiting(self.poller, most, self._silent_too_long)
+            self._silent = WaitingSockets(self.poller, most, self._silent_too_long)
             kind = {"is_ssl": self.cfg.is_ssl, "is_proxied": self._replies.is_proxied}
-            self._heads = PartHeads(self._silent, self.enqueue_req, **kind)
+            self._heads = PartialHeads(self._silent, self.enqueue_req, **kind)
             self._balance = Balance(self.host.board)
             disabled, gate = self.options.disabled, self._pool.gate
             self._backlog = Backlog(lambda: 0 if disabled else gate.queued)
@@ -169,7 +167,7 @@ class GuardedThreads(Guarded, ThreadWorker):
             if error.errno not in NO_DESCRIPTOR:
                 raise
             self._safely(self._make_room, 1)
-            time.sleep(PAUSE)  # the app has them, perhaps; it is asked for again at once
+            time.sleep(PAUSE_SECONDS)  # the app has them, perhaps; it is asked for again at once
             return False
         return self._came > came and self.nr_conns < self.worker_connections
 
@@ -227,10 +225,10 @@ class GuardedThreads(Guarded, ThreadWorker):
         future = arguments[-1]
         if self._in_front and not future.cancelled():
             error = future.exception()
-            if isinstance(error, (QueueTimeout, TooLate)):
+            if isinstance(error, (QueueTimeout, QueuedTooLong)):
                 conn = arguments[0] if len(arguments) > 1 else future.conn
                 self._safely(self._tell, conn, error.reason)
-                conn.close = _nothing
+                conn.close = nothing
         super().finish_request(*arguments)
 
     def murder_keepalived(self, *arguments: Any, **named: Any) -> None:
@@ -268,7 +266,7 @@ class GuardedThreads(Guarded, ThreadWorker):
         fresh = conn.parser is None
         if self.cfg.is_ssl and not fresh:  # what lies there can only be read by decrypting it
             return False
-        ahead, data = read_ahead(conn), peeked(conn.sock)
+        ahead, data = read_ahead(conn), peek(conn.sock)
         if data == b"" and not ahead:  # it has nothing to ask any more
             self._drop(conn)
             return True
@@ -286,7 +284,7 @@ class GuardedThreads(Guarded, ThreadWorker):
         Return whether there is nothing more to do: it waits, has left, or can be no request.
         """
         begins = ahead + data
-        if len(begins) >= MOST or (self._endless and not self.alive):
+        if len(begins) >= PEEK_BYTES or (self._endless and not self.alive):
             return False
         try:
             if not self._heads.unfinished(conn, begins):
@@ -310,7 +308,7 @@ class GuardedThreads(Guarded, ThreadWorker):
             self._drop(conn)
             return
         self._silent.remove(conn.sock)
-        self._lingering.close(conn.sock, NO_REQUEST)
+        self._lingering.close(conn.sock, BAD_REQUEST)
         self.nr_conns -= 1
 
     def _end_the_silent(self, everyone: bool) -> None:
@@ -329,7 +327,7 @@ class GuardedThreads(Guarded, ThreadWorker):
 
         Else a check would wait in the kernel for as long as they are idle.
         """
-        spare = min(SPARE, max(0, self.worker_connections - self.cfg.threads)) // 2
+        spare = min(SPARE_CONNECTIONS, max(0, self.worker_connections - self.cfg.threads)) // 2
         over = max(least, self.nr_conns - (self.worker_connections - spare))
         if over <= 0:
             return
@@ -346,7 +344,7 @@ class GuardedThreads(Guarded, ThreadWorker):
             self._drop(conn)
 
     def _has_just_spoken(self, conn: Any) -> bool:
-        data = peeked(conn.sock)
+        data = peek(conn.sock)
         return self._heads.has_come(conn, None if data is None else read_ahead(conn) + data)
 
     def _drop(self, conn: Any) -> None:
@@ -379,7 +377,7 @@ class GuardedThreads(Guarded, ThreadWorker):
         if self.cfg.is_ssl:  # nothing can be said before a handshake, which needs a thread
             type(conn).close(conn)
             return
-        begins = read_ahead(conn) or peeked(conn.sock) or b""
+        begins = read_ahead(conn) or peek(conn.sock) or b""
         self._lingering.close(conn.sock, self._replies.refusal(conn, begins, reason))
 
     def _answered(self, conn: Any, data: bytes, fresh: bool) -> bool:
@@ -397,7 +395,3 @@ class GuardedThreads(Guarded, ThreadWorker):
             self._safely(self._lingering.close, conn.sock, b"")
         else:
             conn.close()
-
-
-def _nothing(*_: object, **__: object) -> None:
-    return None

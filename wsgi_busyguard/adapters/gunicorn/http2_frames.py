@@ -18,10 +18,10 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HEADERS, RST_STREAM, SETTINGS, GOAWAY = 1, 3, 4, 7
 END_STREAM, END_HEADERS, PADDED, PRIORITY = 0x1, 0x4, 0x8, 0x20
 
-_HEAD = 9  # bytes
+_FRAME_HEAD_BYTES = 9  # bytes
 
 
-class Request(NamedTuple):
+class RequestFrame(NamedTuple):
     """A request, as far as it has come.
 
     :param stream: its number.
@@ -34,13 +34,13 @@ class Request(NamedTuple):
     is_whole: bool
 
 
-def requests(data: bytes) -> list[Request]:
+def requests(data: bytes) -> list[RequestFrame]:
     """Return the requests that have begun in what a client says first; the last may be cut off."""
-    begun: dict[int, Request] = {}
+    begun: dict[int, RequestFrame] = {}
     for kind, flags, stream, payload in _frames(data[len(PREFACE) :]):
         if kind == HEADERS and stream not in begun:  # a second one has trailers
             fields = _fields(flags, payload) if flags & END_HEADERS else None
-            begun[stream] = Request(stream, fields, bool(flags & END_STREAM))
+            begun[stream] = RequestFrame(stream, fields, bool(flags & END_STREAM))
     return list(begun.values())
 
 
@@ -60,22 +60,22 @@ def refusal(data: bytes, status: int, headers: Iterable[tuple[str, str]]) -> byt
             if name.lower() not in ("content-length", "connection")
         )
     )
-    said = [_frame(SETTINGS, 0, 0, b"")]
+    frames = [_frame(SETTINGS, 0, 0, b"")]
     for request in refused:
-        said.append(_frame(HEADERS, END_STREAM | END_HEADERS, request.stream, fields))
+        frames.append(_frame(HEADERS, END_STREAM | END_HEADERS, request.stream, fields))
         if not request.is_whole:  # its body is not wanted (section 8.1)
-            said.append(_frame(RST_STREAM, 0, request.stream, bytes(4)))
+            frames.append(_frame(RST_STREAM, 0, request.stream, bytes(4)))
     last = max([request.stream for request in refused], default=0)
-    said.append(_frame(GOAWAY, 0, 0, last.to_bytes(4, "big") + bytes(4)))
-    return b"".join(said)
+    frames.append(_frame(GOAWAY, 0, 0, last.to_bytes(4, "big") + bytes(4)))
+    return b"".join(frames)
 
 
 def _frames(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
     at = 0
-    while len(data) - at >= _HEAD:
+    while len(data) - at >= _FRAME_HEAD_BYTES:
         size = int.from_bytes(data[at : at + 3], "big")
         stream = int.from_bytes(data[at + 5 : at + 9], "big") & 0x7FFFFFFF
-        begins, at = at + _HEAD, at + _HEAD + size
+        begins, at = at + _FRAME_HEAD_BYTES, at + _FRAME_HEAD_BYTES + size
         if at > len(data):
             return
         yield data[begins - 6], data[begins - 5], stream, data[begins:at]

@@ -6,7 +6,7 @@ import inspect
 
 # The methods that are overridden, and the parameters with which they are known. All gunicorns from
 # 20.1 to 27.0 have them so; where one does not, the guard does not stand in front.
-KNOWN: dict[str, set[tuple[str, ...]]] = {
+KNOWN_PARAMETERS: dict[str, set[tuple[str, ...]]] = {
     "enqueue_req": {("conn",)},
     "get_thread_pool": {()},
     "handle": {("conn",)},
@@ -17,7 +17,11 @@ KNOWN: dict[str, set[tuple[str, ...]]] = {
 
 def moved(worker_class: type) -> list[str]:
     """Return what is not as it is known in gunicorn's worker class."""
-    return [name for name, ways in KNOWN.items() if parameters_of(worker_class, name) not in ways]
+    return [
+        name
+        for name, ways in KNOWN_PARAMETERS.items()
+        if parameters_of(worker_class, name) not in ways
+    ]
 
 
 def parameters_of(worker_class: type, name: str) -> tuple[str, ...] | None:

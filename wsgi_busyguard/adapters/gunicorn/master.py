@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ...load import GuardLimits
 
 # More processes than one master has workers, with room for those that are being replaced.
-SLOTS = 1024
+BOARD_ROWS = 1024
 
 _host: Host | None = None
 
@@ -46,12 +46,12 @@ class Host:
     def __init__(self, options: GuardOptions) -> None:
         self.options = options
         self.mistake = ""
-        self.board = Board(options.board, SLOTS)
+        self.board = Board(options.board, BOARD_ROWS)
         self.arbiter: Any = None
         #: Where it listens, by what is answered there.
         self.where: dict[str, tuple[str, int]] = {}
         self._stopping = False
-        self._told: GuardLimits | None = None
+        self._logged_limits: GuardLimits | None = None
         self._loop: Loop | None = None
         self.watcher: Watcher | None = None  # what the ports speak for
 
@@ -99,8 +99,8 @@ class Host:
 
     def tell(self, limits: GuardLimits, log: Any) -> None:
         """Write to the log what is in force in each worker that is made now, if that is new."""
-        if limits != self._told:
-            self._told = limits
+        if limits != self._logged_limits:
+            self._logged_limits = limits
             unraised(log.info, "busyguard: in force in each worker: %s", limits)
 
     def meet(self, arbiter: Any) -> None:
@@ -165,11 +165,11 @@ def _serves() -> bool:
     return _host is not None or bool(Arbiter.WORKERS)
 
 
-def _mistaken(words: str, log: Any) -> None:
+def _mistaken(message: str, log: Any) -> None:
     """End the process with these words; a master that came to us at a reload goes on with less."""
     if not _serves():
-        sys.exit(f"busyguard: {words}")
-    unraised(log.error, "busyguard: %s; going on without", words)
+        sys.exit(f"busyguard: {message}")
+    unraised(log.error, "busyguard: %s; going on without", message)
 
 
 def open_host(log: Any) -> Host:
@@ -228,8 +228,8 @@ def _listen_in(cfg: Any, host: Host) -> None:
             host.meet(server)
             host.board.free(worker.pid)
         except Exception:  # what is raised here ends the master
-            words = "busyguard: could not note the end of worker %s"
-            unraised(server.log.exception, words, worker.pid)
+            message = "busyguard: could not note the end of worker %s"
+            unraised(server.log.exception, message, worker.pid)
         child_exit(server, worker)
 
     gone.busyguard = True  # type: ignore[attr-defined]

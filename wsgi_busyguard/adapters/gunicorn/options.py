@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 # What Kubernetes puts into the environment for a Service whose name begins with "busyguard".
-_A_SERVICES = re.compile(r"(?:[A-Z0-9_]+_)?(?:SERVICE_(?:HOST|PORT)|PORT)(?:_[A-Z0-9_]+)?")
+_SERVICE_VARIABLE = re.compile(r"(?:[A-Z0-9_]+_)?(?:SERVICE_(?:HOST|PORT)|PORT)(?:_[A-Z0-9_]+)?")
 
 OPTIONS = {option.name: option for option in taken_by(GUNICORN)}
 
@@ -32,18 +32,18 @@ def read_options(environ: Mapping[str, str]) -> GuardOptions:
 
     :raises ValueError: for a name that is none of ours, and for a value that is not valid.
     """
-    said = {
+    given = {
         name[len(PREFIX) :].lower(): value.strip()
         for name, value in environ.items()
         if name.startswith(PREFIX)
         and name != DISABLE
-        and not _A_SERVICES.fullmatch(name, len(PREFIX))
+        and not _SERVICE_VARIABLE.fullmatch(name, len(PREFIX))
     }
-    unknown = said.keys() - OPTIONS.keys()
+    unknown = given.keys() - OPTIONS.keys()
     if unknown:
         raise ValueError(_unknown(min(unknown)))
     is_disabled()  # says what it expected
-    read = {name: _value(name, text) for name, text in said.items() if text}
+    read = {name: _value(name, text) for name, text in given.items() if text}
     try:
         return GuardOptions(**read)
     except (ValueError, TypeError) as error:  # each is well by itself, and they are not together

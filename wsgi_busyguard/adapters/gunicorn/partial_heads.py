@@ -14,14 +14,14 @@ from ..front.sockets import wake_beyond
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..front.lingering import Waiting
+    from ..front.lingering import WaitingSockets
 
 # RFC 8446, section 5.1: a record is its type, a version, a length in two bytes, and so much.
 _HANDSHAKE = 22
 _RECORD_HEADER = 5
 
 
-class PartHeads:
+class PartialHeads:
     """Leaves connections to the poller until a thread has something to do.
 
     :param waiting: where they wait, in the order in which they have come.
@@ -31,7 +31,12 @@ class PartHeads:
     """
 
     def __init__(
-        self, waiting: Waiting, speaks: Callable[[Any], object], *, is_ssl: bool, is_proxied: bool
+        self,
+        waiting: WaitingSockets,
+        speaks: Callable[[Any], object],
+        *,
+        is_ssl: bool,
+        is_proxied: bool,
     ) -> None:
         self._waiting = waiting
         self._speaks = speaks

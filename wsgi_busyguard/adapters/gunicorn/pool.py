@@ -13,11 +13,11 @@ from ...deadlines.deadline import call_until, timed
 from ...deadlines.environ import stamp
 from ...options import is_disabled
 from ...policy import CLIENT_TIMEOUT, Reason, limits, loose_limits, own_max_wait
-from ..executor.executor import CountingExecutor, ForNobody
-from ..front.descriptors import waiting_room
+from ..executor.executor import AbandonedJob, CountingExecutor
+from ..front.descriptors import SPARE_CONNECTIONS, default_max_queue
 from ..front.progress import STALL_SECONDS, Upload, cut
 from ..front.progress import Answers as Unread
-from ..front.sockets import gone, has_left, peeked
+from ..front.sockets import disconnected, has_left, peek
 from .request_heads import read_ahead
 
 if TYPE_CHECKING:
@@ -33,24 +33,20 @@ if TYPE_CHECKING:
 
     ReadClient = Callable[[Mapping[str, Any]], Client]
 
-# Connections that a worker accepts beyond its threads and its queue. At worker_connections it stops
-# accepting, and then a check waits in the kernel.
-SPARE = 8
-
 
 def queue_bound(options: GuardOptions, threads: int, connections: int) -> float:
     """Return how many requests may wait in a worker that accepts so many connections.
 
     :raises ValueError: if more than it accepts are asked for.
     """
-    room = max(0, connections - threads - SPARE)
+    room = max(0, connections - threads - SPARE_CONNECTIONS)
     if options.max_queue is None or options.max_queue == math.inf:
-        return min(waiting_room(threads) if options.max_queue is None else room, room)
+        return min(default_max_queue(threads) if options.max_queue is None else room, room)
     if options.max_queue > room:
         raise ValueError(
             f"worker_connections={connections} is too few for threads={threads} and"
             f" BUSYGUARD_MAX_QUEUE={options.max_queue}: start gunicorn with --worker-connections"
-            f" {threads + int(options.max_queue) + SPARE} at least, or lower the queue"
+            f" {threads + int(options.max_queue) + SPARE_CONNECTIONS} at least, or lower the queue"
         )
     return options.max_queue
 
@@ -66,11 +62,11 @@ def pool_limits(options: GuardOptions, cfg: Any) -> Limits:
     return loose_limits(cfg.threads, bound, options.max_wait, options.client_timeout)
 
 
-class ClientGone(ForNobody):
+class ClientGone(AbandonedJob):
     """Whoever asked has left; raised for gunicorn to close the connection."""
 
 
-class TooLate(ForNobody):
+class QueuedTooLong(AbandonedJob):
     """It has waited for longer than its client says that it would; raised for it to be refused."""
 
     reason = Reason.QUEUE_AGE
@@ -104,7 +100,7 @@ class ConnectionPool(CountingExecutor):
         if self._disabled:
             return 0
         connections = self._connections.copy()
-        left = gone(conn.sock for conn in connections.values())
+        left = disconnected(conn.sock for conn in connections.values())
         return sum(
             future.cancel()  # false for those that run: what has begun is finished
             for future, conn in connections.items()
@@ -141,13 +137,13 @@ class ConnectionPool(CountingExecutor):
         if has_left(conn.sock):
             raise ClientGone
         if self._is_too_late(conn, slot.waited):
-            raise TooLate
+            raise QueuedTooLong
 
     def _is_too_late(self, conn: Any, waited: float) -> bool:
         if self._read_client is None:
             return False
         try:
-            head = read_head(read_ahead(conn) + (peeked(conn.sock) or b""))
+            head = read_head(read_ahead(conn) + (peek(conn.sock) or b""))
         except ValueError:  # it is encrypted, say, or speaks the PROXY protocol
             head = None
         if head is None:

@@ -12,9 +12,9 @@ from ..._support.log import Streak
 from ..._support.request_head import proxied
 from ..._support.wsgi_call import least_environ
 from ...responses import Responses
-from ..front.sockets import said, whole
+from ..front.sockets import response_bytes, whole_response
 from .http2_frames import refusal
-from .request_heads import asked_in_http2, environ_of, said_in_http2, speaks_http2
+from .request_heads import environ_of, http2_response, http2_target, speaks_http2
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ...policy import Reason
 
 # What is said at once is said in this version of HTTP, and is the last that a connection hears.
-LATEST = (1, 1)
+HTTP_VERSION = (1, 1)
 
 
 class Replies:
@@ -53,21 +53,21 @@ class Replies:
         :param begins: the first of what has come of it.
         """
         try:
-            said_so = self._refusal(conn, begins, self.refused(reason))
+            response = self._refusal(conn, begins, self.refused(reason))
             self._failing.over()
-            return said_so
+            return response
         except Exception:
-            words = "the refusal app failed; refusing with the plain answer instead"
-            self._failing.failed(words, exc_info=True)
+            message = "the refusal app failed; refusing with the plain answer instead"
+            self._failing.failed(message, exc_info=True)
             return self._refusal(conn, begins, self._plainly.refused(reason))
 
     def _refusal(self, conn: Any, begins: bytes, refuse: WSGIApplication) -> bytes:
         if speaks_http2(conn, begins):
-            status, headers, _ = whole(refuse, least_environ("GET"))
+            status, headers, _ = whole_response(refuse, least_environ("GET"))
             return refusal(begins, int(status[:3]), headers)
         skip = proxied(begins) if self.is_proxied else 0
         method = "HEAD" if begins.startswith(b"HEAD ", skip or 0) else "GET"
-        return said(refuse, method, LATEST, True)
+        return response_bytes(refuse, method, HTTP_VERSION, True)
 
     def to_check(self, conn: Any, data: bytes, fresh: bool) -> bytes | None:
         """Return what answers a connection that asks for a check and nothing else.
@@ -76,10 +76,10 @@ class Replies:
         :param fresh: whether that is the first it says.
         """
         if speaks_http2(conn, data):
-            asked = asked_in_http2(data)
+            asked = http2_target(data)
             if asked is None or not self._may_be(*asked):
                 return None
-            return said_in_http2(conn, data, self._answer)
+            return http2_response(conn, data, self._answer)
         skip = proxied(data) if fresh and self.is_proxied else 0
         if skip is None or not self._may_ask(data[skip:]):
             return None
@@ -87,13 +87,13 @@ class Replies:
         answer = None if environ is None else self._answer(environ)
         if environ is None or answer is None:
             return None
-        return said(answer, environ["REQUEST_METHOD"], LATEST, True)
+        return response_bytes(answer, environ["REQUEST_METHOD"], HTTP_VERSION, True)
 
     def _may_ask(self, data: bytes) -> bool:
         """Return whether this is worth a closer look, which costs twenty times as much."""
-        words = data[: data.find(b"\r\n")].split(b" ")
-        return len(words) == 3 and self._may_be(
-            words[0].decode("latin-1"), words[1].decode("latin-1")
+        parts = data[: data.find(b"\r\n")].split(b" ")
+        return len(parts) == 3 and self._may_be(
+            parts[0].decode("latin-1"), parts[1].decode("latin-1")
         )
 
     def _may_be(self, method: str, target: str) -> bool:

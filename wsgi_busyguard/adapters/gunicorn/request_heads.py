@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
 
-TELLING = 4  # so many bytes tell HTTP/2's greeting from a method that begins with P
+PREFACE_START_BYTES = 4  # so many bytes tell HTTP/2's greeting from a method that begins with P
 
 # The PROXY protocol, section 2.1: so a balancer speaks for itself, as with a check, and what stands
 # behind UNKNOWN is to be ignored. gunicorn does not know it; so that it still judges who may say it
 # and reads the request behind it, it is shown another line.
-_FOR_ITSELF = re.compile(rb"PROXY UNKNOWN(?: [ -~]{0,92})?\r\n")
-_KNOWN = b"PROXY TCP4 127.0.0.1 127.0.0.1 1 1\r\n"
+_PROXY_UNKNOWN = re.compile(rb"PROXY UNKNOWN(?: [ -~]{0,92})?\r\n")
+_PROXY_TCP4 = b"PROXY TCP4 127.0.0.1 127.0.0.1 1 1\r\n"
 
 
 def environ_of(conn: Any, data: bytes) -> WSGIEnvironment | None:
@@ -40,7 +40,9 @@ def environ_of(conn: Any, data: bytes) -> WSGIEnvironment | None:
 
     ``None`` where gunicorn would refuse it, or wait for more of it, or tell its client to go on.
     """
-    source = iter([_FOR_ITSELF.sub(_KNOWN, data, count=1) if _FOR_ITSELF.match(data) else data])
+    if _PROXY_UNKNOWN.match(data):
+        data = _PROXY_UNKNOWN.sub(_PROXY_TCP4, data, count=1)
+    source = iter([data])
     if hasattr(gunicorn.http, "get_parser"):  # from 25.0 on; it may be uWSGI's protocol
         parser = gunicorn.http.get_parser(conn.cfg, source, conn.client)
     else:
@@ -71,13 +73,13 @@ def read_ahead(conn: Any) -> bytes:
 
 def speaks_http2(conn: Any, data: bytes) -> bool:
     """Return whether a new connection begins as HTTP/2 in the clear, and may."""
-    if negotiation is None or conn.parser is not None or len(data) < TELLING:
+    if negotiation is None or conn.parser is not None or len(data) < PREFACE_START_BYTES:
         return False
     begins = data.startswith(PREFACE) or PREFACE.startswith(data)
     return begins and bool(negotiation.prior_knowledge_allowed(conn.cfg, conn.client))
 
 
-def asked_in_http2(data: bytes) -> tuple[str, str] | None:
+def http2_target(data: bytes) -> tuple[str, str] | None:
     """Return method and target of what a client of HTTP/2 asks first.
 
     ``None`` unless that is one request, and nothing comes after its head. It costs a tenth of what
@@ -95,7 +97,7 @@ def asked_in_http2(data: bytes) -> tuple[str, str] | None:
         return None
 
 
-def said_in_http2(
+def http2_response(
     conn: Any, data: bytes, decide: Callable[[WSGIEnvironment], WSGIApplication | None]
 ) -> bytes | None:
     """Return all that is to be sent on a connection of HTTP/2 with whose first request it ends.
@@ -119,7 +121,7 @@ def said_in_http2(
     except Exception:  # gunicorn says what it thinks of it, or the client does not read
         return None
     connection.close(last_stream_id=request.stream.stream_id)
-    return peer.said
+    return peer.sent
 
 
 def _response(conn: Any, peer: Any, request: Any, connection: Any) -> tuple[Any, WSGIEnvironment]:
@@ -146,9 +148,9 @@ class _Peer:
     """
 
     def __init__(self) -> None:
-        self.said = b""
+        self.sent = b""
 
     def sendall(self, data: bytes) -> None:
-        self.said += data
+        self.sent += data
 
     send = sendall

@@ -8,7 +8,7 @@ from gunicorn.workers.sync import SyncWorker
 
 from ...deadlines.environ import stamping
 from ...policy import Reason
-from .worker import Guarded, counting
+from .worker import GuardedWorker, counting
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..front.progress import Upload
 
 
-class GuardedSync(Guarded, SyncWorker):
+class GuardedSync(GuardedWorker, SyncWorker):
     """gunicorn's sync worker, counted; it refuses what it has picked up while too many wait.
 
     Nothing can be answered or refused in front of it; checks are answered by the check port in the

@@ -34,7 +34,7 @@ from ...responses import Responses
 from ..acceptqueue import in_the_kernel
 from ..front.accept_backlog import StandingQueue
 from ..front.progress import Clients
-from ..unread_body import Leftovers
+from ..unread_body import UnreadBodyReader
 from .master import Host, judge_options, the_host
 from .options import OPTIONS, loaded
 
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 # What the guard behind a worker's threads is told, too.
-BEHIND = (
+MIDDLEWARE_OPTIONS = (
     "ready",
     "patience",
     "show_stacks",
@@ -137,7 +137,7 @@ class OwnLoad:
 NOTIFY_SECONDS = 0.1
 
 
-class Guarded:
+class GuardedWorker:
     """A mixin for gunicorn's worker classes.
 
     :ivar monitor: knows the state of the host; its listeners hear of it in each worker.
@@ -185,8 +185,8 @@ class Guarded:
         host.tell(cls.expected(options, bounds), log)
         for name, reason in cls.without(options).items():
             if getattr(options, name) != OPTIONS[name].default:
-                told = OPTIONS[name].variable, cls.__name__, reason
-                unraised(log.warning, "%s has no effect with %s: %s", *told)
+                ignored = OPTIONS[name].variable, cls.__name__, reason
+                unraised(log.warning, "%s has no effect with %s: %s", *ignored)
 
     @classmethod
     def without(cls, options: GuardOptions) -> dict[str, str]:
@@ -280,7 +280,7 @@ class Guarded:
             monitor=self.monitor,
             max_wait=math.inf,  # whoever stands in front of it refuses
             client_timeout=self.options.timeout,
-            **self.options.some(*BEHIND),
+            **self.options.some(*MIDDLEWARE_OPTIONS),
         )
 
     def at_pick_up(
@@ -297,8 +297,13 @@ class Guarded:
         options = self.options
         refused = Responses(**options.some("refusal", "retry_after")).refused
         limits = options.some("max_wait", "client_timeout")
-        told = self.monitor.refresh
-        pick_up = PickUp(refused, Leftovers(), **limits, count=count, unreadable=told)
+        pick_up = PickUp(
+            refused,
+            UnreadBodyReader(),
+            **limits,
+            count=count,
+            unreadable=self.monitor.refresh,
+        )
         pick_up.read = read
         self._pick_up = pick_up
         return app if pick_up.is_off else pick_up.around(app)
@@ -317,8 +322,8 @@ class Guarded:
         try:
             result = step(*arguments)
         except Exception:
-            words = "%s raised; gunicorn goes on as without it"
-            self._failing[step.__name__].failed(words, step.__qualname__, exc_info=True)
+            message = "%s raised; gunicorn goes on as without it"
+            self._failing[step.__name__].failed(message, step.__qualname__, exc_info=True)
             return None
         self._failing.pop(step.__name__, None)
         return result

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ...load import Adapter, Load
 
 # The middleware's function that answers checks.
-CHECKING = ("wsgi_busyguard.middleware", "_answer")
+CHECK_FUNCTION = ("wsgi_busyguard.middleware", "_answer")
 
 
 class Listeners:
@@ -96,7 +96,7 @@ def asking() -> bool:
     """Return whether this very thread answers a check, which is a request like any other here."""
     frame: FrameType | None = sys._getframe()
     while frame is not None:
-        if (frame.f_globals.get("__name__"), frame.f_code.co_name) == CHECKING:
+        if (frame.f_globals.get("__name__"), frame.f_code.co_name) == CHECK_FUNCTION:
             return True
         frame = frame.f_back
     return False

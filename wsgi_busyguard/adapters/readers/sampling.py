@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Calls(Protocol):
     """What can have a call be timed."""
 
-    def time_next(self, sampled: Sampled) -> object:
+    def time_next(self, sampled: SamplingAdapter) -> object:
         """Have the next call tell ``sampled`` when it begins and ends; return what is to be it."""
 
     def is_next(self, timed: object) -> bool:
@@ -37,7 +37,7 @@ class Call:
     __slots__ = ("__weakref__",)
 
 
-class Sampled:
+class SamplingAdapter:
     """Reads what an adapter reads, and adds what it does not know: ``service`` and ``waited``.
 
     :param adapter: knows neither. If it has a ``progress()``, that is a number which changes when a

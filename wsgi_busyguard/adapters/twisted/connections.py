@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.error import ConnectionAborted
 from twisted.python.failure import Failure
 
-from ..front.descriptors import Room, excess, in_turn, is_last, overdrawn
+from ..front.base import nothing
+from ..front.descriptors import Room, eviction_order, excess, is_last, overdrawn
 from .ports import Ports
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def close(connection: Any) -> bool:
     return True
 
 
-class Carrier:
+class ConnectionRecord:
     """What is known of one open connection.
 
     :ivar connection: returns what carries the requests, which holds the transport and so is not
@@ -66,7 +67,7 @@ class Carrier:
     __slots__ = ("asking", "connection", "uploading", "used")
 
     def __init__(self) -> None:
-        self.connection: Callable[[], Any] = _nothing
+        self.connection: Callable[[], Any] = nothing
         self.asking = 0
         self.uploading = self.used = False
 
@@ -80,7 +81,7 @@ class Connections:
     def __init__(self, reactor: Any) -> None:
         self.ports = Ports(reactor)
         # By transport.
-        self._known: weakref.WeakKeyDictionary[Any, Carrier] = weakref.WeakKeyDictionary()
+        self._known: weakref.WeakKeyDictionary[Any, ConnectionRecord] = weakref.WeakKeyDictionary()
         self._room: Room[Any] = Room(self._end, _is_open)
 
     def attend(self, protocol: Any) -> None:
@@ -89,7 +90,7 @@ class Connections:
         def connected(transport: Any) -> None:
             del protocol.makeConnection  # what stands there refers to it: a cycle
             self._make_room(transport)
-            self._known[transport] = Carrier()
+            self._known[transport] = ConnectionRecord()
             protocol.makeConnection(transport)
 
         protocol.makeConnection = connected
@@ -163,7 +164,7 @@ class Connections:
                 (half if carrier.asking else idle).append(transport)
             else:
                 silent.append(transport)
-        return in_turn(silent, idle, half)
+        return eviction_order(silent, idle, half)
 
     def _end(self, transport: Any) -> None:
         del self._known[transport]
@@ -178,10 +179,6 @@ class Connections:
 
 def _is_open(transport: Any) -> bool:
     return not getattr(transport, "disconnected", True)
-
-
-def _nothing() -> None:
-    return None
 
 
 def _under_way(connection: Any) -> int:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 0.05
 
 
-class Turns:
+class AnswerTurns:
     """Whose turn it is to be answered. Everything here is for the reactor thread."""
 
     def __init__(self, reactor: Any) -> None:
@@ -39,7 +39,7 @@ class Turns:
         connection = connection_of(request.channel)
         line = self._lines.get(connection)
         if line is not None:
-            line.append(_Later(request, answer))
+            line.append(_LaterAnswer(request, answer))
             return
         if not self._lines:
             self._reactor.callLater(0, self._next)
@@ -68,7 +68,7 @@ class Turns:
         self.close(connection)
 
 
-class _Later:
+class _LaterAnswer:
     def __init__(self, request: Request, answer: Callable[[], object]) -> None:
         self._request = request
         self._answer = answer

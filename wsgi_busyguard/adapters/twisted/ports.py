@@ -11,13 +11,10 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from ..front.accept_backlog import StandingQueue
-from ..front.descriptors import exhausted
+from ..front.descriptors import PAUSE_SECONDS, exhausted
 
 if TYPE_CHECKING:
     import socket
-
-# Seconds until it is looked again whether there are descriptors.
-PAUSE_SECONDS = 0.02
 
 
 class Ports:
@@ -53,13 +50,13 @@ class Ports:
         """
         if scarce:
             self._pause()
-        self._sockets = tuple(port.socket for port in self._known if _listens(port))
+        self._sockets = tuple(port.socket for port in self._known if listens(port))
         self.standing.look()
 
     def go_on(self) -> None:
         """Let everybody in again."""
         paused, self._paused = self._paused, []
-        for port in filter(_listens, paused):
+        for port in filter(listens, paused):
             port.numberAccepts = 1
             port.startReading()
 
@@ -67,7 +64,7 @@ class Ports:
         """Let nobody in for a moment, if hardly anybody could be."""
         if self._paused or not exhausted():
             return
-        self._paused = list(filter(_listens, self._known))
+        self._paused = list(filter(listens, self._known))
         for port in self._paused:
             port.stopReading()
         self._reactor.callLater(PAUSE_SECONDS, self._look_again)
@@ -79,5 +76,6 @@ class Ports:
             self.go_on()
 
 
-def _listens(port: Any) -> bool:
+def listens(port: Any) -> bool:
+    """Return whether a port has a listening socket, and keeps it."""
     return bool(port.connected and not port.disconnecting)

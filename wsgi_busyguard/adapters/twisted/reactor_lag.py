@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 INTERVAL_SECONDS = 0.25
 
 
-class Beat:
+class ReactorBeat:
     """Calls ``work`` in the reactor every quarter of a second and knows how late that is.
 
     A starved reactor takes no requests in, so no queue would show that it is stuck.
@@ -69,7 +69,7 @@ class LateGate:
 
     added: Callable[[Load], Load]
 
-    def __init__(self, gate: Gate, beat: Beat) -> None:
+    def __init__(self, gate: Gate, beat: ReactorBeat) -> None:
         self._gate = gate
         self._beat = beat
         self.added = _as_it_is

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from ..._support.wsgi_call import least_environ
-from ..front.sockets import whole
+from ..front.sockets import whole_response
 from .connections import connection_of, speaks_http2
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def send(request: Request, app: WSGIApplication, last: bool = False) -> None:
 
     :param last: whether to say that the connection is closed after it; that is up to the caller.
     """
-    status, headers, body = whole(app, _environ(request))
+    status, headers, body = whole_response(app, _environ(request))
     code, _, phrase = status.partition(" ")
     request.quiet = True  # type: ignore[attr-defined] # no line in the access log
     request.setResponseCode(int(code), phrase.encode("latin-1"))

@@ -20,10 +20,10 @@ from ..._support.wsgi_app import wsgi_app
 from ...gate import Slot
 from ...options import TWISTED, from_keywords
 from ...policy import Reason
-from ..front.base import Front, Visit
+from ..front.base import Front, Visit, nothing
 from .connections import Connections, connection_of
-from .pipelining import Turns
-from .reactor_lag import Beat, LateGate
+from .pipelining import AnswerTurns
+from .reactor_lag import LateGate, ReactorBeat
 from .reactor_response import headers_of, send
 
 if TYPE_CHECKING:
@@ -68,9 +68,9 @@ class GuardedWSGIResource(Front):
         self.reactor = reactor
         self._pool = threadpool
         self._threadless = Streak()  # no pool thread is to be had
-        self._turns = Turns(reactor)
-        self._beside: Callable[[], object] = _nothing  # what else to do a few times a second
-        self._beat = Beat(reactor, self.beat)
+        self._turns = AnswerTurns(reactor)
+        self._beside: Callable[[], object] = nothing  # what else to do a few times a second
+        self._beat = ReactorBeat(reactor, self.beat)
         options, deliver = from_keywords(TWISTED, keywords), reactor.callFromThread
         super().__init__(threadpool.max, options, self._reads, deliver, loop=True)
         self._guarded = self.guarded(application)
@@ -132,8 +132,8 @@ class GuardedWSGIResource(Front):
                 raise RuntimeError("the pool is stopped")  # it would drop the work in silence
             self._pool.callInThread(work)
         except Exception:  # the system has no thread to give
-            words = "no thread for a request; refusing until there is one"
-            self._threadless.failed(words, exc_info=True)
+            message = "no thread for a request; refusing until there is one"
+            self._threadless.failed(message, exc_info=True)
             return False
         self._threadless.over()
         return True
@@ -185,7 +185,7 @@ class TwistedVisit(Visit):
         super().__init__(guard, guard.client_of(request))
         self._guard = guard
         self._request = request
-        self._work: Callable[[], object] = _nothing
+        self._work: Callable[[], object] = nothing
         self._gone = False
 
     def callInThread(self, work: Callable[[], object]) -> None:
@@ -211,7 +211,7 @@ class TwistedVisit(Visit):
 
     def refuse(self, reason: Reason) -> None:
         """Answer 503 in place of the app. In the reactor thread."""
-        self._work = _nothing
+        self._work = nothing
         if not self._gone:
             self._guard.refuse(self._request, reason)
 
@@ -228,18 +228,14 @@ class TwistedVisit(Visit):
 
     def drop(self) -> None:
         """Let go of the request, whose connection is closed."""
-        self._work = _nothing
+        self._work = nothing
 
     def _service(self) -> None:
         # What it would hold on to until it is over is a cycle, with the request and its body.
-        work, self._work = self._work, _nothing
+        work, self._work = self._work, nothing
         self.serve(work)
 
     def _left(self, _failure: object) -> None:
         """Give up the place of a client that has left. In the reactor thread."""
         self._gone = True
         self.give_up()
-
-
-def _nothing(*_: object) -> None:
-    return None

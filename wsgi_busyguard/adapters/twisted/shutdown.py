@@ -9,12 +9,13 @@ from twisted.internet.interfaces import IListeningPort
 
 from ..front.last_connections import last_call, pending
 from .connections import Connections, close
+from .ports import listens
 
 if TYPE_CHECKING:
     import socket
 
 # Who waits to be accepted is taken in at so many calls at most; each takes in one or more.
-MOST = 10_000
+MOST_ACCEPTS = 10_000
 
 
 class StoppingSite:
@@ -53,11 +54,11 @@ class StoppingSite:
 
     def listeners(self) -> list[socket.socket]:
         """Return the sockets of the ports that are open."""
-        return [port.socket for port in self._ports if _listens(port)]
+        return [port.socket for port in self._ports if listens(port)]
 
     def stop_listening(self) -> None:
         """Close them in the next turn, and take in just before whoever waits there by then."""
-        for port in filter(_listens, self._ports):
+        for port in filter(listens, self._ports):
             self._reactor.callLater(0, _take_in, port)
             port.stopListening()
 
@@ -94,12 +95,8 @@ class StoppingSite:
         return factory is not None
 
 
-def _listens(port: Any) -> bool:
-    return bool(port.connected and not port.disconnecting)
-
-
 def _take_in(port: Any) -> None:
-    for _ in range(MOST):
+    for _ in range(MOST_ACCEPTS):
         if not (port.connected and pending(port.socket)):
             break
         port.doRead()

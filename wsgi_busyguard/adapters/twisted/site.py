@@ -12,7 +12,7 @@ from twisted.python.threadpool import ThreadPool
 from twisted.web.server import Request, Site
 
 from ...policy import seconds, whole
-from ..front.base import GRACE
+from ..front.base import GRACE_SECONDS
 from .connections import Connections, connection_of
 from .resource import GuardedWSGIResource
 from .shutdown import StoppingSite
@@ -112,7 +112,7 @@ def guarded_site(
     app: WSGIApplication,
     threads: int = 10,
     *,
-    grace: float = GRACE,
+    grace: float = GRACE_SECONDS,
     reactor: Any = None,
     **options: Any,
 ) -> GuardedSite:

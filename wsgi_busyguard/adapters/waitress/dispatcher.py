@@ -19,11 +19,11 @@ from waitress.wasyncore import close_all, dispatcher
 
 from ..._support.log import Streak
 from ..._support.socket_calls import readable
-from ..front.base import UNJUDGED
-from ..front.descriptors import Accepting, Room, excess, in_turn, overdrawn
+from ..front.base import UNJUDGED_MESSAGE
+from ..front.descriptors import Acceptor, Room, eviction_order, excess, overdrawn
 from ..front.last_connections import pending
 from ..front.threaded import ThreadedFront
-from .tasks import Saying, WaitressVisit, close_channel
+from .tasks import AnswerTask, WaitressVisit, close_channel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 PATIENCE_SECONDS = 0.5
 
 
-class Quiet(ThreadedTaskDispatcher):  # type: ignore[misc]
+class QuietDispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
     """A dispatcher that does not warn of its queue.
 
     waitress's ``waitress.queue`` would warn whenever a thread is not yet back from the request
@@ -110,7 +110,7 @@ class WaitressFront(ThreadedFront):
         self._limit = limit
         for server in self._servers():
             server.channel_class = partial(self._accepted, server.channel_class)
-            server.accept = Accepting(server.accept, lambda: self._room.make(1, self._in_turn))
+            server.accept = Acceptor(server.accept, lambda: self._room.make(1, self._in_turn))
 
     def beat(self) -> None:
         """Also make room when somebody could not go before: no request was answered by then."""
@@ -147,7 +147,7 @@ class WaitressFront(ThreadedFront):
             else:
                 half.append(channel)
         silent.sort(key=attrgetter("creation_time"))
-        return in_turn(silent, idle, half)
+        return eviction_order(silent, idle, half)
 
     def _servers(self) -> list[Any]:
         return [one for one in list(self._map.values()) if getattr(one, "accepting", False)]
@@ -172,7 +172,7 @@ class WaitressFront(ThreadedFront):
         close_all(self._map, ignore_all=True)
 
 
-class GuardedDispatcher(Quiet):
+class GuardedDispatcher(QuietDispatcher):
     """waitress's task dispatcher with the guard in front of its queue.
 
     In that queue are only such as have a thread for them; the others wait in the gate.
@@ -184,7 +184,7 @@ class GuardedDispatcher(Quiet):
         self._unjudged = Streak()
         # One thread each: a refusal app that is slow, or a flood of those who are refused, must
         # not hold up the checks.
-        self._checks, self.refusals = Quiet(), Quiet()
+        self._checks, self.refusals = QuietDispatcher(), QuietDispatcher()
 
     def set_thread_count(self, count: int) -> None:
         """Have so many threads; and those that answer, as long as there are any."""
@@ -198,7 +198,7 @@ class GuardedDispatcher(Quiet):
             self._let_in(channel)
             self._unjudged.over()
         except Exception:  # guarding must never be the outage
-            self._unjudged.failed(UNJUDGED, exc_info=True)
+            self._unjudged.failed(UNJUDGED_MESSAGE, exc_info=True)
             super().add_task(channel)
 
     def hand(self, visit: WaitressVisit) -> None:
@@ -219,7 +219,7 @@ class GuardedDispatcher(Quiet):
             visit.leave()  # this thread has served it, and must not keep the next one out
         request = channel.requests[0]
         if request.error:
-            self._checks.add_task(Saying(self._front, channel, None))
+            self._checks.add_task(AnswerTask(self._front, channel, None))
             return
         headers = {f"HTTP_{name}": value for name, value in request.headers.items()}
         path = request.path
@@ -227,7 +227,7 @@ class GuardedDispatcher(Quiet):
             path = "/" + path.lstrip("/")
         check = self._front.match(request.command.upper(), path, request.query, headers)
         if check is not None:
-            self._checks.add_task(Saying(self._front, channel, self._answer(check)))
+            self._checks.add_task(AnswerTask(self._front, channel, self._answer(check)))
         else:
             peer, *_ = getattr(channel, "addr", None) or ("",)
             client = self._front.client(headers, str(peer))

@@ -15,8 +15,8 @@ from waitress.task import ThreadedTaskDispatcher
 from ..._support.log import logger
 from ..._support.wsgi_app import wsgi_app
 from ...policy import limits, seconds, whole
-from ..front.base import GRACE
-from ..front.descriptors import limit, waiting_room
+from ..front.base import GRACE_SECONDS
+from ..front.descriptors import SPARE_CONNECTIONS, default_max_queue, limit
 from ..front.signals import draining_at_signals
 from ..front.threaded import split
 from ..readers.waitress import WaitressAdapter
@@ -28,15 +28,11 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 
-# Connections beyond those inside and in the queue. At connection_limit waitress stops accepting,
-# and then a check waits in the kernel; its own triggers and listeners count, too.
-SPARE = 8
-
 # waitress's own default is 100, which 100 idle browsers reach.
-CONNECTIONS = 1000
+CONNECTION_LIMIT = 1000
 
 # What the guard uses of waitress's beside what its manual names, in all from 2.1 to 3.0.
-KNOWN = {
+KNOWN_NAMES = {
     ThreadedTaskDispatcher: ("add_task", "set_thread_count", "shutdown", "queue_logger"),
     BaseWSGIServer: ("channel_class",),
     HTTPChannel: ("service", "cancel", "handle_close", "close_when_flushed", "total_outbufs_len"),
@@ -49,13 +45,13 @@ def moved() -> list[str]:
     missing = [
         f"create_server({name}=)" for name in ("_dispatcher", "map") if name not in parameters
     ]
-    for kind, names in KNOWN.items():
+    for kind, names in KNOWN_NAMES.items():
         missing += [f"{kind.__name__}.{name}" for name in names if not hasattr(kind, name)]
     return missing
 
 
 def guarded_server(
-    app: WSGIApplication, *, threads: int = 4, grace: float = GRACE, **options: Any
+    app: WSGIApplication, *, threads: int = 4, grace: float = GRACE_SECONDS, **options: Any
 ) -> Any:
     """Return a waitress server that serves a WSGI app behind a guard.
 
@@ -98,7 +94,7 @@ def guarded_server(
 def connections() -> int:
     """Return how many connections can be open and leave the app its file descriptors."""
     most = limit()
-    return CONNECTIONS if most is None else max(100, min(CONNECTIONS, most // 2))
+    return CONNECTION_LIMIT if most is None else max(100, min(CONNECTION_LIMIT, most // 2))
 
 
 def _in_front(
@@ -106,13 +102,13 @@ def _in_front(
 ) -> Any:
     _, queue, _ = limits(threads, ours.get("max_queue"))
     most = int(adjustments["connection_limit"])
-    if queue != math.inf and threads + queue + SPARE > most:
+    if queue != math.inf and threads + queue + SPARE_CONNECTIONS > most:
         raise ValueError(
             f"connection_limit={most} is too few for threads={threads} and max_queue={queue}:"
-            f" make it {threads + int(queue) + SPARE} at least, or lower max_queue"
+            f" make it {threads + int(queue) + SPARE_CONNECTIONS} at least, or lower max_queue"
         )
     if ours.get("max_queue") is None:
-        ours["max_queue"] = int(min(waiting_room(threads), most - threads - SPARE))
+        ours["max_queue"] = int(min(default_max_queue(threads), most - threads - SPARE_CONNECTIONS))
     sockets: dict[int, Any] = {}
     front = WaitressFront(threads, sockets, **ours)
     front.dispatcher = GuardedDispatcher(front)

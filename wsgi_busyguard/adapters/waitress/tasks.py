@@ -34,7 +34,7 @@ class WaitressVisit(SocketVisit):
         """Answer 503, on the thread for that."""
         says = self._waitress.refusal(reason)
         last = reason is Reason.DRAINING
-        self._dispatcher.refusals.add_task(Saying(self._waitress, self.channel, says, last))
+        self._dispatcher.refusals.add_task(AnswerTask(self._waitress, self.channel, says, last))
 
     def drop(self) -> None:
         """Close the connection, in the main loop, whose it is."""
@@ -62,7 +62,7 @@ class WaitressVisit(SocketVisit):
         self.channel.cancel()
 
 
-class Saying:
+class AnswerTask:
     """A request that is answered without a slot; to waitress, a task.
 
     :param says: a WSGI app that does not block; ``None`` for what waitress itself says to it.

@@ -12,9 +12,9 @@ from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 from ..._support.listening_sockets import NO_DESCRIPTOR
 from ...adapters.front.descriptors import (
     Room,
+    eviction_order,
     excess,
     hang_up,
-    in_turn,
     is_open,
     overdrawn,
 )
@@ -108,7 +108,7 @@ class Server(ThreadedWSGIServer):
         busy = {handler.connection for handler in self.answering.copy()}
         known = [(sock, asked) for sock, asked in self.connected.copy().items() if sock not in busy]
         idle, silent = ([s for s, asked in known if asked is which] for which in (True, False))
-        return in_turn(silent, idle, [])
+        return eviction_order(silent, idle, [])
 
     def _end(self, sock: Any) -> None:
         self.connected.pop(sock, None)

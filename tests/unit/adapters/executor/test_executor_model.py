@@ -15,7 +15,7 @@ from support.client import eventually
 
 from wsgi_busyguard import Gate
 from wsgi_busyguard.adapters.executor import CountingExecutor, QueueFull, QueueTimeout, executor
-from wsgi_busyguard.adapters.executor.executor import ForNobody
+from wsgi_busyguard.adapters.executor.executor import AbandonedJob
 
 WORKERS = 3
 ENDS = ("returns", "raises", "for nobody", "callback raises")
@@ -36,7 +36,7 @@ class Work:
         if self.end == "raises":
             raise KeyError(self.end)
         if self.end == "for nobody":
-            raise ForNobody
+            raise AbandonedJob
         return self
 
     @property
@@ -90,7 +90,7 @@ class ExecutorMachine(RuleBasedStateMachine):
         job.end = end
         job.go.set()
         error = job.future.exception(60)
-        expected = {"raises": KeyError, "for nobody": ForNobody}.get(end, type(None))
+        expected = {"raises": KeyError, "for nobody": AbandonedJob}.get(end, type(None))
         assert type(error) is expected
         assert error or job.future.result() is job
         self.for_nobody += end == "for nobody"

@@ -13,7 +13,14 @@ from wsgi_busyguard import State
 from wsgi_busyguard._support.threads import Teller
 from wsgi_busyguard.adapters.front import last_connections as lastcall
 from wsgi_busyguard.adapters.front.signals import draining_at_signals
-from wsgi_busyguard.adapters.front.sockets import drained, gone, peeked, said, sent, whole
+from wsgi_busyguard.adapters.front.sockets import (
+    disconnected,
+    drain,
+    peek,
+    response_bytes,
+    send,
+    whole_response,
+)
 from wsgi_busyguard.adapters.front.threaded import SocketVisit, ThreadedFront, split
 from wsgi_busyguard.policy import Reason
 
@@ -393,42 +400,42 @@ def test_outside_the_main_thread_signals_are_let_be(start):
 def test_what_has_come_is_seen_and_left_there(pair):
     ours, theirs = pair
     ours.settimeout(10)  # as cheroot has it: recv() would wait
-    assert peeked(ours) is None
+    assert peek(ours) is None
     theirs.sendall(b"OPTIONS")
-    assert peeked(ours) == b"OPTIONS"
+    assert peek(ours) == b"OPTIONS"
     assert ours.recv(100) == b"OPTIONS"
     theirs.close()
-    assert peeked(ours) == b""
+    assert peek(ours) == b""
 
 
 def test_those_who_have_left_are_known_though_something_lies_unread(pair):
     ours, theirs = pair
-    assert gone([ours]) == set()
+    assert disconnected([ours]) == set()
     theirs.sendall(b"GET")
-    assert gone([ours]) == set()
+    assert disconnected([ours]) == set()
     theirs.close()
-    assert gone([ours]) == {ours}
+    assert disconnected([ours]) == {ours}
     ours.close()
-    assert gone([ours]) == {ours}
+    assert disconnected([ours]) == {ours}
 
 
 def test_a_peer_who_does_not_read_does_not_hold_up_who_speaks(pair):
     ours, _ = pair
     ours.settimeout(10)
-    assert sent(ours, b"x")
-    assert not sent(ours, b"x" * 10_000_000)
-    assert not sent(ours, b"x")
+    assert send(ours, b"x")
+    assert not send(ours, b"x" * 10_000_000)
+    assert not send(ours, b"x")
 
 
 def test_what_is_thrown_away_is_gone_and_the_end_is_seen(pair):
     ours, theirs = pair
     ours.settimeout(10)
-    assert not drained(ours)
+    assert not drain(ours)
     theirs.sendall(b"x" * 1000)
-    assert not drained(ours)
-    assert peeked(ours) is None
+    assert not drain(ours)
+    assert peek(ours) is None
     theirs.close()
-    assert drained(ours)
+    assert drain(ours)
 
 
 def answer(status="200 OK", headers=(), body=(b"bo", b"dy")):
@@ -450,19 +457,21 @@ def answer(status="200 OK", headers=(), body=(b"bo", b"dy")):
     ids=["GET", "HTTP/1.0", "the last", "HEAD"],
 )
 def test_what_is_said_has_its_length_and_says_how_it_goes_on(method, version, last, expected):
-    data = said(answer(), method, version, last)
+    data = response_bytes(answer(), method, version, last)
     assert data == b"HTTP/1.1 200 OK\r\nContent-Type: text/plain" + expected
 
 
 def test_a_length_that_an_app_gives_is_left_alone():
-    _, headers, _ = whole(answer(headers=[("content-length", "4")]), {"REQUEST_METHOD": "GET"})
+    _, headers, _ = whole_response(
+        answer(headers=[("content-length", "4")]), {"REQUEST_METHOD": "GET"}
+    )
     assert [name for name, _ in headers] == ["Content-Type", "content-length"]
 
 
 def test_what_cannot_be_sent_raises_before_a_byte_is_sent(caplog):
     with pytest.raises(UnicodeEncodeError):
-        whole(answer(headers=[("X-Odd", "\u20ac")]), {"REQUEST_METHOD": "GET"})
+        whole_response(answer(headers=[("X-Odd", "\u20ac")]), {"REQUEST_METHOD": "GET"})
     front = ThreadedFront(1, refusal=answer("503 Later", headers=[("X-Odd", "\u20ac")]))
     caplog.set_level(logging.CRITICAL)
-    status, _, body = whole(front.refusal(Reason.QUEUE_FULL), {"REQUEST_METHOD": "GET"})
+    status, _, body = whole_response(front.refusal(Reason.QUEUE_FULL), {"REQUEST_METHOD": "GET"})
     assert (status, body) == ("503 Service Unavailable", b"busy")

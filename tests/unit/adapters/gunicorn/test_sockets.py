@@ -18,20 +18,21 @@ from hypothesis import strategies as st
 from wsgi_busyguard import Load
 from wsgi_busyguard.adapters.executor import QueueFull
 from wsgi_busyguard.adapters.front import lingering
+from wsgi_busyguard.adapters.front.descriptors import SPARE_CONNECTIONS
 from wsgi_busyguard.adapters.front.lingering import (
     CLOSE_LINGER_SECONDS,
     FIRST_BYTE_SECONDS,
-    MOST_LINGERING,
-    Lingering,
-    Waiting,
+    MOST_LINGERING_SOCKETS,
+    LingeringSockets,
+    WaitingSockets,
     taken_over,
 )
 from wsgi_busyguard.adapters.front.sockets import (
-    MOST,
+    PEEK_BYTES,
     cut_short,
-    drained,
-    gone,
-    peeked,
+    disconnected,
+    drain,
+    peek,
     send_last,
     wake_beyond,
 )
@@ -43,10 +44,10 @@ from wsgi_busyguard.adapters.gunicorn.balance import (
     Balance,
     is_sibling,
 )
-from wsgi_busyguard.adapters.gunicorn.known_names import KNOWN, moved
+from wsgi_busyguard.adapters.gunicorn.known_names import KNOWN_PARAMETERS, moved
 from wsgi_busyguard.adapters.gunicorn.options import OPTIONS, read_options
 from wsgi_busyguard.adapters.gunicorn.partial_heads import unfinished_hello
-from wsgi_busyguard.adapters.gunicorn.pool import SPARE, ConnectionPool, queue_bound
+from wsgi_busyguard.adapters.gunicorn.pool import ConnectionPool, queue_bound
 from wsgi_busyguard.options import GuardOptions
 
 DEADLINE = 20.0
@@ -80,11 +81,11 @@ def reset(sock):
 
 def test_a_peek_shows_what_came_and_leaves_it(pair, until):
     ours, peer = pair()
-    assert peeked(ours) is None
+    assert peek(ours) is None
     peer.sendall(b"some")
-    until(lambda: peeked(ours) == b"some")
-    peer.sendall(b" more" * MOST)
-    until(lambda: len(peeked(ours)) == MOST)
+    until(lambda: peek(ours) == b"some")
+    peer.sendall(b" more" * PEEK_BYTES)
+    until(lambda: len(peek(ours)) == PEEK_BYTES)
     assert ours.recv(4) == b"some"
 
 
@@ -92,9 +93,9 @@ def test_a_peek_shows_what_came_and_leaves_it(pair, until):
 def test_a_peek_at_one_who_left_is_empty(pair, until, leave):
     ours, peer = pair()
     leave(peer)
-    until(lambda: peeked(ours) == b"")
+    until(lambda: peek(ours) == b"")
     ours.close()
-    assert peeked(ours) == b""
+    assert peek(ours) == b""
 
 
 def test_gone_are_those_who_left_though_their_requests_are_unread(pair, until):
@@ -106,8 +107,8 @@ def test_gone_are_those_who_left_though_their_requests_are_unread(pair, until):
     half[1].shutdown(socket.SHUT_WR)
     closed[0].close()
     ours = [end for end, _ in (stays, leaves, resets, closed, half)]
-    until(lambda: gone(ours) == {end for end, _ in (leaves, resets, closed, half)})
-    assert gone([]) == set()
+    until(lambda: disconnected(ours) == {end for end, _ in (leaves, resets, closed, half)})
+    assert disconnected([]) == set()
 
 
 def test_what_is_sent_arrives_and_nothing_after_it(pair):
@@ -121,8 +122,8 @@ def test_what_is_sent_arrives_and_nothing_after_it(pair):
 def test_nothing_waits_even_if_the_socket_would(pair):
     ours, peer = pair()
     ours.setblocking(True)
-    assert peeked(ours) is None
-    assert not drained(ours)
+    assert peek(ours) is None
+    assert not drain(ours)
     send_last(ours, b"b" * 50_000_000)  # more than a buffer takes
     assert peer.recv(100)
 
@@ -130,7 +131,7 @@ def test_nothing_waits_even_if_the_socket_would(pair):
 def test_sending_to_one_who_left_is_no_error(pair, until):
     ours, peer = pair()
     reset(peer)
-    until(lambda: peeked(ours) == b"")
+    until(lambda: peek(ours) == b"")
     send_last(ours, b"nobody hears")
     ours.close()
     send_last(ours, b"nobody hears")
@@ -138,20 +139,20 @@ def test_sending_to_one_who_left_is_no_error(pair, until):
 
 def test_draining_throws_away_and_tells_the_end(pair, until):
     ours, peer = pair()
-    assert not drained(ours)
+    assert not drain(ours)
     peer.sendall(b"b" * 100_000)
-    until(lambda: peeked(ours))
-    assert not drained(ours)
+    until(lambda: peek(ours))
+    assert not drain(ours)
     peer.close()
-    until(lambda: drained(ours))
+    until(lambda: drain(ours))
     ours.close()
-    assert drained(ours)
+    assert drain(ours)
 
 
 def test_draining_ends_though_somebody_pours():
     """Whoever is in the loop that accepts must come back to it."""
     endless = SimpleNamespace(recv=lambda size, flags: b"b" * size, gettimeout=lambda: None)
-    assert not drained(endless)
+    assert not drain(endless)
 
 
 def test_what_is_taken_over_is_closed_for_whoever_had_it(pair):
@@ -180,7 +181,7 @@ def test_what_is_closed_cannot_be_taken_over_though_somebody_else_has_its_number
 def test_a_socket_is_readable_when_more_has_come_than_was_seen(pair, until):
     ours, peer = pair()
     peer.sendall(b"seen")
-    until(lambda: peeked(ours) == b"seen")
+    until(lambda: peek(ours) == b"seen")
     with selectors.DefaultSelector() as selector:
         selector.register(ours, selectors.EVENT_READ)
         assert wake_beyond(ours, 4)
@@ -206,11 +207,11 @@ def test_who_leaves_behind_the_rest_has_not_been_cut_short(pair, until):
     """Both may come between a look at the socket and the next one."""
     ours, peer = pair()
     peer.sendall(b"half")
-    until(lambda: peeked(ours) == b"half")
+    until(lambda: peek(ours) == b"half")
     assert not cut_short(ours, 4)
     peer.sendall(b" and half")
     peer.shutdown(socket.SHUT_WR)
-    until(lambda: gone([ours]))
+    until(lambda: disconnected([ours]))
     assert not cut_short(ours, 4)
     assert cut_short(ours, 13)
 
@@ -404,7 +405,7 @@ def over():
 
 
 def test_one_who_can_be_read_is_told_of(poller, over):
-    waiting, heard = Waiting(poller, 3, over.append), []
+    waiting, heard = WaitingSockets(poller, 3, over.append), []
     sock = Sock()
     waiting.add(sock, 5, "what came with it", heard.append)
     poller.readable(sock)
@@ -415,7 +416,7 @@ def test_one_who_can_be_read_is_told_of(poller, over):
 
 
 def test_those_whose_time_is_over_go(poller, clock, over):
-    waiting = Waiting(poller, 9, over.append)
+    waiting = WaitingSockets(poller, 9, over.append)
     for name, seconds in (("long", 5), ("short", 1), ("longer", 6)):
         waiting.add(Sock(), seconds, name, print)
     waiting.expire()
@@ -429,14 +430,14 @@ def test_those_whose_time_is_over_go(poller, clock, over):
 
 
 def test_the_oldest_makes_room(poller, over):
-    waiting = Waiting(poller, 2, over.append)
+    waiting = WaitingSockets(poller, 2, over.append)
     for name in "abcd":
         waiting.add(Sock(), 5, name, print)
     assert (over, len(waiting)) == (["a", "b"], 2)
 
 
 def test_the_oldest_can_be_sent_away(poller, over):
-    waiting = Waiting(poller, 9, over.append)
+    waiting = WaitingSockets(poller, 9, over.append)
     for name in "abc":
         waiting.add(Sock(), 5, name, print)
     assert waiting.shed(2) == 2
@@ -447,7 +448,7 @@ def test_the_oldest_can_be_sent_away(poller, over):
 
 
 def test_one_who_has_begun_gets_time_and_keeps_its_place(poller, clock, over):
-    waiting = Waiting(poller, 2, over.append)
+    waiting = WaitingSockets(poller, 2, over.append)
     first, second = Sock(), Sock()
     for name, sock in (("first", first), ("second", second)):
         waiting.add(sock, 5, name, print)
@@ -463,7 +464,7 @@ def test_one_who_has_begun_gets_time_and_keeps_its_place(poller, clock, over):
 
 
 def test_those_who_came_just_now_are_known(poller, clock, over):
-    waiting = Waiting(poller, 9, over.append)
+    waiting = WaitingSockets(poller, 9, over.append)
     waiting.add(Sock(), 5, "long ago", print)
     clock.now += FIRST_BYTE_SECONDS + 0.01
     waiting.add(Sock(), 5, "just now", print)
@@ -473,7 +474,7 @@ def test_those_who_came_just_now_are_known(poller, clock, over):
 
 
 def test_with_a_closed_poller_nobody_waits(poller, over):
-    waiting = Waiting(poller, 2, over.append)
+    waiting = WaitingSockets(poller, 2, over.append)
     poller.closed = True
     with pytest.raises(ValueError, match="closed epoll"):
         waiting.add(Sock(), 5, "what", print)
@@ -481,13 +482,13 @@ def test_with_a_closed_poller_nobody_waits(poller, over):
 
 
 def test_one_who_has_closed_is_closed_at_once(lingering_sockets, poller):
-    lingerers, sock = Lingering(poller), Sock(b"rest of a body", b"")
+    lingerers, sock = LingeringSockets(poller), Sock(b"rest of a body", b"")
     lingerers.close(sock)
     assert (sock.closed, len(lingerers)) == (True, 0)
 
 
 def test_one_who_has_not_closed_is_waited_for(lingering_sockets, poller):
-    lingerers, sock = Lingering(poller), Sock(b"rest of a body")
+    lingerers, sock = LingeringSockets(poller), Sock(b"rest of a body")
     lingerers.close(sock)
     assert (sock.closed, len(lingerers)) == (False, 1)
     sock.came = [b"more"]
@@ -499,7 +500,7 @@ def test_one_who_has_not_closed_is_waited_for(lingering_sockets, poller):
 
 
 def test_one_who_never_closes_is_waited_for_so_long(lingering_sockets, poller, clock):
-    lingerers, sock = Lingering(poller), Sock()
+    lingerers, sock = LingeringSockets(poller), Sock()
     lingerers.close(sock)
     clock.now += CLOSE_LINGER_SECONDS - 0.1
     lingerers.expire()
@@ -510,16 +511,19 @@ def test_one_who_never_closes_is_waited_for_so_long(lingering_sockets, poller, c
 
 
 def test_there_is_a_limit_to_those_who_linger(lingering_sockets, poller):
-    lingerers, socks = Lingering(poller), [Sock() for _ in range(MOST_LINGERING + 10)]
+    lingerers, socks = (
+        LingeringSockets(poller),
+        [Sock() for _ in range(MOST_LINGERING_SOCKETS + 10)],
+    )
     for sock in socks:
         lingerers.close(sock)
-    assert len(lingerers) == MOST_LINGERING
+    assert len(lingerers) == MOST_LINGERING_SOCKETS
     assert [sock.closed for sock in socks[:11]] == [True] * 10 + [False]
 
 
 def test_a_socket_that_is_closed_already_is_no_error(lingering_sockets, poller):
     """gunicorn closes some of its connections in the thread that served them."""
-    lingerers, sock = Lingering(poller), Sock()
+    lingerers, sock = LingeringSockets(poller), Sock()
     sock.close()
     lingerers.close(sock)
     assert len(lingerers) == 0
@@ -527,7 +531,7 @@ def test_a_socket_that_is_closed_already_is_no_error(lingering_sockets, poller):
 
 def test_with_a_closed_poller_nobody_lingers(lingering_sockets, poller):
     """Up to gunicorn 23 requests end after the poller when a worker stops."""
-    lingerers, sock = Lingering(poller), Sock()
+    lingerers, sock = LingeringSockets(poller), Sock()
     poller.closed = True
     lingerers.close(sock)
     assert (sock.closed, len(lingerers)) == (True, 0)
@@ -552,7 +556,7 @@ def test_those_who_left_are_taken_out_of_the_queue(pair, until):
         pool.submit(handle, SimpleNamespace(sock=None))
     ends[0][1].close()
     ends[1][1].close()
-    until(lambda: len(gone(ours for ours, _ in ends)) == 2)
+    until(lambda: len(disconnected(ours for ours, _ in ends)) == 2)
     assert pool.drop_the_gone() == 1  # who is inside is served
     assert pool.drop_the_gone() == 0
     assert pool.read()[:2] == (1, 1)
@@ -568,7 +572,7 @@ def test_those_who_left_are_taken_out_of_the_queue(pair, until):
 
 def worker_class(**changed):
     """Return a class with methods of the known parameters, some of them otherwise."""
-    source = {name: min(ways) for name, ways in KNOWN.items()} | changed
+    source = {name: min(ways) for name, ways in KNOWN_PARAMETERS.items()} | changed
     body = "\n".join(
         f"    def {name}({', '.join(('self', *parameters))}): pass"
         for name, parameters in source.items()
@@ -585,7 +589,7 @@ def test_a_worker_class_that_is_as_known_has_not_moved():
     assert moved(worker_class(murder_keepalived=("force",))) == []
 
 
-@pytest.mark.parametrize("name", sorted(KNOWN))
+@pytest.mark.parametrize("name", sorted(KNOWN_PARAMETERS))
 def test_what_has_moved_is_named(name):
     assert moved(worker_class(**{name: ("other",)})) == [name]
     assert moved(worker_class(**{name: ("conn", "fs", "more")})) == [name]
@@ -632,9 +636,9 @@ def test_a_worker_never_stops_accepting_for_its_queue(asked, threads, connection
     try:
         bound = queue_bound(GuardOptions(max_queue=asked), threads, connections)
     except ValueError:
-        assert asked > connections - threads - SPARE
+        assert asked > connections - threads - SPARE_CONNECTIONS
     else:
-        assert bound == 0 or 0 < bound <= connections - threads - SPARE
+        assert bound == 0 or 0 < bound <= connections - threads - SPARE_CONNECTIONS
 
 
 # read_options()

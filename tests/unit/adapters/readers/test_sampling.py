@@ -9,7 +9,7 @@ import pytest
 
 from wsgi_busyguard import BusyGuard, Load, Monitor
 from wsgi_busyguard.adapters.detect import Server
-from wsgi_busyguard.adapters.readers.sampling import Sampled
+from wsgi_busyguard.adapters.readers.sampling import SamplingAdapter
 
 
 class Calls:
@@ -39,7 +39,7 @@ def calls():
 
 @pytest.fixture
 def sampled(adapter, calls, clock):
-    return Sampled(adapter, calls, clock)
+    return SamplingAdapter(adapter, calls, clock)
 
 
 def test_nothing_is_timed_while_nobody_waits(sampled, adapter, calls):
@@ -126,7 +126,7 @@ def test_progress_elsewhere_is_progress(adapter, calls, clock):
     """Of several processes each hears of its own calls only."""
     ended = [0]
     adapter.progress = lambda: ended[0]
-    sampled = Sampled(adapter, calls, clock)
+    sampled = SamplingAdapter(adapter, calls, clock)
     adapter.load = Load(1, 16, 16)
     sampled.read()
     clock.now += 1.5
@@ -145,7 +145,7 @@ def test_a_queue_that_gets_shorter_is_progress_in_whichever_process(sampled, ada
 
 def test_without_a_guard_nothing_is_added(adapter):
     adapter.load = Load(1, 4, 4)
-    assert Sampled(adapter).read() == Load(1, 4, 4)
+    assert SamplingAdapter(adapter).read() == Load(1, 4, 4)
 
 
 # A guard
