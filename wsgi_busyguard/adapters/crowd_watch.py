@@ -18,15 +18,13 @@ from ..board.publisher import Publisher
 from ..gate import Gate
 from ..load import Shares
 from .acceptqueue import AcceptQueueAdapter
+from .readers.derived import DerivedAdapter
 from .readers.gevent_pywsgi import PywsgiAdapter
 from .readers.sampling import SamplingAdapter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from _typeshed.wsgi import WSGIEnvironment
 
-    from ..counters import Counters
     from ..gate.pickup import PickUp
     from ..load import Adapter, Load
     from .next_call import NextCall
@@ -93,7 +91,7 @@ class CrowdWatch:
 
     def counted(self, adapter: Adapter) -> Adapter:
         """Return what reads the same, and counts who was refused."""
-        return Reading(adapter.read, adapter, self._pick_up.counts)
+        return DerivedAdapter(adapter.read, adapter, self._pick_up.counts)
 
     def _beat(self) -> None:
         self._take_turns()
@@ -127,34 +125,12 @@ class CrowdWatch:
             pick_up.changed()
 
 
-class Reading:
-    """An adapter that reads by a function what another one knows, and goes by that one's name.
-
-    :param read: returns the load.
-    :param counts: returns what is counted elsewhere, if it is.
-    """
-
-    def __init__(
-        self,
-        read: Callable[[], Load | None],
-        adapter: object,
-        counts: Callable[[], Counters | None] | None = None,
-    ) -> None:
-        self.read = read
-        self._adapter = adapter
-        if counts is not None:
-            self.counts = counts
-
-    def __repr__(self) -> str:
-        return repr(self._adapter)
-
-
 def own_part(adapter: Adapter) -> Adapter | None:
     """Return what reads the queue that is this process's own; ``None`` if nothing does."""
     while isinstance(adapter, Publisher):  # it reads all processes
         adapter = adapter.adapter
     if isinstance(adapter, Divides):
-        return Reading(adapter.portion, adapter)
+        return DerivedAdapter(adapter.portion, adapter)
     # What waits in the kernel may be for several processes, and who knows how many. A gate refuses
     # by itself.
     others = (Shares, AcceptQueueAdapter, PywsgiAdapter, Gate)

@@ -16,8 +16,9 @@ from ..deadlines.deadline import MONITOR
 from ..gate.gated import Held
 from ..load import Shares, Subscribes
 from ..monitor import Monitor
-from .crowd_watch import Reading, own_part
+from .crowd_watch import own_part
 from .detect import BE_THE_QUEUE, Server, behind_a_guard, find, find_early, held_up
+from .readers.derived import DerivedAdapter
 from .readers.in_flight import InFlight
 from .readers.sampling import SamplingAdapter
 from .thread_budget import needed, too_few
@@ -110,41 +111,45 @@ class FirstRequest:
             theirs = environ[MONITOR]
             if isinstance(theirs, Monitor) and isinstance(self._adapter, InFlight):
                 # Read, and not judged, by which that monitor's listeners would be told.
-                reading = Reading(lambda: theirs.adapter.read(), theirs.adapter)
+                reading = DerivedAdapter(lambda: theirs.adapter.read(), theirs.adapter)
                 self._turn_to(WithoutChecks(reading, self._count_checks()))
         elif isinstance(self._adapter, InFlight):
             self._find_load(server, name)
         else:
-            self._find_room(self._adapter.limits, server, name)
+            self._find_room(self._adapter.limits, server or Server(f"this server ({name})"))
 
-    def _find_room(self, limits: Limits, server: Server | None, name: str) -> None:
-        """Give the gate up where checks and refusals would not get through the server behind it.
-
-        Those who wait at it have the server's threads, and where these are too few they keep out
-        requests that the server alone would serve. It has an answer to checks still.
-        """
-        threads = None if server is None else server.threads
-        name = f"this server ({name})" if server is None else server.name
-        blocks = server.blocks if server is not None else ""
-        wrong: str | None = blocks or held_up(name)
-        if not wrong and threads is None:
+    def _find_room(self, limits: Limits, server: Server) -> None:
+        """Give the gate up where checks and refusals would not get through the server behind it."""
+        wrong: str | None = server.blocks or held_up(server.name)
+        if wrong:
+            self._give_up_gate(server, wrong)
+            return
+        threads = server.threads
+        if threads is None:
             logger.warning(
                 "cannot tell how many threads %s has: with slots=%s and max_queue=%s"
                 " checks wait unless it has at least %s",
-                *(name, *limits[:2], needed(limits)),
+                *(server.name, *limits[:2], needed(limits)),
             )
             return
-        if not wrong and server is not None and threads is not None:
-            wrong = too_few(limits, threads, name, server.start)
-            if wrong is None:
-                # Of as many as there may be, as many are left, also behind a queue without a bound.
-                left = threads - limits.slots - limits.max_queue - 1
-                self._leftovers.allow(threads if threads == math.inf else left)
-                return
+        wrong = too_few(limits, threads, server.name, server.start)
+        if wrong is not None:
+            self._give_up_gate(server, wrong)
+            return
+        # Of as many as there may be, as many are left, also behind a queue without a bound.
+        left = threads - limits.slots - limits.max_queue - 1
+        self._leftovers.allow(threads if threads == math.inf else left)
+
+    def _give_up_gate(self, server: Server, wrong: str) -> None:
+        """Have no request go through the gate any more. It has an answer to checks still.
+
+        Those who wait at it have the server's threads, and where these are too few they keep out
+        requests that the server alone would serve.
+        """
         self.lacks_room = True
         until_then = "the guard refuses nothing and answers checks"
         try:
-            if server is None or server.adapter is None:
+            if server.adapter is None:
                 until_then += ", which all say free"
                 self._turn_to(self._in_flight)
             else:

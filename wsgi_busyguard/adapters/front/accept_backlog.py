@@ -10,9 +10,8 @@ import time
 from typing import TYPE_CHECKING
 
 from ..._support.periodic import BEAT_SECONDS
-from ...counters import Counts
-from ...load import Subscribes
 from ..acceptqueue import in_the_kernel
+from ..readers.derived import DerivedAdapter
 
 if TYPE_CHECKING:
     import socket
@@ -49,6 +48,15 @@ class StandingQueue:
         """
         self._since = None
 
+    def before(self, adapter: Adapter) -> DerivedAdapter:
+        """Return what reads an adapter's load and those who cannot get in."""
+
+        def read() -> Load | None:
+            load = adapter.read()
+            return None if load is None else self.added(load)
+
+        return DerivedAdapter(read, adapter)
+
     def added(self, load: Load) -> Load:
         """Return the load with those who cannot get in. In any thread.
 
@@ -77,26 +85,3 @@ class StandingQueue:
             return in_the_kernel(self._listeners()) or 0
         except Exception:  # a server that is ending, or not as it was known: nobody stands there
             return 0
-
-
-class BacklogAdapter:
-    """An adapter with those who cannot get in.
-
-    :param adapter: reads the load of those who have.
-    """
-
-    def __init__(self, adapter: Adapter, queue: StandingQueue) -> None:
-        self._adapter = adapter
-        self._queue = queue
-        if isinstance(adapter, Counts):
-            self.counts = adapter.counts
-        if isinstance(adapter, Subscribes):
-            self.subscribe = adapter.subscribe
-
-    def read(self) -> Load | None:
-        """Return the load of both."""
-        load = self._adapter.read()
-        return None if load is None else self._queue.added(load)
-
-    def __repr__(self) -> str:
-        return f"{self._adapter!r} and the kernel's queue"

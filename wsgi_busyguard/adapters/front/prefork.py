@@ -43,21 +43,20 @@ class GuardedProcess:
         if slots is None:
             options["max_wait"] = _no_limit(options.get("max_wait"))
         self._member: Any = None
+        self._is_gate = slots is not None
         if slots is not None:
             self.guard = BusyGuard(app, slots=slots, board=board, **options)
             if board is not None:
                 self._member = self.guard.monitor.adapter
-        elif board is None:
+            return
+        if board is None:
             reads = SamplingAdapter(adapter())
-            self.guard = BusyGuard(app, monitor=Monitor(reads), **options)
-            reads.calls = self.guard.next_call
         else:
             board = opened(board)
             reads = SamplingAdapter(adapter().share(board))
             self._member = Member(board, reads)
-            self.guard = BusyGuard(app, monitor=Monitor(self._member), **options)
-            reads.calls = self.guard.next_call
-        self._is_gate = slots is not None
+        self.guard = BusyGuard(app, monitor=Monitor(self._member or reads), **options)
+        reads.calls = self.guard.next_call
 
     def begin(self) -> None:
         """Have this process be counted from now on: it serves."""

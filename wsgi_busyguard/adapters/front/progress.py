@@ -171,17 +171,18 @@ class Clients:
         unread = set(self._answers.stalled([upload.sock for upload in served]))
         for upload in served:
             if upload.cut_if_stalled() or upload.sock in unread:
-                peer = _peer(upload.sock)
-                cut(upload.sock)
-                self.end(upload)  # it is told once
-                logger.info("closed the connection of a client that made no progress: %s", peer)
+                cut_off(upload.sock)
+                self.end(upload)  # it is logged once
 
 
-def _peer(sock: Any) -> Any:
+def cut_off(sock: Any) -> None:
+    """End the connection of a client that made no progress, and log whose it was."""
     try:
-        return sock.getpeername()
+        peer = sock.getpeername()
     except (OSError, ValueError):
-        return "it has left"
+        peer = "it has left"
+    cut(sock)
+    logger.info("closed the connection of a client that made no progress: %s", peer)
 
 
 def acknowledged(sock: Any) -> int | None:

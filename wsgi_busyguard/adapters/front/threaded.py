@@ -16,7 +16,7 @@ from ..._support.threads import Teller
 from ..._support.unpatched import begin
 from ...deadlines.environ import stamping
 from ...options import FRONT, OPTIONS, from_keywords
-from .accept_backlog import BacklogAdapter, StandingQueue
+from .accept_backlog import StandingQueue
 from .base import GRACE_SECONDS, Front, Visit
 from .last_connections import last_call
 from .progress import Clients
@@ -67,7 +67,7 @@ class ThreadedFront(Front):
         super().__init__(
             threads,
             options,
-            lambda gate: BacklogAdapter(gate if adapter is None else adapter, self._standing),
+            lambda gate: self._standing.before(gate if adapter is None else adapter),
             self._teller.put,
         )
 

@@ -7,7 +7,6 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from ..._support.log import logger
 from ..._support.request_head import read_head
 from ...deadlines.deadline import call_until, timed
 from ...deadlines.environ import stamp
@@ -15,8 +14,7 @@ from ...options import is_disabled
 from ...policy import CLIENT_TIMEOUT, Reason, limits, loose_limits, own_max_wait
 from ..executor.executor import AbandonedJob, CountingExecutor
 from ..front.descriptors import SPARE_CONNECTIONS, default_max_queue
-from ..front.progress import STALL_SECONDS, Upload, cut
-from ..front.progress import Answers as Unread
+from ..front.progress import STALL_SECONDS, Answers, Upload, cut_off
 from ..front.sockets import disconnected, has_left, peek
 from .request_heads import read_ahead
 
@@ -81,7 +79,7 @@ class ConnectionPool(CountingExecutor):
         super().__init__(*arguments, **named)
         self.monitor.quiet = True  # the host's writes the log
         self._most = progress_timeout
-        self._unread = Unread(progress_timeout)
+        self._answers = Answers(progress_timeout)
         self._seen = threading.local()
         self._disabled = is_disabled()
         self._read_client: ReadClient | None = None
@@ -110,13 +108,10 @@ class ConnectionPool(CountingExecutor):
     def cut_the_stalled(self) -> None:
         """Cut those off who keep a thread waiting and do not get on."""
         conns = [conn for future, conn in self._connections.copy().items() if future.running()]
-        stalled = set(self._unread.stalled([conn.sock for conn in conns]))
+        stalled = set(self._answers.stalled([conn.sock for conn in conns]))
         for conn in conns:
             if self._has_stalled(conn) or conn.sock in stalled:
-                cut(conn.sock)
-                logger.info(
-                    "closed the connection of a client that made no progress: %s", conn.client
-                )
+                cut_off(conn.sock)
 
     def _has_stalled(self, conn: Any) -> bool:
         upload = getattr(getattr(conn.parser, "unreader", None), "sock", None)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from ...load import LAG_FREE, Load
+from ...load import LAG_FREE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ...counters import Counters
-    from ...gate import Gate
+    from ...load import Load
 
 INTERVAL_SECONDS = 0.25
 
@@ -40,6 +39,11 @@ class ReactorBeat:
             return 0.0
         return max(self._late, time.monotonic() - last - INTERVAL_SECONDS)
 
+    def added(self, load: Load) -> Load:
+        """Return a load with this lag, where it is the larger one."""
+        lag = self.lag
+        return load if lag < max(LAG_FREE, load.lag) else load._replace(lag=lag)
+
     def start(self) -> None:
         """Begin to beat. In the reactor thread, once it runs."""
         self._last = time.monotonic()
@@ -59,37 +63,3 @@ class ReactorBeat:
         self._last = now
         self._call = self._reactor.callLater(INTERVAL_SECONDS, self._beat)
         self._work()
-
-
-class LateGate:
-    """A gate in front of which a reactor may be late: the adapter of a guarded site.
-
-    :ivar added: returns a load with those who cannot get in.
-    """
-
-    added: Callable[[Load], Load]
-
-    def __init__(self, gate: Gate, beat: ReactorBeat) -> None:
-        self._gate = gate
-        self._beat = beat
-        self.added = _as_it_is
-
-    def read(self) -> Load:
-        """Return the gate's load with the reactor's lag."""
-        load, lag = self.added(self._gate.read()), self._beat.lag
-        return load if lag < max(LAG_FREE, load.lag) else load._replace(lag=lag)
-
-    def counts(self) -> Counters:
-        """Return what the gate has counted."""
-        return self._gate.counts()
-
-    def subscribe(self, changed: Callable[[], object]) -> None:
-        """Have ``changed`` called when the gate's state may have changed."""
-        self._gate.subscribe(changed)
-
-    def __repr__(self) -> str:
-        return f"{self._gate!r} behind a reactor {self._beat.lag:.2f} s late"
-
-
-def _as_it_is(load: Load) -> Load:
-    return load

@@ -21,9 +21,10 @@ from ...gate import Slot
 from ...options import TWISTED, from_keywords
 from ...policy import Reason
 from ..front.base import Front, Visit, nothing
+from ..readers.derived import DerivedAdapter
 from .connections import Connections, connection_of
 from .pipelining import AnswerTurns
-from .reactor_lag import LateGate, ReactorBeat
+from .reactor_lag import ReactorBeat
 from .reactor_response import headers_of, send
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
     from ...checks import Check
     from ...deadlines.client_timeout import Client
     from ...gate import Gate
-    from ...load import Adapter
+    from ...load import Adapter, Load
+    from ..front.accept_backlog import StandingQueue
 
 
 @implementer(IResource)
@@ -71,6 +73,7 @@ class GuardedWSGIResource(Front):
         self._turns = AnswerTurns(reactor)
         self._beside: Callable[[], object] = nothing  # what else to do a few times a second
         self._beat = ReactorBeat(reactor, self.beat)
+        self._standing: StandingQueue | None = None  # who cannot get in
         options, deliver = from_keywords(TWISTED, keywords), reactor.callFromThread
         super().__init__(threadpool.max, options, self._reads, deliver, loop=True)
         self._guarded = self.guarded(application)
@@ -92,7 +95,7 @@ class GuardedWSGIResource(Front):
     def attend(self, connections: Connections) -> None:
         """Also look after the connections of a site, and see who cannot get in there."""
         self._beside = connections.look
-        self._late.added = connections.ports.standing.added
+        self._standing = connections.ports.standing
 
     def beat(self) -> None:
         """Look after those who wait; the lag may have changed the state, too."""
@@ -155,8 +158,11 @@ class GuardedWSGIResource(Front):
         return self.client(dict(headers_of(request)), peer)
 
     def _reads(self, gate: Gate) -> Adapter:
-        self._late = LateGate(gate, self._beat)
-        return self._late
+        def read() -> Load:
+            load = gate.read()
+            return self._beat.added(self._standing.added(load) if self._standing else load)
+
+        return DerivedAdapter(read, gate)
 
     def _match(self, request: Request) -> Check | None:
         try:

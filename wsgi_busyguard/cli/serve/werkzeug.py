@@ -9,7 +9,7 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 from ..._support.periodic import BEAT_SECONDS, Periodic
-from ...adapters.front.accept_backlog import BacklogAdapter, StandingQueue
+from ...adapters.front.accept_backlog import StandingQueue
 from ...adapters.front.last_connections import LINGER_SECONDS, last_call, pending
 from ...adapters.front.progress import Clients
 from ...checkport.ports import bound
@@ -77,7 +77,7 @@ def _watching(
     :param reader: what reads the gate for it.
     """
     standing = StandingQueue(lambda: (listener,))
-    reader.adapter = BacklogAdapter(reader.adapter, standing)
+    reader.adapter = standing.before(reader.adapter)
 
     def look() -> None:
         beside()

@@ -9,7 +9,7 @@ import pytest
 
 from wsgi_busyguard import Gate, Load, Monitor, State
 from wsgi_busyguard.adapters.front import accept_backlog as standing
-from wsgi_busyguard.adapters.front.accept_backlog import BacklogAdapter, StandingQueue
+from wsgi_busyguard.adapters.front.accept_backlog import StandingQueue
 from wsgi_busyguard.adapters.front.threaded import ThreadedFront
 
 
@@ -88,7 +88,7 @@ def test_a_queue_that_shrinks_or_has_gone_does_not_stand(queue, clock, connect, 
 
 def test_an_adapter_can_do_with_it_what_it_can_without(queue):
     gate = Gate(2)
-    outside = BacklogAdapter(gate, queue)
+    outside = queue.before(gate)
     monitor = Monitor(outside)
     gate.enter()
     assert outside.counts() == gate.counts()
