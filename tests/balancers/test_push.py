@@ -12,8 +12,7 @@ import pytest
 from servers.test_serve import APP, COMMAND
 from support.client import ask, eventually, free_port, many, together
 from support.haproxies import HAPROXY, Balancer
-from support.processes import Process, environment
-from support.threaded import ThreadedSite
+from support.processes import Process, ThreadedSite, environment
 
 from wsgi_busyguard import Monitor
 from wsgi_busyguard.haproxy import Push, Server, Setting, configuration

@@ -9,8 +9,7 @@ import time
 import pytest
 from support.client import Line, check, checks, eventually, many, request, together
 from support.gunicorns import FrontGunicorn
-from support.processes import Site
-from support.threaded import ThreadedSite
+from support.processes import Site, ThreadedSite
 
 from contracts.front import ConnectionContract, FrontContract, RequestContract
 

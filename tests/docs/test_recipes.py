@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import configparser
-import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from support.apaches import MODULES, apache2, furnished, without_cache_elsewhere
+from support.apaches import AnyApache, apache2, furnished
 from support.balanced import Daemon, caddy
 from support.client import ask, check, eventually, figures, free_port, many, together
 from support.daemons import promtool
@@ -291,42 +289,19 @@ def test_sixteen_processes_of_uwsgi_are_told_by_the_agent(started, tmp_path):
 
 # mod_wsgi
 
-LOADED = """
-ServerName localhost
-ServerRoot {place}
-DefaultRuntimeDir {place}
-PidFile {place}/pid
-Listen 127.0.0.1:{port}
-ErrorLog /dev/stderr
-LoadModule mpm_event_module {modules}/mod_mpm_event.so
-LoadModule authz_core_module {modules}/mod_authz_core.so
-LoadModule wsgi_module {modules}/mod_wsgi.so
-WSGISocketPrefix {place}/wsgi
-{user}
-"""
 
-
-class SixteenOfApache(Process):
+class SixteenOfApache(AnyApache):
     """The Apache of the recipe, which may look into no folder of pytest's."""
 
     def __init__(self):
-        program = apache2()
-        self.place = place = Path(tempfile.mkdtemp(prefix="busyguard-"))
+        apache2()  # or the test is skipped
+        place = Path(tempfile.mkdtemp(prefix="busyguard-"))
         furnished(place)
         for name in ("shop.wsgi", "health.wsgi"):
             (place / name).write_text(text(name).replace("/run/shop/", f"{place}/"))
-        self.port = free_port()  # Apache does not take port 0
-        user = "User nobody\nGroup nogroup" if os.getuid() == 0 else ""
-        loaded = LOADED.format(place=place, port=self.port, modules=MODULES, user=user)
         shown = text("mod_wsgi.conf").replace("/srv/shop/venv", "/srv/venv")
         shown = shown.replace(" user=shop python-home=/srv/venv", f" python-path={place}")
-        (place / "apache.conf").write_text(loaded + shown.replace("/srv/shop", str(place)))
-        command = [program, "-f", place / "apache.conf", "-DFOREGROUND"]
-        super().__init__(command, env=without_cache_elsewhere(), cwd=place)
-
-    def reap(self):
-        super().reap()
-        shutil.rmtree(self.place, ignore_errors=True)
+        super().__init__(place, shown.replace("/srv/shop", str(place)))
 
 
 @pytest.mark.slow

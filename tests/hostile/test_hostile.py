@@ -14,8 +14,7 @@ import time
 import pytest
 from support.client import Line, ask, check, eventually, request
 from support.gunicorns import FrontGunicorn
-from support.processes import Site
-from support.threaded import ThreadedSite
+from support.processes import Site, ThreadedSite
 
 CROWD = 24
 HELLO = bytes.fromhex("16030100c8010000c40303") + b"a" * 190

@@ -20,8 +20,7 @@ from support.client import (
     request,
     together,
 )
-from support.processes import HERE
-from support.threaded import ThreadedSite
+from support.processes import HERE, ThreadedSite
 
 REFUSALS = "busyguard-refused"
 

@@ -11,8 +11,7 @@ import threading
 import pytest
 from support.client import PATIENCE, Line, ask, check, eventually, figures, request
 from support.gunicorns import Gunicorn
-from support.processes import Site
-from support.threaded import ThreadedSite
+from support.processes import Site, ThreadedSite
 
 from servers.test_serve import Serve, folder
 from wsgi_busyguard import Board

@@ -6,7 +6,6 @@ meanwhile checks get through on the spare threads.
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import json
 import os
@@ -20,12 +19,13 @@ from support.client import (
     Line,
     ask,
     check,
-    checks,
     eventually,
     figures,
     free_port,
     many,
+    of_forty_24_are_served,
     request,
+    shows,
     together,
 )
 from support.processes import HERE, IMPORTS, Process, environment
@@ -125,14 +125,12 @@ SERVERS = {
 @pytest.mark.parametrize("name", SERVERS)
 def test_the_gate_is_exact_and_checks_get_through(anywhere, held, name):
     server = anywhere(name, SERVERS[name])
-    answers, threads = many(REQUESTS, server.port, path=held.path)
-    eventually(lambda: (server.load["active"], server.load["queued"]) == (SLOTS, QUEUE))
-    eventually(lambda: len(answers) == 16)
-    assert {answer.text for answer in checks(server.port)} == {"busy"}
-    assert {answer.status for answer in answers} == {503}
-    held.let_go()
-    together(threads)
-    assert collections.Counter(answer.status for answer in answers) == {200: 24, 503: 16}
+    full = {"queued": QUEUE, "active": SLOTS, "capacity": SLOTS}
+
+    def is_full():
+        return shows(server.load, **full)
+
+    of_forty_24_are_served(server.port, held, is_full, [server.port], "busy")
     eventually(lambda: (server.load["active"], server.load["queued"]) == (0, 0))
     assert server.logged == []
 

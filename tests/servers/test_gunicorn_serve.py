@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import signal
 import socket
 import subprocess
@@ -14,11 +13,11 @@ from support.client import (
     Line,
     ask,
     check,
-    checks,
     eventually,
     figures,
     free_port,
     many,
+    of_forty_24_are_served,
     request,
     together,
 )
@@ -44,14 +43,8 @@ def serve(started, folder):
 
 def test_forty_requests_are_24_answers_and_16_refusals_and_checks_wait_for_none(serve, held):
     served = serve("--threads=4", "--max-queue=20", "--max-wait=30")
-    answers, threads = many(40, served.port, path=held.path)
-    eventually(lambda: figures(served.check)["queued"] > 10)
-    checks(served.port)
-    checks(served.check)
-    eventually(lambda: len(answers) == 16)
-    held.let_go()
-    together(threads)
-    assert collections.Counter(answer.status for answer in answers) == {200: 24, 503: 16}
+    ports = served.port, served.check
+    of_forty_24_are_served(served.port, held, lambda: figures(served.check)["queued"] > 10, ports)
     with Line(served.agent) as line:
         assert line.socket.recv(100).startswith(b"up maxconn:")
     assert ask(served.port, path="/count").text == "25"

@@ -15,8 +15,7 @@ import time
 import pytest
 from support.balanced import Server
 from support.client import Line, eventually, request, together
-from support.processes import Process, environment
-from support.threaded import ThreadedSite
+from support.processes import Process, ThreadedSite, environment
 
 from servers.test_twist import port_of
 

@@ -10,12 +10,14 @@ import re
 import signal
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 from balancers.test_agent import Agent
+from support import client
 from support.apaches import Apache, newest_mod_wsgi
-from support.client import ask, check, checks, eventually, many, together
+from support.client import ask, check, eventually, many, of_forty_24_are_served, together
 from support.fixtures import Held
 
 from servers.test_refused_uploads import upload
@@ -52,10 +54,8 @@ def agent(started):
 
 
 def shows(agent, *, queued, active, capacity=4):
-    """Whether the figures are these, and ``idle`` what follows of them."""
-    load = agent.load
-    seen = tuple(load[name] for name in ("queued", "active", "capacity", "idle"))
-    return seen == (queued, active, capacity, capacity - active)
+    """Whether the figures are these."""
+    return client.shows(agent.load, queued=queued, active=active, capacity=capacity)
 
 
 @pytest.mark.slow
@@ -132,14 +132,8 @@ def test_as_a_gate_it_serves_24_and_refuses_16_and_checks_get_through(apache, ag
     server = apache(1, 26, slots=4, max_queue=20, max_wait=30, client_timeout=60)
     agent = agent(server)
     eventually(lambda: shows(agent, queued=0, active=0))
-    answers, threads = many(40, server.port, path=held.path)
-    eventually(lambda: shows(agent, queued=20, active=4))
-    assert {answer.text for answer in checks(server.port)} == {"busy"}
-    eventually(lambda: len(answers) == 16)
-    held.let_go()
-    together(threads, 60)
-    statuses = [answer.status for answer in answers]
-    assert (statuses.count(200), statuses.count(503)) == (24, 16)
+    is_full = partial(shows, agent, queued=20, active=4)
+    of_forty_24_are_served(server.port, held, is_full, [server.port], "busy")
     eventually(lambda: shows(agent, queued=0, active=0))
     eventually(lambda: check(server.port).text == "free")
 

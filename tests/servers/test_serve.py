@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import json
 import re
 import socket
@@ -10,7 +9,17 @@ import sys
 import time
 
 import pytest
-from support.client import Line, ask, check, checks, eventually, figures, many, request, together
+from support.client import (
+    Line,
+    ask,
+    check,
+    eventually,
+    figures,
+    many,
+    of_forty_24_are_served,
+    request,
+    together,
+)
 from support.processes import Process, environment
 
 COMMAND = [sys.executable, "-c", "from wsgi_busyguard.cli import main; raise SystemExit(main())"]
@@ -79,14 +88,8 @@ def serve(request, started, folder):
 
 def test_forty_requests_are_24_answers_and_16_refusals_and_checks_wait_for_none(serve, held):
     served = serve("--threads=4", "--max-queue=20", "--max-wait=30")
-    answers, threads = many(40, served.port, path=held.path)
-    eventually(lambda: figures(served.check)["queued"] > 10)
-    checks(served.port)
-    checks(served.check)
-    eventually(lambda: len(answers) == 16)
-    held.let_go()
-    together(threads)
-    assert collections.Counter(answer.status for answer in answers) == {200: 24, 503: 16}
+    ports = served.port, served.check
+    of_forty_24_are_served(served.port, held, lambda: figures(served.check)["queued"] > 10, ports)
     with Line(served.agent) as line:
         assert line.socket.recv(100).startswith(b"up maxconn:")
     assert ask(served.port, path="/count").text == "25"

@@ -10,8 +10,7 @@ import time
 
 import pytest
 from support.client import Line, ask, eventually, request
-from support.processes import Site
-from support.threaded import ThreadedSite
+from support.processes import Site, ThreadedSite
 
 from servers.test_gunicorn_hostile import Secret, certificate, secure
 from servers.test_gunicorn_stalls import SOON, UPLOAD, cut_off

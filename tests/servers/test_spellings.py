@@ -9,9 +9,8 @@ import pytest
 from support.apaches import Apache
 from support.client import Line, ask, eventually, many, request, together
 from support.gunicorns import Gunicorn
-from support.processes import Site
+from support.processes import Site, ThreadedSite
 from support.spellings import may_be_a_check, spellings
-from support.threaded import ThreadedSite
 from support.uwsgis import Uwsgi
 
 from servers.test_gate_anywhere import Anywhere

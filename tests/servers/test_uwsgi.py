@@ -9,9 +9,10 @@ import socket
 import textwrap
 import threading
 import time
+from functools import partial
 
 import pytest
-from support.client import ask, check, checks, eventually, many, together
+from support.client import ask, check, eventually, many, of_forty_24_are_served, together
 from support.processes import HERE, ROOT, Process, environment
 from support.uwsgis import Uwsgi
 from support.uwsgis import command as uwsgi_command
@@ -130,14 +131,8 @@ def test_an_adapter_in_a_mule_says_what_to_do_there(uwsgi):
 def test_as_a_gate_it_serves_24_and_refuses_16_and_checks_get_through(uwsgi, held):
     """Without a gate the check waits for all of them."""
     server = uwsgi(1, 26, checks="agent", slots=4, max_queue=20, max_wait=30, client_timeout=60)
-    answers, threads = many(40, server.port, path=held.path)
-    eventually(lambda: server.shows(queued=20, active=4, capacity=4))
-    assert {answer.text for answer in checks(server.port)} == {"busy"}
-    eventually(lambda: len(answers) == 16)
-    held.let_go()
-    together(threads, 60)
-    statuses = [answer.status for answer in answers]
-    assert (statuses.count(200), statuses.count(503)) == (24, 16)
+    is_full = partial(server.shows, queued=20, active=4, capacity=4)
+    of_forty_24_are_served(server.port, held, is_full, [server.port], "busy")
     eventually(lambda: server.shows(queued=0, active=0, capacity=4))
     eventually(lambda: check(server.port).text == "free")
 

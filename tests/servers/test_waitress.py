@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from support.client import Line, ask, check, eventually, many, request, together
-from support.threaded import ThreadedSite
+from support.processes import ThreadedSite
 
 REFUSALS = "busyguard-refused"
 

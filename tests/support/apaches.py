@@ -33,7 +33,7 @@ PYTHON = "/usr/bin/python3"
 FILES = ("prefork_app.py", "mod_wsgi_site.wsgi", "mod_wsgi_health.wsgi")
 PACKAGES = ("wsgi_busyguard", "webob", "werkzeug", "markupsafe")
 
-CONFIGURATION = """
+SERVER = """
 ServerName localhost
 ServerRoot {place}
 DefaultRuntimeDir {place}
@@ -43,8 +43,11 @@ ErrorLog /dev/stderr
 LoadModule mpm_event_module {modules}/mod_mpm_event.so
 LoadModule authz_core_module {modules}/mod_authz_core.so
 LoadModule wsgi_module {place}/mod_wsgi.so
-{user}
 WSGISocketPrefix {place}/wsgi
+{user}
+"""
+
+SITE = """
 WSGIPythonPath {place}
 WSGIDaemonProcess app processes={processes} threads={threads} python-path={place} {more}
 WSGIDaemonProcess health threads=1 python-path={place}
@@ -102,8 +105,33 @@ def furnished(place, newest=None):
     place.chmod(0o777)
 
 
-class Apache(Process):
-    """An Apache with a daemon process group of so many processes and threads.
+class AnyApache(Process):
+    """An Apache in a folder of its own.
+
+    :param place: the folder, furnished.
+    :param site: the part of the configuration that says what is served.
+    :param variables: of the environment.
+    """
+
+    logged = Gunicorn.logged
+
+    def __init__(self, place, site, **variables):
+        self.place = place
+        self.port = free_port()  # Apache does not take port 0
+        user = "User nobody\nGroup nogroup" if os.getuid() == 0 else ""
+        file = place / "apache.conf"
+        server = SERVER.format(place=place, port=self.port, modules=MODULES, user=user)
+        file.write_text(server + site)
+        command = [apache2(), "-f", file, "-DFOREGROUND"]
+        super().__init__(command, env=without_cache_elsewhere(**variables), cwd=place)
+
+    def reap(self):
+        super().reap()
+        shutil.rmtree(self.place, ignore_errors=True)
+
+
+class Apache(AnyApache):
+    """One with a daemon process group of so many processes and threads.
 
     :param more: options of ``WSGIDaemonProcess``.
     :param newest: the folder of the mod_wsgi that it loads; ``None`` is the distribution's.
@@ -111,22 +139,18 @@ class Apache(Process):
     """
 
     def __init__(self, processes, threads, more="", group="app", newest=None, **site):
-        program = apache2()
-        self.place = Path(tempfile.mkdtemp(prefix="busyguard-"))
-        self.board = self.place / "board"
-        furnished(self.place, newest)
-        self.port = free_port()  # Apache does not take port 0
-        user = "User nobody\nGroup nogroup" if os.getuid() == 0 else ""
-        file = self.place / "apache.conf"
-        file.write_text(
-            CONFIGURATION.format(
-                place=self.place, port=self.port, modules=MODULES, user=user, group=group,
-                processes=processes, threads=threads, more=more,
-            )
-        )  # fmt: skip
+        apache2()  # or the test is skipped
+        place = Path(tempfile.mkdtemp(prefix="busyguard-"))
+        self.board = place / "board"
+        furnished(place, newest)
+        shape = {"processes": processes, "threads": threads, "more": more}
         site = {"board": str(self.board), **site}
-        variables = without_cache_elsewhere(SITE=json.dumps(site), BOARD=str(self.board))
-        super().__init__([program, "-f", file, "-DFOREGROUND"], env=variables, cwd=self.place)
+        super().__init__(
+            place,
+            SITE.format(place=place, group=group, **shape),
+            SITE=json.dumps(site),
+            BOARD=str(self.board),
+        )
         try:
             self.logged("resuming normal operations")
             if site.get("side") or site.get("found"):
@@ -136,12 +160,6 @@ class Apache(Process):
         except BaseException:
             self.reap()  # nobody else has it yet
             raise
-
-    logged = Gunicorn.logged
-
-    def reap(self):
-        super().reap()
-        shutil.rmtree(self.place, ignore_errors=True)
 
     @property
     def load(self):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import fcntl
 import json
@@ -198,6 +199,30 @@ def many(count, port, method="GET", path="/", **kind):
     for thread in threads:
         thread.start()
     return answers, threads
+
+
+def of_forty_24_are_served(port, held, is_full, check_ports, word=None):
+    """Send 40 requests to a server that runs 4 and lets 20 wait; checks wait for none of them.
+
+    :param is_full: returns whether the queue has been seen to be.
+    :param check_ports: where checks are answered meanwhile; ``word`` is what each says.
+    """
+    answers, threads = many(40, port, path=held.path)
+    eventually(is_full)
+    eventually(lambda: len(answers) == 16)
+    for check_port in check_ports:
+        texts = {answer.text for answer in checks(check_port)}
+        assert word is None or texts == {word}
+    assert {answer.status for answer in answers} == {503}
+    held.let_go()
+    together(threads, 60)
+    assert collections.Counter(answer.status for answer in answers) == {200: 24, 503: 16}
+
+
+def shows(load, *, queued, active, capacity):
+    """Return whether the figures are these, and ``idle`` what follows of them."""
+    seen = tuple(load[name] for name in ("queued", "active", "capacity", "idle"))
+    return seen == (queued, active, capacity, capacity - active)
 
 
 def together(threads, within=PATIENCE):

@@ -146,9 +146,11 @@ class Process:
 class Site(Process):
     """The guarded Twisted site of twisted_site.py, with the given options."""
 
+    program = "twisted_site.py"
+
     def __init__(self, *, env=None, python=sys.executable, **options):
-        command = [python, HERE / "twisted_site.py", json.dumps(options)]
-        super().__init__(command, env=env, server="twisted")
+        command = [python, HERE / self.program, json.dumps(options)]
+        super().__init__(command, env=env, server=options.get("server", "twisted"))
         try:
             ports = json.loads(self.line("ports: "))
         except BaseException:
@@ -180,3 +182,9 @@ class Site(Process):
     def filled(self, active, queued=0):
         """Wait until so many are inside and so many wait."""
         eventually(lambda: (self.load["active"], self.load["queued"]) == (active, queued))
+
+
+class ThreadedSite(Site):
+    """The guarded waitress or cheroot of threaded_site.py: option ``server``."""
+
+    program = "threaded_site.py"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from support.client import figures
+from support.client import figures, shows
 from support.gunicorns import Gunicorn
 from support.processes import HERE, PARENT_DEATH, Process, environment
 
@@ -80,10 +80,8 @@ class Uwsgi(Process):
         return figures(self.check)
 
     def shows(self, *, queued, active, capacity):
-        """Whether the figures are these, and ``idle`` what follows of them."""
-        load = self.load
-        seen = tuple(load[name] for name in ("queued", "active", "capacity", "idle"))
-        return seen == (queued, active, capacity, capacity - active)
+        """Whether the figures are these."""
+        return shows(self.load, queued=queued, active=active, capacity=capacity)
 
 
 def agent(board, ready):
