@@ -33,7 +33,7 @@ def clear(gunicorn, request):
 def served(server, path="/page"):
     with Http2(server.port) as client:
         stream = client.ask(path=path)
-        return client.told(streams=1).answers[stream]
+        return client.received(streams=1).answers[stream]
 
 
 def hold(server, held, count):
@@ -51,7 +51,7 @@ def test_requests_are_served_as_ever(clear):
         assert served(server).text == "GET /page"
     with Http2(server.port) as client:
         streams = [client.ask(path=f"/{number}") for number in range(3)]
-        answers = client.told(streams=3).answers
+        answers = client.received(streams=3).answers
         assert [answers[stream].text for stream in streams] == ["GET /0", "GET /1", "GET /2"]
     server.at_rest()
 
@@ -70,13 +70,13 @@ def test_a_full_server_refuses_in_http2_and_answers_checks_in_it(clear, held):
     ]:
         with Http2(server.port) as client:
             stream = client.ask(method, path)
-            said = client.told()
+            said = client.received()
         reply = said.answers[stream]
         assert (reply.status, reply.headers.get(REFUSALS)) == told[:2], path
         assert told[2] is None or reply.body in told[2], path
         assert (said.last, said.error) == (stream, 0)
     held.let_go()
-    assert held_by[0].told(streams=1).answers[1].status == 200
+    assert held_by[0].received(streams=1).answers[1].status == 200
     held_by[0].close()
     server.at_rest()
 
@@ -86,14 +86,14 @@ def test_what_is_refused_may_be_sent_again_where_it_was_not_looked_at(clear, hel
     held_by = hold(server, held, 1)
     with Http2(server.port) as client:  # it has said hello, and nothing else
         client.greet()
-        said = client.told()
+        said = client.received()
         assert (said.answers, said.last, said.error) == ({}, 0, 0)
     with Http2(server.port) as client:  # its greeting comes in two pieces
         client.greet(after=16)
-        said = client.told()
+        said = client.received()
         assert (said.answers, said.last, said.error) == ({}, 0, 0)
     held.let_go()
-    assert held_by[0].told(streams=1).answers[1].status == 200
+    assert held_by[0].received(streams=1).answers[1].status == 200
     held_by[0].close()
     server.at_rest()
 
@@ -103,7 +103,7 @@ def test_a_refused_upload_reads_its_refusal(clear, held):
     held_by = hold(server, held, 1)
     with Http2(server.port) as client:
         stream = client.ask("POST", "/length", body=b"b" * 16_000, ends=False)
-        assert client.told().answers[stream].headers[REFUSALS] == "queue-full"
+        assert client.received().answers[stream].headers[REFUSALS] == "queue-full"
     held.let_go()
     held_by[0].close()
     server.at_rest()
@@ -114,7 +114,7 @@ def test_several_requests_are_each_refused(clear, held):
     held_by = hold(server, held, 1)
     with Http2(server.port) as client:
         data = [client.ask(path=path) for path in ("/a", "/readyz", "/b")]
-        said = client.told()
+        said = client.received()
         # Those that have come by then are refused, and those after them may be sent again.
         assert said.last == max(said.answers, default=0)
         answered = [said.answers[stream].status for stream in data if stream in said.answers]
@@ -129,7 +129,7 @@ def test_who_has_waited_for_too_long_is_refused_in_http2(clear, held):
     held_by = hold(server, held, 1)
     with Http2(server.port) as client:
         stream = client.ask(path="/page")
-        said = client.told()
+        said = client.received()
         assert said.answers[stream].headers[REFUSALS] == "queue-age"
         assert said.last == stream
     held.let_go()
@@ -144,14 +144,14 @@ def test_checks_take_no_thread_and_preflights_are_the_apps(clear, held):
     with Http2(server.port) as client:
         stream = client.ask("OPTIONS", "/")
         # At equality a check that waits in the kernel itself makes it busy, but not for 2 s.
-        assert client.told().answers[stream].status == 200
+        assert client.received().answers[stream].status == 200
     assert time.monotonic() - began < 1
     with Http2(server.port) as client:
         headers = [(name.lower(), value) for name, value in PREFLIGHT.items()]
         stream = client.ask("OPTIONS", "/", headers=headers)
         server.filled(2, 1)
         held.let_go()
-        assert client.told(streams=1).answers[stream].text == "OPTIONS /"
+        assert client.received(streams=1).answers[stream].text == "OPTIONS /"
     for client in held_by:
         client.close()
     server.at_rest()
@@ -168,9 +168,9 @@ def test_a_client_that_reads_nothing_stops_nobody(clear, held):
         stream = client.ask(path="/page")
         with Http2(server.port) as other:
             asked = other.ask("OPTIONS", "/")
-            assert other.told().answers[asked].status == 200
-        assert client.told().answers[stream].status == 503
-        assert check.told().answers[1].status == 503  # it cannot be told in another way
+            assert other.received().answers[asked].status == 200
+        assert client.received().answers[stream].status == 503
+        assert check.received().answers[1].status == 503  # it cannot be told in another way
     held.let_go()
     held_by[0].close()
     server.at_rest()
@@ -231,7 +231,7 @@ def test_a_worker_that_ends_finishes_what_is_in_the_app(clear, held, tmp_path):
         eventually((tmp_path / "go.in").exists)  # a connection counts before its request is read
         server.signal()
         held.let_go()
-        assert client.told().answers[stream].status == 200
+        assert client.received().answers[stream].status == 200
     assert server.ended(within=10) == 0
 
 
@@ -240,7 +240,7 @@ def test_over_tls_a_check_is_answered_and_a_refusal_comes_before_any_request(sec
     server = secure("--http-protocols", "h2,h1", "--threads", "1", max_queue=0, max_wait=30)
     with Http2(server.port, tls=True) as client:
         stream = client.ask("OPTIONS", "/")
-        assert client.told(streams=1).answers[stream].text == "free"
+        assert client.received(streams=1).answers[stream].text == "free"
     server.at_rest()
     with Http2(server.port, tls=True) as client:
         stream = client.ask(path=held.path)
@@ -248,7 +248,7 @@ def test_over_tls_a_check_is_answered_and_a_refusal_comes_before_any_request(sec
         with pytest.raises(OSError):  # noqa: PT011 - EOF or a reset, in the handshake
             Http2(server.port, tls=True)
         held.let_go()
-        assert client.told(streams=1).answers[stream].status == 200
+        assert client.received(streams=1).answers[stream].status == 200
     server.at_rest()
 
 
@@ -257,7 +257,7 @@ def test_nothing_is_left_of_them(clear):
     for number in range(60):
         with Http2(server.port) as client:
             client.ask(*(("OPTIONS", "/") if number % 2 else ("GET", "/page")))
-            client.told(streams=1)
+            client.received(streams=1)
     server.at_rest()
 
     def left():

@@ -1,4 +1,4 @@
-"""A headless Chromium that does what it is told, over a pipe: no port, no client library.
+"""A headless Chromium that does what it is result, over a pipe: no port, no client library.
 
 Its protocol: https://chromedevtools.github.io/devtools-protocol/. Messages are JSON, each with a
 null byte at its end, and come in at descriptor 3 of the browser and out at 4.
@@ -123,9 +123,9 @@ class Browser:
 
     def run(self, expression):
         """Return the value of an expression in the page; the debugger may where no script may."""
-        told = self.tell("Runtime.evaluate", expression=expression, returnByValue=True)
-        assert "exceptionDetails" not in told, told
-        return told["result"].get("value")
+        result = self.tell("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
 
     def eventually(self, expression, within=PATIENCE):
         """Wait until it holds in the page, and return its value."""
@@ -144,8 +144,8 @@ class Browser:
 
     def picture(self, file):
         """Write what a person sees, the whole page, as PNG."""
-        told = self.tell("Page.captureScreenshot", captureBeyondViewport=True)
-        Path(file).write_bytes(base64.b64decode(told["data"]))
+        result = self.tell("Page.captureScreenshot", captureBeyondViewport=True)
+        Path(file).write_bytes(base64.b64decode(result["data"]))
 
     def close(self):
         """End it, and all that it started."""

@@ -201,18 +201,18 @@ def many(count, port, method="GET", path="/", **kind):
     return answers, threads
 
 
-def of_forty_24_are_served(port, held, is_full, check_ports, word=None):
+def of_forty_24_are_served(port, held, is_full, check_ports, state=None):
     """Send 40 requests to a server that runs 4 and lets 20 wait; checks wait for none of them.
 
     :param is_full: returns whether the queue has been seen to be.
-    :param check_ports: where checks are answered meanwhile; ``word`` is what each says.
+    :param check_ports: where checks are answered meanwhile; ``state`` is what each says.
     """
     answers, threads = many(40, port, path=held.path)
     eventually(is_full)
     eventually(lambda: len(answers) == 16)
     for check_port in check_ports:
         texts = {answer.text for answer in checks(check_port)}
-        assert word is None or texts == {word}
+        assert state is None or texts == {state}
     assert {answer.status for answer in answers} == {503}
     held.let_go()
     together(threads, 60)

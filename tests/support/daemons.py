@@ -23,9 +23,9 @@ def program(name, package):
     """Return the path of a program, or skip the test by name; in CI it has to be there."""
     found = shutil.which(name, path=PATH)
     if found is None:
-        words = f"{name} is missing: apt-get install {package}"
-        assert os.environ.get("CI") != "true", words
-        pytest.skip(words)
+        message = f"{name} is missing: apt-get install {package}"
+        assert os.environ.get("CI") != "true", message
+        pytest.skip(message)
     return found
 
 
@@ -33,9 +33,9 @@ def promtool(*arguments, given=None):
     """Run promtool, and return what it says; fail if it finds fault."""
     command = [program("promtool", "prometheus"), *map(str, arguments)]
     done = subprocess.run(command, input=given, capture_output=True, timeout=60, check=False)
-    said = (done.stdout + done.stderr).decode()
-    assert done.returncode == 0, said
-    return said
+    output = (done.stdout + done.stderr).decode()
+    assert done.returncode == 0, output
+    return output
 
 
 def is_open(port):
@@ -76,9 +76,9 @@ class Prometheus(Process):
     def ask(self, path, **query):
         url = f"http://127.0.0.1:{self.port}/api/v1/{path}?{urllib.parse.urlencode(query)}"
         with urllib.request.urlopen(url, timeout=20) as answer:
-            said = json.load(answer)
-        assert said["status"] == "success", said
-        return said["data"]
+            shown = json.load(answer)
+        assert shown["status"] == "success", shown
+        return shown["data"]
 
     def values(self, expression):
         """Return the values of an expression now, by their labels."""

@@ -84,7 +84,7 @@ def obey(order):
             pushing.stop()
         pushing = Push(monitor, order["push"], every=0.5).start() if order["push"] else None
     asking = agent.agent.balancers()
-    said = {
+    figures = {
         "longest": longest,
         "rendered": rendered[:],
         "balancers": len(asking),
@@ -97,7 +97,7 @@ def obey(order):
         longest = 0
         arrivals.clear()
         transitions.clear()
-    return said
+    return figures
 
 
 class Control(socketserver.StreamRequestHandler):

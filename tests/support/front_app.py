@@ -228,7 +228,7 @@ class Control(socketserver.StreamRequestHandler):
         return len(os.listdir("/proc/self/fd"))
 
 
-def told(transition):
+def heard(transition):
     """Keep what a listener hears."""
     name = threading.current_thread().name
     transitions.append([transition.state.value, name, transition.load.queued])

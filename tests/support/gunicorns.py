@@ -50,7 +50,7 @@ class Gunicorn(Process):
             guard = {"check": "127.0.0.1:0", "agent": "127.0.0.1:0", **guard}
         if kind in AT_PICK_UP and not {"slots", "client_timeout"} & guard.keys():
             guard = {"max_wait": 600, **guard}
-        said = {f"BUSYGUARD_{name.upper()}": str(value) for name, value in guard.items()}
+        variables = {f"BUSYGUARD_{name.upper()}": str(value) for name, value in guard.items()}
         command = [
             python,
             *([script] if script else ["-m", "gunicorn"]),
@@ -66,7 +66,7 @@ class Gunicorn(Process):
         if _has_control(python, env.get("PYTHONPATH")):  # all would share one, in the user's home
             command.append("--no-control-socket")
         forked = "gunicorn" if kind in ("GuardedThreads", "GuardedSync") and not script else None
-        super().__init__([*command, *arguments, app], env={**env, **said}, server=forked)
+        super().__init__([*command, *arguments, app], env={**env, **variables}, server=forked)
         try:
             if wait:
                 self._listens(bind, ports)
@@ -127,7 +127,7 @@ class FrontGunicorn(Gunicorn):
             guard["slots"] = threads
         else:
             arguments += ["--threads", str(threads)]
-        guard = {"on_busy": "front_app:told", "on_free": "front_app:told", **guard}
+        guard = {"on_busy": "front_app:heard", "on_free": "front_app:heard", **guard}
         env = {**environment(), "TEST_CONTROL": "1"}
         super().__init__(*arguments, kind=kind, app="front_app:app", env=env, **guard)
         self.control = int(self.line("control: "))

@@ -80,8 +80,8 @@ class Balancer(Process):
 
     def rows(self, backend="app"):
         """What it says of the servers of a backend, by name."""
-        said = self.tell("show stat").removeprefix("# ").splitlines()
-        rows = [row for row in csv.DictReader(said) if row["pxname"] == backend]
+        lines = self.tell("show stat").removeprefix("# ").splitlines()
+        rows = [row for row in csv.DictReader(lines) if row["pxname"] == backend]
         return {row["svname"]: row for row in rows if row["svname"] not in ("BACKEND", "FRONTEND")}
 
     def answers(self):
@@ -233,7 +233,7 @@ class Fleet:
         """
         each = -(-self.threads // len(self.balancers))
         known = len(self.balancers)
-        eventually(lambda: all(said["balancers"] == known for said in self.tell()))
+        eventually(lambda: all(shown["balancers"] == known for shown in self.tell()))
         eventually(lambda: {n for b in self.balancers for n in b.maxconns()} == {each})
         self.tell(forget=True)
         return self
@@ -253,7 +253,7 @@ class Fleet:
 
     def periods(self, name):
         """In how many seconds this balancer asks each agent, as far as that knows it."""
-        return [said["periods"].get(name, PERIOD) for said in self.tell()]
+        return [shown["periods"].get(name, PERIOD) for shown in self.tell()]
 
     def longest(self):
         """The longest queue that was in each server."""

@@ -91,7 +91,7 @@ class Streams:
         took = time.monotonic() - began
         return Answer(int(head[":status"]), head, self._bodies[stream], took, "2")
 
-    def told(self, streams=None, within=PATIENCE):
+    def received(self, streams=None, within=PATIENCE):
         """Wait until so many are answered, or the server closes; return all that it has said."""
         until = time.monotonic() + within
         while not self.closed and (streams is None or sum(self._over.values()) < streams):

@@ -71,14 +71,14 @@ def main():
     print("ports:", check.address[1], agent.address[1], flush=True)
     print("early:", early, flush=True)
     for line in os.fdopen(int(sys.argv[1])):
-        command, *words = line.split()
+        command, *arguments = line.split()
         if command == "fork":
             print("forked:", fork(), flush=True)
         elif command == "forking":
-            print("forks:", *forking(time.monotonic() + float(words[0])), flush=True)
+            print("forks:", *forking(time.monotonic() + float(arguments[0])), flush=True)
         elif command == "hog":
             print("hogging", flush=True)
-            until = time.monotonic() + float(words[0])
+            until = time.monotonic() + float(arguments[0])
             while time.monotonic() < until:
                 sum(range(100))
             print("hogged", flush=True)

@@ -64,7 +64,7 @@ class Process:
     """
 
     def __init__(self, command, *, cwd=None, env=None, pass_fds=(), server=None):
-        program, *arguments = [str(word) for word in command]
+        program, *arguments = [str(part) for part in command]
         env, path = env or environment(), environment()["PYTHONPATH"]
         alike = program == sys.executable and env.get("PYTHONPATH") == path
         if server and alike and sys.platform == "linux":

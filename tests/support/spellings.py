@@ -22,10 +22,10 @@ def spellings(name):
     dots += ["/x/%2e%2e/", "/x/.%2E/", "/%2e/", "/x%00/../", "/x%/../", "/x/..%2F", "/x/.%2f../"]
     origins = ["http://localhost/", "HTTP://localhost:80//", "http://localhost%2F"]
     ends = ["?ready=always", "?", "#x", "%23x", "%00", ";x", "/", "/.", "%", "%z", "%2", "%zz"]
-    for word in (name, *odd):
-        yield f"/{word}"
-        yield from (before + word for before in [*slashes, *dots, *origins])
-        yield from (f"/{word}{end}" for end in ends)
+    for spelled in (name, *odd):
+        yield f"/{spelled}"
+        yield from (before + spelled for before in [*slashes, *dots, *origins])
+        yield from (f"/{spelled}{end}" for end in ends)
 
 
 def may_be_a_check(target):

@@ -9,7 +9,7 @@ import socket
 import sys
 
 import front_app
-from front_app import app, told
+from front_app import app, heard
 
 from wsgi_busyguard import Monitor
 from wsgi_busyguard.checkport import AgentPort, CheckPort
@@ -44,7 +44,7 @@ def waitress_server(stock):
 
             module.KNOWN_NAMES[module.HTTPChannel] = ("a name of tomorrow",)
         server = guarded_server(
-            app, sockets=[listener], refusal=refusal(), on_busy=told, on_free=told, **options
+            app, sockets=[listener], refusal=refusal(), on_busy=heard, on_free=heard, **options
         )
     return server, WaitressAdapter(server), listener.getsockname()[1], server.run
 
@@ -61,7 +61,7 @@ def cheroot_server(stock):
         server = Server(("127.0.0.1", 0), app, request_queue_size=128, **options)
     else:
         server = guarded_server(
-            app, ("127.0.0.1", 0), refusal=refusal(), on_busy=told, on_free=told, **options
+            app, ("127.0.0.1", 0), refusal=refusal(), on_busy=heard, on_free=heard, **options
         )
     server.keep_alive_conn_limit = limit
     if tls:

@@ -10,7 +10,7 @@ import threading
 import time
 
 import front_app
-from front_app import app, told
+from front_app import app, heard
 from twisted.internet import protocol, reactor
 from twisted.internet.endpoints import serverFromString
 from twisted.web import resource, wsgi
@@ -124,7 +124,7 @@ def main():
     access_log = options.pop("log", None)
     slow = options.pop("sndbuf", None)
     http2 = options.pop("http2", None)
-    site = guarded_site(app, refusal=refusal(), on_busy=told, on_free=told, **options)
+    site = guarded_site(app, refusal=refusal(), on_busy=heard, on_free=heard, **options)
     if root:
         site.resource = Root(site.guard)
     if stock:

@@ -71,9 +71,9 @@ class Uwsgi(Process):
 
     logged = Gunicorn.logged
 
-    def tell(self, word):
+    def tell(self, order):
         """Tell the master: ``q`` is to stop gracefully, ``c`` to reload one worker at a time."""
-        self.fifo.write_text(word)
+        self.fifo.write_text(order)
 
     @property
     def load(self):

@@ -26,9 +26,9 @@ class Folders(NamedTuple):
         """Return the folder; without it the test is skipped, and fails in CI."""
         if requirement in self.missing:
             needs = f" (needs {self.needs})" if self.needs else ""
-            words = f"{requirement} could not be installed{needs}: {self.missing[requirement]}"
-            assert os.environ.get("CI") != "true", words
-            pytest.skip(words)
+            message = f"{requirement} could not be installed{needs}: {self.missing[requirement]}"
+            assert os.environ.get("CI") != "true", message
+            pytest.skip(message)
         return self.there[requirement]
 
 
@@ -67,9 +67,9 @@ def _install(found, install, tmp_path_factory):
             pip = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
             installing[name] = new, pip
     for name, (new, pip) in installing.items():
-        _, said = pip.communicate(timeout=PATIENCE)
+        _, errors = pip.communicate(timeout=PATIENCE)
         if pip.returncode:
-            missing[name] = said.decode(errors="replace").strip()[-200:]
+            missing[name] = errors.decode(errors="replace").strip()[-200:]
         else:
             with contextlib.suppress(OSError):  # another run was sooner
                 new.rename(found[name])
