@@ -209,7 +209,9 @@ class BusyGuard:
 
     def _reader(self, is_idle: Callable[[], bool]) -> Callable[[Mapping[str, Any]], Client] | None:
         """Return what reads from a request's headers how long its client waits, and has waited."""
-        return client_reader(self._options, is_idle)
+        options = self._options
+        trusts = options.client_timeout_header, options.trust_queue_header
+        return client_reader(options.timeout, *trusts, is_idle)
 
     def _report(self) -> None:
         """Have all answers carry the load."""

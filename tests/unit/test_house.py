@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import collections
 import configparser
 import itertools
 import pathlib
@@ -30,6 +31,17 @@ MOST_LINES = 400
 LONG_MODULES: set[str] = set()
 MOST_LINES_OF_A_FUNCTION = 40
 LONG_FUNCTIONS: set[str] = set()
+
+# Names of more than one class; likewise. The demo has its own.
+NAMESAKES = {
+    *("Backend", "BusyGuard", "Held", "Host", "Line", "NoPlace", "NotBegun", "Place", "Port"),
+    *("Server", "Tally", "Watched"),
+}
+
+# Words that do too much, and where no name has them any more, nor a constant a number without the
+# noun or the unit that it is of.
+VAGUE_WORDS = {"said", "told", "word", "words"}
+FIELD_NAMED = ("adapters",)
 
 
 def lint_imports(folder):
@@ -103,3 +115,58 @@ def test_there_are_few_modules_and_few_packages_at_the_top():
     modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
     assert len(modules) <= 12
     assert len([path for path in PACKAGE.glob("*/*.py") if path.name == "__init__.py"]) <= 12
+
+
+def trees(*folders):
+    """Return the syntax trees of the package, or of these parts of it, by their names."""
+    roots = [PACKAGE / folder for folder in folders or [""]]
+    paths = sorted(path for root in roots for path in root.rglob("*.py"))
+    return {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text()) for path in paths}
+
+
+def test_no_two_classes_have_one_name_but_those_that_are_listed():
+    names = collections.Counter(
+        node.name
+        for path, tree in trees().items()
+        if not path.startswith("demo/")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+    )
+    namesakes = {name for name, count in names.items() if count > 1}
+    assert namesakes - NAMESAKES == set(), "call one of them by what it is"
+    assert NAMESAKES - namesakes == set(), "unlist them"
+
+
+def names_of(node):
+    """Return the names that a node gives or uses."""
+    found = [getattr(node, name, None) for name in ("id", "attr", "arg", "name", "asname")]
+    return [name for name in found if isinstance(name, str)]
+
+
+def test_no_name_is_a_word_that_does_too_much():
+    vague = {
+        f"{path} {name}"
+        for path, tree in trees(*FIELD_NAMED).items()
+        for node in ast.walk(tree)
+        for name in names_of(node)
+        if VAGUE_WORDS & set(name.lower().split("_"))
+    }
+    assert vague == set()
+
+
+def test_a_constant_that_is_a_number_says_of_what():
+    """``EVERY`` had ten values in ten modules, and ``PATIENCE`` six in six."""
+    bare = {
+        f"{path} {target.id}"
+        for path, tree in trees(*FIELD_NAMED).items()
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+        if type(node.value.value) in (int, float)
+        for target in node.targets
+        if isinstance(target, ast.Name) and "_" not in target.id.strip("_")
+    }
+    assert bare == set()
+
+
+def test_there_are_few_layers():
+    assert len(LAYERS) <= 14

@@ -35,7 +35,7 @@ IDLE_BEATS = 40
 
 # Share of the processor time that Python code can have, from which on the server's own loop gets
 # too little of the interpreter to take requests in: then nobody sees that they queue.
-TAKEN = 0.8
+TAKEN_SHARE = 0.8
 
 
 @runtime_checkable
@@ -105,7 +105,7 @@ class CrowdWatch:
         """Have threads take short turns if the process has used the interpreter up of late."""
         (since, before), self._had = self._had, (time.monotonic(), time.process_time())
         now, had = self._had
-        if had - before >= TAKEN * self._usable * (now - since):
+        if had - before >= TAKEN_SHARE * self._usable * (now - since):
             self._turns.shorten()
         else:
             self._turns.restore()

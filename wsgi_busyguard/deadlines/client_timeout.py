@@ -15,8 +15,6 @@ from .clock_skew import QueueHeader
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from ..options import GuardOptions
-
 UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9, "": 1e-3}
 
 # Nobody looks at a page that takes longer.
@@ -73,14 +71,18 @@ def reader(
 
 
 def client_reader(
-    options: GuardOptions, is_idle: Callable[[], bool]
+    client_timeout: float,
+    header: str | None,
+    trust_queue_header: bool,
+    is_idle: Callable[[], bool],
 ) -> Callable[[Mapping[str, Any]], Client] | None:
-    """Return a function as :func:`reader` does, for a guard with these options.
+    """Return such a function for a guard.
 
-    :param is_idle: whether nobody needs to wait here.
+    :param trust_queue_header: whether a proxy is trusted to tell how long a request has waited.
+    :param is_idle: returns whether nobody needs to wait here.
     """
-    queue_header = QueueHeader(is_idle, options.timeout) if options.trust_queue_header else None
-    return reader(options.timeout, options.client_timeout_header, queue_header)
+    queue_header = QueueHeader(is_idle, client_timeout) if trust_queue_header else None
+    return reader(client_timeout, header, queue_header)
 
 
 def _groups(match: re.Match[str]) -> tuple[str, str]:

@@ -82,7 +82,8 @@ class Front:
         waits = options.some("max_queue", "max_wait", "client_timeout")
         gate = Gate(threads, **{"max_queue": default_max_queue(threads), **waits})
         self.gate = adapted(gate, options.adaptive)
-        self._read_client = client_reader(options, self.gate.is_idle)
+        trusts = options.client_timeout_header, options.trust_queue_header
+        self._read_client = client_reader(options.timeout, *trusts, self.gate.is_idle)
         self.waiting: dict[Any, None] = {}
         self.here = threading.local()  # in a thread that serves: whose request it has
         adapter = reads(self.gate)

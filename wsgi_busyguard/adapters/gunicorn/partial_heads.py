@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..front.lingering import WaitingSockets
 
 # RFC 8446, section 5.1: a record is its type, a version, a length in two bytes, and so much.
-_HANDSHAKE = 22
+_HANDSHAKE_RECORD = 22
 _RECORD_HEADER = 5
 
 
@@ -96,6 +96,6 @@ def unfinished_hello(data: bytes) -> bool:
 
     :raises ValueError: if it is no TLS.
     """
-    if data[0] != _HANDSHAKE:
+    if data[0] != _HANDSHAKE_RECORD:
         raise ValueError(f"expected a handshake, not {data[:20]!r}")
     return len(data) < _RECORD_HEADER + int.from_bytes(data[3:_RECORD_HEADER], "big")

@@ -253,7 +253,9 @@ class GuardedWorker:
         try:
             wsgi_app("the application", self.wsgi)
             self.options = loaded(self.options)
-            self.read_client = client_reader(self.options, self._is_idle)
+            options = self.options
+            trusts = options.client_timeout_header, options.trust_queue_header
+            self.read_client = client_reader(options.timeout, *trusts, self._is_idle)
             self.wsgi = self.guarded(self.wsgi)
         except (TypeError, ImportError) as error:  # in one line, and no worker starts
             raise AppImportError(str(error)) from None
