@@ -38,6 +38,9 @@ MOST_THREADS = 64
 
 PIECE_BYTES = 65536
 
+# Packages that read the connection in a loop of their own, and give the app what has come.
+BRIDGES = ("granian", "a2wsgi")
+
 
 class UnreadBodyReader:
     """Reads bodies off, on the thread that is about to refuse; called with the environ."""
@@ -167,7 +170,7 @@ def _announced(environ: Mapping[str, Any]) -> tuple[int, bool]:
 
 
 def _body(environ: Mapping[str, Any], left: int, chunked: bool) -> Body | None:
-    for look in (_gunicorn, _uwsgi, _cheroot, _granian, _a2wsgi, _socketserver):
+    for look in (_gunicorn, _uwsgi, _cheroot, _bridge, _socketserver):
         body = look(environ, left, chunked)
         if body is not None:
             return body
@@ -198,19 +201,11 @@ def _cheroot(environ: Mapping[str, Any], left: int, _: bool) -> Body | None:
     return ConnectionBody(environ["wsgi.input"].read, left, thread.conn.socket.fileno())
 
 
-def _granian(environ: Mapping[str, Any], left: int, _: bool) -> Body | None:
-    return _elsewhere("granian", environ, left)
-
-
-def _a2wsgi(environ: Mapping[str, Any], left: int, _: bool) -> Body | None:
-    return _elsewhere("a2wsgi", environ, left)
-
-
-def _elsewhere(package: str, environ: Mapping[str, Any], left: int) -> Body | None:
-    body = environ.get("wsgi.input")
-    if type(body).__module__.partition(".")[0] != package or _expects(environ):
+def _bridge(environ: Mapping[str, Any], left: int, _: bool) -> Body | None:
+    body: Any = environ.get("wsgi.input")
+    if type(body).__module__.partition(".")[0] not in BRIDGES or _expects(environ):
         return None
-    return ServerBody(body.read, left)  # type: ignore[union-attr]
+    return ServerBody(body.read, left)
 
 
 def _socketserver(environ: Mapping[str, Any], left: int, chunked: bool) -> Body | None:

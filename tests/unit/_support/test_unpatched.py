@@ -19,8 +19,8 @@ from wsgi_busyguard._support.listener import listening
 from wsgi_busyguard._support.listening_sockets import listens
 from wsgi_busyguard._support.socket_calls import Plain
 from wsgi_busyguard._support.unpatched import Bell
-from wsgi_busyguard.adapters.front.lingering import taken_over
 from wsgi_busyguard.adapters.front.sockets import drain
+from wsgi_busyguard.adapters.front.waiting_sockets import taken_over
 from wsgi_busyguard.adapters.readers.prefork import Listeners
 from wsgi_busyguard.adapters.unread_body import UnreadBodyReader
 

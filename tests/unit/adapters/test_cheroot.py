@@ -12,7 +12,7 @@ from wsgi_busyguard._support.request_head import read_head
 from wsgi_busyguard.adapters.cheroot import CherootAdapter, guarded_server
 from wsgi_busyguard.adapters.cheroot.reply_thread import ReplyThread
 from wsgi_busyguard.adapters.cheroot.request import PeekedRequest
-from wsgi_busyguard.adapters.front import lingering
+from wsgi_busyguard.adapters.front import waiting_sockets
 
 
 def app(environ, start_response):
@@ -222,7 +222,7 @@ def test_a_connection_is_closed_when_its_peer_has_closed_and_not_before(replies,
 
 
 def test_a_peer_who_never_closes_is_closed_after_a_while(replies, pairs, until, monkeypatch):
-    monkeypatch.setattr(lingering, "CLOSE_LINGER_SECONDS", 0.05)
+    monkeypatch.setattr(waiting_sockets, "CLOSE_LINGER_SECONDS", 0.05)
     closed = []
     for number, (ours, _) in enumerate(pairs):
         replies.put(lambda n=number, s=ours: replies.linger(s, lambda: closed.append(n)))

@@ -11,8 +11,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..._support.log import logger
-from ..front.lingering import LingeringSockets
 from ..front.sockets import send_last
+from ..front.waiting_sockets import LingeringSockets
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -33,6 +33,7 @@ called in a thread of the server. ``drain()`` may be called in a signal handler:
 :meth:`beat` is called a few times a second by one thread: the reactor's, or the front's own
 (:class:`~.threaded.ThreadedFront`).
 
-:mod:`.sockets`, :mod:`.lingering`, :mod:`.descriptors`, :mod:`.progress` and :mod:`.accept_backlog`
+:mod:`.sockets`, :mod:`.waiting_sockets`, :mod:`.descriptors`, :mod:`.progress` and
+:mod:`.accept_backlog`
 know bytes and sockets, and no front.
 """

@@ -25,9 +25,9 @@ from ..executor.executor import QueueFull, QueueTimeout
 from ..front.base import nothing
 from ..front.descriptors import PAUSE_SECONDS, SPARE_CONNECTIONS, most_connections
 from ..front.last_connections import LINGER_SECONDS, pending
-from ..front.lingering import SILENCE_SECONDS, LingeringSockets, WaitingSockets
 from ..front.progress import Upload
 from ..front.sockets import BAD_REQUEST, PEEK_BYTES, cut_short, has_left, peek
+from ..front.waiting_sockets import SILENCE_SECONDS, LingeringSockets, WaitingSockets
 from .backlog import Backlog
 from .balance import Balance
 from .known_names import moved, parameters_of

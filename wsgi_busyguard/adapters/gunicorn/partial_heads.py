@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..._support.request_head import proxied, unfinished
-from ..front.lingering import SILENCE_SECONDS
 from ..front.sockets import wake_beyond
+from ..front.waiting_sockets import SILENCE_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..front.lingering import WaitingSockets
+    from ..front.waiting_sockets import WaitingSockets
 
 # RFC 8446, section 5.1: a record is its type, a version, a length in two bytes, and so much.
 _HANDSHAKE_RECORD = 22

@@ -17,16 +17,8 @@ from hypothesis import strategies as st
 
 from wsgi_busyguard import Load
 from wsgi_busyguard.adapters.executor import QueueFull
-from wsgi_busyguard.adapters.front import lingering
+from wsgi_busyguard.adapters.front import waiting_sockets
 from wsgi_busyguard.adapters.front.descriptors import SPARE_CONNECTIONS
-from wsgi_busyguard.adapters.front.lingering import (
-    CLOSE_LINGER_SECONDS,
-    FIRST_BYTE_SECONDS,
-    MOST_LINGERING_SOCKETS,
-    LingeringSockets,
-    WaitingSockets,
-    taken_over,
-)
 from wsgi_busyguard.adapters.front.sockets import (
     PEEK_BYTES,
     cut_short,
@@ -35,6 +27,14 @@ from wsgi_busyguard.adapters.front.sockets import (
     peek,
     send_last,
     wake_beyond,
+)
+from wsgi_busyguard.adapters.front.waiting_sockets import (
+    CLOSE_LINGER_SECONDS,
+    FIRST_BYTE_SECONDS,
+    MOST_LINGERING_SOCKETS,
+    LingeringSockets,
+    WaitingSockets,
+    taken_over,
 )
 from wsgi_busyguard.adapters.gunicorn.balance import (
     ALONE_SECONDS,
@@ -383,7 +383,7 @@ class Sock:
 @pytest.fixture
 def lingering_sockets(monkeypatch):
     """Has those who linger take over what is no real socket."""
-    monkeypatch.setattr(lingering, "taken_over", lambda sock: None if sock.closed else sock)
+    monkeypatch.setattr(waiting_sockets, "taken_over", lambda sock: None if sock.closed else sock)
 
 
 @pytest.fixture
@@ -395,7 +395,7 @@ def poller():
 def clock(monkeypatch):
     """Monotonic seconds that a test turns."""
     clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr(lingering, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(waiting_sockets, "time", SimpleNamespace(monotonic=lambda: clock.now))
     return clock
 
 
