@@ -204,15 +204,17 @@ class Discipline:
         else:
             self.in_force = self._loose
 
-    def most(self, service: float | None) -> float:
+    def most(self, service: float | None, ago: float = 0.0) -> float:
         """Return how many may wait where a request takes so many seconds; ``None``: not known.
 
         No more than are served before they are too old, so that who comes too late hears at once.
+
+        :param ago: seconds for which the last of them has waited elsewhere.
         """
         slots, most, max_wait = self.in_force
         if not service:
             return most
-        return min(most, max(self._ordinary.max_queue, max_wait * slots / service))
+        return min(most, max(self._ordinary.max_queue, (max_wait - ago) * slots / service))
 
     def arrived(self, count: int = 1) -> None:
         """Count one that has come and got no slot at once, or so many."""

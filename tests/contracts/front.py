@@ -91,7 +91,7 @@ class RequestContract:
                     line.socket.recv(100)
                 except OSError:
                     pass
-        assert check(kept.port).text == "free"
+        eventually(lambda: check(kept.port).text == "free")  # some of it reaches the app, perhaps
         assert ask(kept.port, path="/echo").status == 200
         kept.at_rest()
 
@@ -486,6 +486,37 @@ class FrontContract(RequestContract):
         answers, threads = many(3, guarded.port, path="/sleep/0.2")
         together(threads)
         assert statuses(answers) == [200] * 3
+
+
+class OverloadContract:
+    """What holds beside that of fronts that refuse where they accept, in an overload that stands.
+
+    It costs a fraction of what the server's own reading and answering would.
+    """
+
+    def test_in_an_overload_a_refusal_closes_and_all_else_is_as_ever(self, site):
+        guarded = site(threads=1, max_queue=1, max_wait=30.0, client_timeout=0.5)
+        _, threads = many(3, guarded.port, path="/hang")
+        guarded.filled(1, 1)
+        time.sleep(0.6)  # so the queue stands for as long as clients wait
+        threads += many(3, guarded.port, path="/hang")[1]
+        guarded.filled(1, 1)
+        for _ in range(3):
+            with Line(guarded.port) as line:
+                line.send(request(path="/refused"))
+                answer = line.answer()
+                assert (answer.status, answer.headers[REFUSALS]) == (503, "queue-full")
+                assert answer.headers["connection"] == "close"
+                assert line.closed()
+        assert check(guarded.port).text == "busy"
+        assert ask(guarded.port, "GET", "/livez").text == "alive"
+        post = ask(guarded.port, "POST", "/length", body=b"b" * 100_000)
+        assert (post.status, post.headers[REFUSALS]) == (503, "queue-full")
+        guarded.tell("release")
+        together(threads)
+        guarded.at_rest()
+        assert ask(guarded.port, "GET", "/echo").status == 200
+        assert set(guarded.ran) == {"/hang", "/echo"}
 
 
 class ConnectionContract:

@@ -11,7 +11,7 @@ from support.client import Line, check, checks, eventually, many, request, toget
 from support.gunicorns import FrontGunicorn
 from support.processes import Site, ThreadedSite
 
-from contracts.front import ConnectionContract, FrontContract, RequestContract
+from contracts.front import ConnectionContract, FrontContract, OverloadContract, RequestContract
 
 pytestmark = pytest.mark.slow
 
@@ -30,14 +30,14 @@ def kept(request):
     guarded.reap()
 
 
-class TestTwisted(FrontContract, ConnectionContract):
+class TestTwisted(FrontContract, ConnectionContract, OverloadContract):
     """Twisted's resource, in the reactor."""
 
     serve = Site
     listeners = "MainThread"
 
 
-class Threaded(FrontContract, ConnectionContract):
+class Threaded(FrontContract, ConnectionContract, OverloadContract):
     """Servers with threads, and one that says refusals."""
 
     def test_a_refusal_app_that_is_slow_holds_up_no_check(self, site):
@@ -88,7 +88,7 @@ class TestCheroot(Threaded):
     serve = staticmethod(functools.partial(ThreadedSite, server="cheroot"))
 
 
-class TestGuardedThreads(FrontContract):
+class TestGuardedThreads(FrontContract, OverloadContract):
     """gunicorn's threaded worker, which closes a connection after an answer of its own."""
 
     serve = FrontGunicorn

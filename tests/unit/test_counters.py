@@ -308,9 +308,9 @@ def test_a_slot_is_small():
 
 def test_who_is_refused_for_a_reason_of_the_callers_counts_as_well():
     gate = Gate(1)
-    with pytest.raises(Refused):
-        gate.refuse(Reason.QUEUE_AGE)
-    assert gate.counts().refused == (0, 1, 0)
+    gate.lose(Reason.QUEUE_AGE)
+    gate.lose()
+    assert (gate.counts().refused, gate.counts().dropped) == ((0, 1, 0), 1)
 
 
 def test_who_is_just_leaving_stays_admitted():

@@ -7,7 +7,7 @@ import time
 import weakref
 from bisect import bisect_left
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from .._support.forks import Stage, after_fork
 from .._support.locks import under
@@ -16,8 +16,8 @@ from ..counters import BOUNDS
 from ..load import SMOOTHING, Load, service_time
 from ..policy import Discipline, Reason, limits
 from .queue import Queue, Ticket, waking
-from .slots import Circulation, Place, Slot, Tally
-from .waiting import Refused, wait
+from .slots import Circulation, Place, Slot, Tally, tell_lost
+from .waiting import wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,6 +47,7 @@ class Gate:
     :ivar discipline: how long the queue may be, and how old; its ``in_force`` is for who comes now.
     :ivar why: why there are fewer :attr:`slots` than were given, for people; ``None`` if there are
         not.
+    :ivar crowded: whether somebody waited, or saw it full, since a slot was last left over.
     :ivar crowding: called outside the lock, by whoever comes to wait or sees several inside; it
         must return at once.
     """
@@ -67,7 +68,7 @@ class Gate:
         self._clock = clock
         self._watchers: list[Callable[[], object]] = []
         self._service: float | None = None
-        self._here = weakref.ref(self)
+        self._gone = weakref.WeakMethod(self.lost)
         self._reset()
         after_fork(Stage.OWN, self._after_fork)
 
@@ -94,14 +95,14 @@ class Gate:
         self._pop, self._push = self._free.pop, self._free.append  # to look them up takes long
         self._tally = Tally(self._places)
         self.discipline = Discipline(self.limits.slots, *self._given)
-        self._queue = Queue(self.discipline, self._clock, self._free, self._tally.lost)
+        self._queue = Queue(self.discipline, self._clock, self._circulation, self._tally.lost)
         self._waiting = self._queue.tickets
-        self._crowded = False  # somebody waited, or saw it full, since a slot was last left over
+        self.crowded = False
 
     def _add(self, place: Place) -> None:
         """Have one more free slot, for this place."""
         slot = Slot(place)
-        self._places[place] = slot.watched(partial(_lost, self._here, place))
+        self._places[place] = slot.watched(partial(tell_lost, self._gone, place))
         self._free.append(slot)
 
     def enter(self, ago: float = 0.0) -> Slot:
@@ -152,7 +153,7 @@ class Gate:
                 place.slow[bisect_left(BOUNDS, took)] += 1
         finally:  # a signal handler may raise in each call; after the clock's, say
             self._push(slot)
-        if self._waiting or self._crowded:
+        if self._waiting or self.crowded:
             self._hand_over()
 
     def abandon(self, slot: Slot) -> None:
@@ -201,14 +202,13 @@ class Gate:
             self._free.append(slot)
         self._hand_over()
 
-    def refuse(self, reason: Reason) -> NoReturn:
-        """Refuse one for a reason of the caller's own, which counts as if it were the gate's.
+    def lose(self, reason: Reason | None = None) -> None:
+        """Count one that gets no slot, for a reason of the caller's own.
 
-        :raises Refused: always.
+        :param reason: why it is refused; ``None`` if its client has left.
         """
         under(self._lock, self._tally.lost, reason)
         self._hand_over()
-        raise Refused(reason)
 
     def offer(self, ticket: Ticket) -> Slot | Reason | None:
         """Ask for a slot without waiting.
@@ -223,8 +223,7 @@ class Gate:
             refused = Reason.QUEUE_AGE
         if refused is not None:
             ticket.outcome = refused
-            under(self._lock, self._tally.lost, refused)
-            self._hand_over()
+            self.lose(refused)
             return refused
         outcome = waking(self._lock, self._queue_up, ticket)
         if outcome is None:
@@ -232,6 +231,15 @@ class Gate:
             self.crowding()
         self._hand_over()
         return outcome
+
+    def turn_away(self, ago: float = 0.0) -> Reason | None:
+        """Refuse one who has no ticket if there is no :meth:`room` for it; return why.
+
+        ``None`` if there is; then nothing is counted.
+        """
+        refused = waking(self._lock, self._queue.turn_away, ago, self._service)
+        self._hand_over()
+        return refused
 
     def withdraw(self, ticket: Ticket, reason: Reason | None = None) -> bool:
         """Take a ticket out of the queue; return whether it was still there.
@@ -244,7 +252,7 @@ class Gate:
 
     def expire(self) -> None:
         """Refuse those who have waited too long. For a loop to call a few times a second."""
-        waking(self._lock, self._hand_out)
+        waking(self._lock, self._queue.hand_out)
         self._hand_over()
 
     def resize(self, slots: int, why: str | None = None) -> None:
@@ -261,7 +269,7 @@ class Gate:
     def _resize(self, slots: int, why: str | None) -> None:
         """Do it. Requires self._lock."""
         # First: from now on whoever reads takes the lock, and whoever leaves comes to _serve().
-        self._crowded = True
+        self.crowded = True
         self._circulation.turn_to(slots)
         self.discipline.resize(self._circulation.wanted)
         self.why = None if self._circulation.wanted == self.limits.slots else why
@@ -289,19 +297,21 @@ class Gate:
         return len(self._waiting)
 
     @property
-    def crowded(self) -> bool:
-        """Whether somebody waited, or saw it full, since a slot was last left over."""
-        return self._crowded
-
-    @property
     def empty(self) -> bool:
         """Whether no request is inside and none waits."""
-        return under(self._lock, self._is_empty)
+        return under(self._lock, lambda: not self._waiting and len(self._free) == self.slots)
 
     @property
     def has_room(self) -> bool:
         """Whether somebody who comes now gets a slot at once."""
         return bool(self._free) and not self._waiting
+
+    def room(self, ago: float = 0.0) -> float:
+        """Return about how many who come now get in or may wait; takes no lock.
+
+        :param ago: seconds for which they have waited elsewhere.
+        """
+        return self._queue.room(ago, self._service)
 
     def is_idle(self) -> bool:
         """Return whether half of the slots are free, so that nobody needs to wait anywhere."""
@@ -310,15 +320,15 @@ class Gate:
     def read(self) -> Load:
         """Return the figures of this instant."""
         slots = self.slots
-        if not self._crowded:
+        if not self.crowded:
             free = len(self._free)
-            if free and not self._crowded and slots == self.slots:  # not resized in between
+            if free and not self.crowded and slots == self.slots:  # not resized in between
                 if slots - free > 1:
                     self.crowding()
                 return _new(Load, (0, slots - free, slots, 0.0, self._service, 0.0))
             # Whoever sees no place left may take that for busy still. So the next who leaves has
             # to tell, and one who left before he could know of it is seen below.
-            self._crowded = True
+            self.crowded = True
         load = under(self._lock, self._figures)
         self._hand_over(tell=False)  # the reader may hold a lock that a listener needs
         return load
@@ -334,12 +344,12 @@ class Gate:
         self._watchers.append(changed)
 
     def __repr__(self) -> str:
-        slots = self.slots
-        return f"<Gate {slots - len(self._free)}/{slots} with {len(self._waiting)} waiting>"
+        slots, free = self.slots, len(self._free)
+        return f"<Gate {slots - free}/{slots} with {len(self._waiting)} waiting>"
 
     def _hand_over(self, tell: bool = True) -> None:
         """Give free slots to those who wait, and tell when one is left over."""
-        while self._free and (self._waiting or (tell and self._crowded)):
+        while self._free and (self._waiting or (tell and self.crowded)):
             if self._lock._is_owned():  # a finalizer: what it interrupts comes here by itself
                 return
             if waking(self._lock, self._serve, tell):
@@ -347,31 +357,21 @@ class Gate:
 
     def _queue_up(self, woken: list[Ticket], ticket: Ticket) -> Slot | Reason | None:
         """Put a ticket into the queue and serve that. For :func:`waking`."""
-        self._circulation.put_aside()
         outcome = self._queue.join(woken, ticket, self._service)
         if outcome is None:
-            self._crowded = True
+            self.crowded = True
         return outcome
 
     def _serve(self, woken: list[Ticket], tell: bool) -> bool:
         """Serve the queue; return whether to tell of a slot left over. For :func:`waking`."""
-        self._hand_out(woken)
-        relaxed = tell and self._crowded and not self._waiting and bool(self._free)
+        self._queue.hand_out(woken)
+        relaxed = tell and self.crowded and not self._waiting and bool(self._free)
         relaxed = relaxed and self.slots == self.wanted  # else who leaves has to come by here
         if relaxed:
             self.discipline.spare(self._clock())
-            self._crowded = False
+            self.crowded = False
             self._queue.unserved_since = None
         return relaxed
-
-    def _hand_out(self, woken: list[Ticket]) -> None:
-        """Serve the queue, of the slots that stay. For :func:`waking`."""
-        self._circulation.put_aside()
-        self._queue.hand_out(woken)
-
-    def _is_empty(self) -> bool:
-        """Return whether nobody is here. Requires self._lock."""
-        return not self._waiting and len(self._free) == self.slots
 
     def _figures(self) -> Load:
         """Return the load of a crowded gate. Requires self._lock."""
@@ -391,9 +391,3 @@ class Gate:
                 changed()
             except Exception:
                 logger.exception("%r raised when told of a change by %r", changed, self)
-
-
-def _lost(keeper: weakref.ref[Gate], place: Place, _: object) -> None:
-    gate = keeper()
-    if gate is not None:
-        gate.lost(place)

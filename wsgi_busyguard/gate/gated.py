@@ -73,7 +73,8 @@ def _enter_as(client: Client, gate: Gate, client_timeout: float) -> tuple[Slot, 
     """Take a slot for a client that may give up sooner than others; return its patience, too."""
     most = own_max_wait(gate.discipline.in_force, client_timeout, client.patience)
     if client.ago > most and not gate.has_room:
-        gate.refuse(Reason.QUEUE_AGE)
+        gate.lose(Reason.QUEUE_AGE)
+        raise Refused(Reason.QUEUE_AGE)
     slot = gate.take(client.ago)
     if slot.waited > most >= client.ago:  # else it found a slot free, as old as it was
         gate.forfeit(slot, Reason.QUEUE_AGE)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..policy import Discipline
-    from .slots import Slot
+    from .slots import Circulation, Slot
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -45,7 +45,7 @@ class Queue:
     """First come, first served; bounded in length and in age. All of it requires the gate's lock.
 
     :param discipline: how long it may be, and how old those in it.
-    :param free: the slots that are free; those who wait take the last of them.
+    :param circulation: of the slots; those who wait take the last of the free.
     :param lost: counts one that got no slot.
     :ivar unserved_since: when the first of those arrived that gave up since one was served.
     """
@@ -54,14 +54,15 @@ class Queue:
         self,
         discipline: Discipline,
         clock: Callable[[], float],
-        free: deque[Slot],
+        circulation: Circulation,
         lost: Callable[[Reason | None], None],
     ) -> None:
         self.tickets: deque[Ticket] = deque()
         self.unserved_since: float | None = None
         self._discipline = discipline
         self._clock = clock
-        self._free = free
+        self._circulation = circulation
+        self._free = circulation.free
         self._lost = lost
 
     def join(
@@ -84,6 +85,32 @@ class Queue:
             ticket.outcome = Reason.QUEUE_FULL
             self._count_refused(Reason.QUEUE_FULL)
         return ticket.outcome
+
+    def room(self, ago: float, service: float | None) -> float:
+        """Return how many who come now get in or may wait. No more than a guess without the lock.
+
+        :param ago: seconds for which they have waited elsewhere.
+        """
+        queued, free = len(self.tickets), len(self._free)
+        if ago > self._discipline.in_force.max_wait:
+            return 0 if queued else free
+        return free + self._discipline.most(service, ago) - queued
+
+    def turn_away(self, woken: list[Ticket], ago: float, service: float | None) -> Reason | None:
+        """Serve the queue; then refuse one who has no ticket, if there is no room for it."""
+        self.hand_out(woken)
+        if self._free and not self.tickets:
+            return None
+        if ago > self._discipline.in_force.max_wait:
+            self._lost(Reason.QUEUE_AGE)
+            return Reason.QUEUE_AGE
+        if self.tickets:
+            self._judge(woken)
+        if len(self.tickets) < self._discipline.most(service, ago):
+            return None
+        self._discipline.arrived()
+        self._count_refused(Reason.QUEUE_FULL)
+        return Reason.QUEUE_FULL
 
     def _judge(self, woken: list[Ticket]) -> None:
         """Have the discipline look at a queue that is not empty."""
@@ -124,6 +151,7 @@ class Queue:
 
     def hand_out(self, woken: list[Ticket]) -> None:
         """Serve the queue from its head; add to ``woken`` whoever got an outcome."""
+        self._circulation.put_aside()
         now, most = self._clock(), self._discipline.in_force.max_wait
         while self.tickets:
             ticket = self.tickets[0]

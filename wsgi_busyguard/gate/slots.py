@@ -172,3 +172,12 @@ class Tally:
             tuple(waits),
             int(waits_took * SECOND),
         )
+
+
+def tell_lost(
+    gone: Callable[[], Callable[[Place], object] | None], place: Place, _: object
+) -> None:
+    """Call what ``gone`` returns, if that is there still: nobody refers to a place's slot now."""
+    tell = gone()
+    if tell is not None:
+        tell(place)

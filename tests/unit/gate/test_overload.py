@@ -402,3 +402,50 @@ class OverloadMachine(RuleBasedStateMachine):
 
 OverloadMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 test_what_the_gate_promises_holds_in_every_load = pytest.mark.slow(OverloadMachine.TestCase)
+
+
+def test_who_has_no_ticket_is_turned_away_where_one_with_a_ticket_would_be(clock):
+    crowd = Crowd(clock, slots=1, max_queue=2, max_wait=5.0, client_timeout=1.0)
+    gate = crowd.gate
+    assert (gate.room(), gate.room(ago=6.0), gate.turn_away(), gate.turn_away(6.0)) == (
+        3,
+        1,
+        None,
+        None,
+    )
+    crowd.come(2)
+    assert (gate.room(), gate.turn_away()) == (1, None)
+    assert (gate.room(ago=6.0), gate.turn_away(ago=6.0)) == (0, AGE)
+    crowd.come()
+    assert (gate.room(), gate.turn_away()) == (0, FULL)
+    assert gate.counts().refused == (1, 1, 0)
+    assert not crowd.refused
+    crowd.serve(3)
+    assert gate.counts().admitted == gate.counts().served == 3
+
+
+def test_who_has_waited_elsewhere_finds_less_room_in_a_burst(clock):
+    crowd = Crowd(clock, slots=1, client_timeout=1.0)
+    crowd.come()
+    clock.now += 0.05
+    crowd.serve()  # so a request takes 50 ms, and 16 are served before the last is too old
+    assert round(crowd.gate.room()) == 17
+    assert round(crowd.gate.room(ago=0.15)) == 14
+    assert crowd.gate.room(ago=0.75) == 5  # four for each slot, always
+
+
+def test_whoever_is_turned_away_makes_an_overload_as_others_do(clock):
+    crowd = Crowd(clock, slots=1, max_queue=1, max_wait=5.0, client_timeout=1.0)
+    crowd.come(2)
+    clock.now += 1.5
+    assert crowd.gate.turn_away() is FULL
+    assert not crowd.gate.discipline.tight
+    assert crowd.gate.turn_away() is FULL
+    assert crowd.gate.discipline.tight
+
+
+def test_one_whose_client_has_left_before_it_had_a_ticket_is_counted(clock):
+    crowd = Crowd(clock)
+    crowd.gate.lose()
+    assert crowd.gate.counts().dropped == 1
+    assert crowd.gate.room() > 2

@@ -115,6 +115,7 @@ class GuardedServer(Server):
         thread.join()
         if raised:
             raise raised[0]
+        self.socket = self.guard.refusing(self.socket)
         self._accept_patiently()
         self.guard.shares = bool(os.getenv("LISTEN_PID"))  # by which cheroot takes systemd's socket
         self.guard.start()

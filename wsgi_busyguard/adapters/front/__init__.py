@@ -27,6 +27,10 @@ which does not do its work if its client has left.
 and running ones are served), the last call (:func:`~.last_connections.last_call`: the kernel lets
 nobody new in, and each client that has connected gets an answer), ended. There is no way back.
 
+*In an overload* most are refused, and the server's own way of reading a request and answering it
+is what costs. So there the listening socket (:class:`~.refusing_listener.RefusingListener`) refuses
+whoever has sent one whole request without a body, as soon as it is accepted.
+
 *Who may call from where.* :meth:`enter` and :meth:`refuse` never block, for a server's loop calls
 them. :meth:`run` may be called in any thread, for whoever leaves wakes the next. :meth:`serve` is
 called in a thread of the server. ``drain()`` may be called in a signal handler: it takes no lock.

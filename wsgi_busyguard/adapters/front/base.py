@@ -25,13 +25,15 @@ from ...monitor import Monitor
 from ...policy import Reason, own_max_wait
 from ...responses import Responses
 from .descriptors import default_max_queue
-from .sockets import whole_response
+from .refusing_listener import RefusingListener
+from .sockets import response_bytes, whole_response
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
+    from ..._support.request_head import Head
     from ...checks import Check
     from ...load import Adapter, GuardLimits
     from ...options import GuardOptions
@@ -177,6 +179,22 @@ class Front:
             return [body] if body else []
 
         return self._reported(say)
+
+    def refusing(self, sock: Any, *, many: bool = False) -> Any:
+        """Return a listening socket that refuses for this front, in an overload.
+
+        Not where an app says the refusal: that might take long, and is not for the loop.
+        """
+        if self.disabled or self._options.refusal is not None:
+            return sock
+
+        def is_check(head: Head) -> bool:
+            return self.match(head.method, head.path, head.query, head.headers) is not None
+
+        def refusal(method: str, reason: Reason) -> bytes:
+            return response_bytes(self.refusal(reason), method, (1, 1), True)
+
+        return RefusingListener(sock, self.gate, is_check, refusal, many=many)
 
     def guarded(self, app: WSGIApplication) -> WSGIApplication:
         """Return the app for a server's threads to call, with the guard's stamps in its environ."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import select
 import socket
+import struct
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +31,12 @@ BAD_REQUEST = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 12\r\n"
     b"Connection: close\r\n\r\nbad request\n"
 )
+
+# From linux/tcp.h: the first byte of tcp_info is the state, TCP_ESTABLISHED is 1, and
+# tcpi_last_data_recv, in milliseconds, stands behind eight bytes of flags and eleven words.
+_TCP_INFO = socket.TCP_INFO if sys.platform == "linux" else -1  # -1: there is no such option
+_ESTABLISHED, _LAST_DATA_RECEIVED, _LAST_DATA_RECEIVED_AT = 1, struct.Struct("=I"), 52
+_TCP_INFO_SIZE = _LAST_DATA_RECEIVED_AT + _LAST_DATA_RECEIVED.size
 
 HANGUP_EVENTS = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
 
@@ -85,6 +93,21 @@ def disconnected(socks: Iterable[Any]) -> set[Any]:
 def has_left(sock: Any) -> bool:
     """Return whether a peer has left."""
     return bool(disconnected([sock]))
+
+
+def since_heard(sock: socket.socket) -> float | None:
+    """Return seconds since a peer sent what came last; ``None`` if it has left.
+
+    0 where the kernel does not say. For a new connection, which nobody has read from.
+    """
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _TCP_INFO_SIZE)
+    except OSError:  # a UNIX socket, or not Linux
+        return None if has_left(sock) else 0.0
+    if info[0] != _ESTABLISHED:
+        return None
+    milliseconds: int = _LAST_DATA_RECEIVED.unpack_from(info, _LAST_DATA_RECEIVED_AT)[0]
+    return milliseconds / 1000
 
 
 def cut_short(sock: socket.socket, seen: int) -> bool:

@@ -116,7 +116,8 @@ class GuardedGevent(GuardedWorker, GeventWorker):
 
     def _count_refused(self) -> None:
         with suppress(Refused):
-            self._gate.refuse(Reason.QUEUE_AGE)
+            self._gate.lose(Reason.QUEUE_AGE)
+            raise Refused(Reason.QUEUE_AGE)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
         """Serve a request, and post when it is over. Others have their turn before the next one.

@@ -26,9 +26,8 @@ from ..front.base import nothing
 from ..front.descriptors import PAUSE_SECONDS, SPARE_CONNECTIONS, most_connections
 from ..front.last_connections import LINGER_SECONDS, pending
 from ..front.progress import Upload
-from ..front.sockets import BAD_REQUEST, PEEK_BYTES, cut_short, has_left, peek
+from ..front.sockets import BAD_REQUEST, PEEK_BYTES, cut_short, peek
 from ..front.waiting_sockets import SILENCE_SECONDS, LingeringSockets, WaitingSockets
-from .backlog import Backlog
 from .balance import Balance
 from .known_names import moved, parameters_of
 from .partial_heads import PartialHeads
@@ -81,7 +80,7 @@ class GuardedThreads(GuardedWorker, ThreadWorker):
         self._patient = "graceful" in inspect.signature(TConn.close).parameters
         # Up to 23.0 gunicorn waits for a silent connection itself, and without end.
         self._endless = parameters_of(ThreadWorker, "accept") == ("server", "listener")
-        self._came = 0  # how many have come that had something to say
+        self._refusers: dict[Any, Any] = {}  # what accepts by each listener
 
     def get_thread_pool(self) -> Any:
         """Return the pool, which counts and is bounded."""
@@ -116,8 +115,6 @@ class GuardedThreads(GuardedWorker, ThreadWorker):
             kind = {"is_ssl": self.cfg.is_ssl, "is_proxied": self._replies.is_proxied}
             self._heads = PartialHeads(self._silent, self.enqueue_req, **kind)
             self._balance = Balance(self.host.board)
-            disabled, gate = self.options.disabled, self._pool.gate
-            self._backlog = Backlog(lambda: 0 if disabled else gate.queued)
             return self._pool
         self._gate = counting(self.cfg.threads)
         self._gate.subscribe(lambda: self.publisher.post())
@@ -149,16 +146,17 @@ class GuardedThreads(GuardedWorker, ThreadWorker):
         Or leave it to other workers, if they have less to do.
         """
         if self._in_front:
-            self._backlog.take_in(partial(self._accept_one, *arguments))
+            self._accept_one(*arguments)
         else:
             super().accept(*arguments)
             self.standing.moved()
 
-    def _accept_one(self, *arguments: Any) -> bool:
-        """Accept one that is not left to others; return whether there may be more."""
-        if self._safely(self._left_to_others, arguments[-1]):
-            return False
-        came = self._came
+    def _accept_one(self, *arguments: Any) -> None:
+        """Accept one that is neither left to others nor refused at once."""
+        listener = arguments[-1]
+        if self._safely(self._left_to_others, listener):
+            return
+        arguments = (*arguments[:-1], self._refusing(listener))
         try:
             accept = self._accept_by_itself if self._endless else super().accept
             accept(*arguments)
@@ -168,8 +166,13 @@ class GuardedThreads(GuardedWorker, ThreadWorker):
                 raise
             self._safely(self._make_room, 1)
             time.sleep(PAUSE_SECONDS)  # the app has them, perhaps; it is asked for again at once
-            return False
-        return self._came > came and self.nr_conns < self.worker_connections
+
+    def _refusing(self, listener: Any) -> Any:
+        """Return what accepts by a listener, and refuses in an overload."""
+        if listener not in self._refusers:
+            gate, replies = self._pool.gate, self._replies
+            self._refusers[listener] = replies.refusing(listener, gate)
+        return self._refusers[listener]
 
     def _accept_by_itself(self, server: Any, listener: Any) -> None:
         try:
@@ -185,7 +188,6 @@ class GuardedThreads(GuardedWorker, ThreadWorker):
         Every connection with something to read comes by here, in the thread that accepts, before
         anything of it is parsed.
         """
-        self._came += 1
         if not self._in_front:
             super().enqueue_req(conn)
         elif not self._safely(self._seen_to, conn):
@@ -357,9 +359,6 @@ class GuardedThreads(GuardedWorker, ThreadWorker):
 
     def _let_in(self, conn: Any) -> None:
         self._heads.release(conn)
-        if self._backlog.stands() and self._safely(has_left, conn.sock):
-            self._drop(conn)  # it waited in the kernel for longer than its client would
-            return
         if self._patient:
             conn.close = partial(self._close, conn)
         try:

@@ -12,6 +12,7 @@ from ..._support.log import Streak
 from ..._support.request_head import proxied
 from ..._support.wsgi_call import least_environ
 from ...responses import Responses
+from ..front.refusing_listener import RefusingListener
 from ..front.sockets import response_bytes, whole_response
 from .http2_frames import refusal
 from .request_heads import environ_of, http2_response, http2_target, speaks_http2
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
 
+    from ..._support.request_head import Head
+    from ...gate import Gate
     from ...monitor import Monitor
     from ...options import GuardOptions
     from ...policy import Reason
@@ -44,8 +47,23 @@ class Replies:
         self._responses = Responses(**options.some("refusal", "retry_after", "expose_load"))
         self._plainly = Responses(retry_after=options.retry_after)
         self._failing = Streak()  # of a refusal app
+        self._is_plain = options.refusal is None and not cfg.is_ssl and not options.disabled
         self.refused = self._responses.refused
         self.is_proxied = str(cfg.proxy_protocol).lower() not in ("off", "false")
+
+    def refusing(self, listener: Any, gate: Gate) -> Any:
+        """Return what accepts by a listener and refuses in an overload; not as an app would say."""
+        if not self._is_plain:
+            return listener
+
+        def is_check(head: Head) -> bool:
+            asked = self._checks.match_request(head.method, head.path, head.query, head.headers)
+            return asked is not None
+
+        def refuse(method: str, reason: Reason) -> bytes:
+            return response_bytes(self.refused(reason), method, HTTP_VERSION, True)
+
+        return RefusingListener(listener, gate, is_check, refuse)
 
     def refusal(self, conn: Any, begins: bytes, reason: Reason) -> bytes:
         """Return what refuses a request.

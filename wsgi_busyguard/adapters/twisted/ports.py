@@ -10,11 +10,14 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from twisted.internet.tcp import Port
+
 from ..front.accept_backlog import StandingQueue
 from ..front.descriptors import PAUSE_SECONDS, exhausted
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
 
 class Ports:
@@ -25,6 +28,8 @@ class Ports:
         self._known: weakref.WeakSet[Any] = weakref.WeakSet()
         self._sockets: tuple[socket.socket, ...] = ()
         self._paused: list[Any] = []
+        #: Returns what accepts in place of a listening socket.
+        self.refusing: Callable[[Any], Any] = _as_it_is
         #: Who stands in front of them.
         self.standing = StandingQueue(lambda: self._sockets)
 
@@ -36,7 +41,10 @@ class Ports:
         """
         if port is None:
             return
-        self._known.add(port)
+        if port not in self._known:
+            self._known.add(port)
+            if isinstance(port, Port):  # else, on Windows, nothing is accepted by its socket
+                port.socket = self.refusing(port.socket)
         if scarce:
             # Twisted accepts a hundred at once, and more each time if so many come. So it does not
             # become more now, and the number is small after a pause.
@@ -79,3 +87,7 @@ class Ports:
 def listens(port: Any) -> bool:
     """Return whether a port has a listening socket, and keeps it."""
     return bool(port.connected and not port.disconnecting)
+
+
+def _as_it_is(sock: Any) -> Any:
+    return sock

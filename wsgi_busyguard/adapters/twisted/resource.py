@@ -96,6 +96,7 @@ class GuardedWSGIResource(Front):
         """Also look after the connections of a site, and see who cannot get in there."""
         self._beside = connections.look
         self._standing = connections.ports.standing
+        connections.ports.refusing = partial(self.refusing, many=True)
 
     def beat(self) -> None:
         """Look after those who wait; the lag may have changed the state, too."""

@@ -110,6 +110,7 @@ class WaitressFront(ThreadedFront):
         self._limit = limit
         for server in self._servers():
             server.channel_class = partial(self._accepted, server.channel_class)
+            server.socket = self.refusing(server.socket)
             server.accept = Acceptor(server.accept, lambda: self._room.make(1, self._in_turn))
 
     def beat(self) -> None:
