@@ -1,10 +1,11 @@
 """Plays refusals, checks, agent, push and retry against each other, with real HAProxies.
 
 Three guarded servers with four threads each (work of 0.1 s on the average, so 120 requests a
-second together) get 100 a second by way of two HAProxies. In the first scenario one server is four
-times slower for ten seconds, in the second all are ten times slower. What counts is how many are
-answered within a second. The same visitors come to each row, so rows are compared seed by seed.
-Those that come close to the best are played again, with other visitors.
+second together) get 100 a second by way of two HAProxies, or of as many as told. In the first
+scenario one server is four times slower for ten seconds, in the second all are ten times slower; in
+the third one is a hundred times slower for twenty, at 60 a second, which the others can serve. What
+counts is how many are answered within a second. The same visitors come to each row, so rows are
+compared seed by seed. Those that come close to the best are played again, with other visitors.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import asyncio
 import json
 import os
+import re
 import sys
 import tempfile
 import time
@@ -76,6 +78,7 @@ ROWS = [
     Row("damped check, no gate", "damped", False, "roundrobin", False),
     Row("exact check, gate, one retry", "exact", balance="roundrobin"),
     Row("gate", "", balance="roundrobin", retry=False),
+    Row("damped, gate", balance="roundrobin", retry=False),
     Row("gate, one retry", "", balance="roundrobin"),
     Row("gate, one retry, leastconn", ""),
     Row("damped, gate, one retry", balance="roundrobin"),
@@ -100,17 +103,25 @@ OUR_ROW = next(row for row in ROWS if row.name == "PRINTED")
 
 
 class Scenario(NamedTuple):
-    """What goes wrong: these servers are slower by ``factor`` from ``begin`` to ``end``."""
+    """What goes wrong: these servers are slower by ``factor`` from ``begin`` to ``end``.
+
+    :param rate: requests a second.
+    """
 
     name: str
     slow: tuple[int, ...]
     factor: float
+    rate: float = RATE
     begin: float = 4.0
     end: float = 14.0
     seconds: float = 22.0
 
 
-SCENARIOS = [Scenario("one slow", (2,), 4.0), Scenario("blip", (0, 1, 2), 10.0)]
+SCENARIOS = [
+    Scenario("one slow", (2,), 4.0),
+    Scenario("blip", (0, 1, 2), 10.0),
+    Scenario("one stuck", (2,), 100.0, 60.0, end=24.0, seconds=32.0),
+]
 
 
 class Outcome(NamedTuple):
@@ -202,7 +213,7 @@ async def _play(
     ports = [balancer.port for balancer in balancers]
     late = asyncio.create_task(farm.lateness())
     coming = asyncio.create_task(
-        farm.visit(ports, RATE, scenario.seconds, seed, mean=MEAN, patience=GIVES_UP)
+        farm.visit(ports, scenario.rate, scenario.seconds, seed, mean=MEAN, patience=GIVES_UP)
     )
     for at, factor in ((scenario.begin, scenario.factor), (scenario.end - scenario.begin, 1.0)):
         await asyncio.sleep(at)
@@ -232,12 +243,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="for each row (%(default)s)")
     parser.add_argument("--more", type=int, default=5, help="for those close (%(default)s)")
     parser.add_argument("--parallel", type=int, default=4, help="runs at a time (%(default)s)")
-    parser.add_argument("--rows", default="", help="only those with this in their name")
+    parser.add_argument("--rows", default="", help="only those in whose name this pattern is")
     parser.add_argument("--scenario", default="", help="only those with this in their name")
+    parser.add_argument("--balancers", type=int, help="in front of each row, and not its own")
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
     haproxy = farm.find_haproxy()
-    rows = [row for row in ROWS if chosen.rows in row.name]
+    rows = [row for row in ROWS if re.search(chosen.rows, row.name)]
+    if chosen.balancers:
+        rows = [row._replace(balancers=chosen.balancers) for row in rows]
     scenarios = [scenario for scenario in SCENARIOS if chosen.scenario in scenario.name]
     begun = time.monotonic()
     outcomes: dict[Key, Outcome] = {}
@@ -251,7 +265,7 @@ def main() -> None:
         _play_all(pool, haproxy, again, outcomes)
     for scenario in scenarios:
         _print(scenario, rows, chosen.seeds, outcomes)
-        if chosen.more and OUR_ROW in best[scenario]:
+        if chosen.more and any(row.name == OUR_ROW.name for row in best[scenario]):
             _print_close(scenario, best[scenario], chosen.seeds + chosen.more, outcomes)
     said = os.popen(f"{haproxy} -v").readline().split(" 20")[0].strip()
     worst = 1000 * max(outcome.late for outcome in outcomes.values())
@@ -286,7 +300,7 @@ def _close(
         row: mean(outcomes[scenario.name, row.name, seed].whole for seed in seeds) for row in rows
     }
     least = max(means.values()) - CLOSE
-    return [row for row in rows if means[row] >= least or row == OUR_ROW]
+    return [row for row in rows if means[row] >= least or row.name == OUR_ROW.name]
 
 
 def _print(scenario: Scenario, rows: list[Row], seeds: int, outcomes: dict[Key, Outcome]) -> None:
@@ -316,7 +330,11 @@ def _print_close(
     for row in rows:
         wholes = [outcomes[scenario.name, row.name, seed].whole for seed in range(1, seeds + 1)]
         more = [its - our for its, our in zip(wholes, ours, strict=True)]
-        sure = "" if row == OUR_ROW else f"{mean(more):+.2f} +- {stdev(more) / seeds**0.5:.2f}"
+        sure = (
+            ""
+            if row.name == OUR_ROW.name
+            else f"{mean(more):+.2f} +- {stdev(more) / seeds**0.5:.2f}"
+        )
         print(f"{row.name:36}{mean(wholes):6.1f}{sure:>26}")
 
 

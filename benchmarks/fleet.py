@@ -43,29 +43,58 @@ from fleet_model import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-# What the real set-up of balancing.py had: three servers of four slots, two HAProxies, 100 requests
-# a second.
+# What the real set-up of balancing.py had: three servers of four slots, and 100 requests a second.
 REAL = Cell(
-    balancers=2,
     load=100 / 120,
-    scenario=SLOW,
     limits=(("max_queue", 16), ("max_wait", 0.5), ("client_timeout", 2.5)),
     times=Times(0.0, 4.0, 14.0, 22.0),
 )
 NO_GATE = (("max_queue", math.inf), ("max_wait", math.inf))
+STUCK_TIMES = Times(0.0, 4.0, 24.0, 32.0)
 
-# By their names there, with the per cent answered within a second that README.rst has of them: one
-# slow, blip.
+# Its scenarios, and its rows, by their names there.
+PLAYED = {
+    "one slow": {"scenario": SLOW, "factor": 4.0},
+    "blip": {"scenario": BLIP, "factor": 10.0},
+    "one stuck": {"scenario": SLOW, "factor": 100.0, "load": 0.5, "times": STUCK_TIMES},
+}
+ROWS = {
+    "nothing": REAL._replace(ready="", limits=NO_GATE, retry=False),
+    "exact check, no gate": REAL._replace(ready="exact", limits=NO_GATE, retry=False),
+    "damped check, no gate": REAL._replace(limits=NO_GATE, retry=False),
+    "exact check, gate, one retry": REAL._replace(ready="exact"),
+    "gate": REAL._replace(ready="", retry=False),
+    "damped, gate": REAL._replace(retry=False),
+    "gate, one retry": REAL._replace(ready=""),
+    "damped, gate, one retry": REAL,
+    "gate, one retry, leastconn": REAL._replace(ready="", balance=LEAST),
+    "damped, gate, one retry, leastconn": REAL._replace(balance=LEAST),
+}
+
+# By how many HAProxies, scenario and row: the per cent answered within a second.
 MEASURED = {
-    "nothing": (REAL._replace(ready="", limits=NO_GATE, retry=False), 73.5, 18.5),
-    "exact check, no gate": (REAL._replace(ready="exact", limits=NO_GATE, retry=False), 44.2, 17.9),
-    "damped check, no gate": (REAL._replace(limits=NO_GATE, retry=False), 63.6, 21.0),
-    "exact check, gate, one retry": (REAL._replace(ready="exact"), 74.5, 47.2),
-    "gate": (REAL._replace(ready="", retry=False), 89.0, 56.3),
-    "gate, one retry": (REAL._replace(ready=""), 93.6, 54.2),
-    "gate, one retry, leastconn": (REAL._replace(ready="", balance=LEAST), 94.1, 56.9),
-    "damped, gate, one retry": (REAL, 91.4, 55.7),
-    "damped, gate, one retry, leastconn": (REAL._replace(balance=LEAST), 94.7, 55.8),
+    (2, "one slow"): {
+        "nothing": 73.5,
+        "exact check, no gate": 44.2,
+        "damped check, no gate": 63.6,
+        "exact check, gate, one retry": 74.5,
+        "gate": 89.0,
+        "gate, one retry": 93.6,
+        "damped, gate, one retry": 91.4,
+        "gate, one retry, leastconn": 94.1,
+        "damped, gate, one retry, leastconn": 94.7,
+    },
+    (2, "blip"): {
+        "nothing": 18.5,
+        "exact check, no gate": 17.9,
+        "damped check, no gate": 21.0,
+        "exact check, gate, one retry": 47.2,
+        "gate": 56.3,
+        "gate, one retry": 54.2,
+        "damped, gate, one retry": 55.7,
+        "gate, one retry, leastconn": 56.9,
+        "damped, gate, one retry, leastconn": 55.8,
+    },
 }
 
 # How many balancers stand in front of so many servers, unless somebody says so.
@@ -74,22 +103,24 @@ BALANCERS = {3: 4, 10: 4, 100: 10, 1000: 100}
 HELD_SHARE, HELD_CHANGES = 0.97, 2.0
 
 
+def simulated(balancers: int, scenario: str, row: str, seeds: int) -> float:
+    """Return the per cent answered within a second in what is the same, simulated."""
+    cell = ROWS[row]._replace(balancers=balancers, **PLAYED[scenario])
+    return 100 * mean(play(cell._replace(seed=seed)).good for seed in range(seeds))
+
+
 def validate(seeds: int) -> list[dict[str, Any]]:
     """Print what is simulated beside what was measured, and return it."""
     found = []
-    print(
-        f"{'% answered within 1 s':36}{'one slow':>10}{'measured':>10}{'blip':>10}{'measured':>10}"
-    )
-    for name, (cell, *measured) in MEASURED.items():
-        row: dict[str, Any] = {"row": name, "measured": measured, "simulated": []}
-        for scenario, factor in ((SLOW, 4.0), (BLIP, 10.0)):
-            cells = [
-                cell._replace(scenario=scenario, factor=factor, seed=seed) for seed in range(seeds)
-            ]
-            row["simulated"].append(100 * mean(play(each).good for each in cells))
-        said = zip(row["simulated"], measured, strict=True)
-        print(f"{name:36}" + "".join(f"{each:10.1f}" for pair in said for each in pair), flush=True)
-        found.append(row)
+    for (balancers, scenario), rows in MEASURED.items():
+        print(f"\n{scenario}, {balancers} balancers: % answered within 1 s   measured  simulated")
+        for row, measured in rows.items():
+            seen = simulated(balancers, scenario, row, seeds)
+            print(f"{row:50}{measured:12.1f}{seen:11.1f}", flush=True)
+            found.append(
+                {"balancers": balancers, "scenario": scenario, "row": row}
+                | {"measured": measured, "simulated": seen}
+            )
     return found
 
 

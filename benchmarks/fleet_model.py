@@ -5,10 +5,11 @@ Nothing here knows what is asked of it.
 
 from __future__ import annotations
 
-import heapq
+import gc
 import itertools
 import math
 import random
+from collections import OrderedDict
 from statistics import mean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 SLOTS, SERVICE, GOOD = 4, 0.1, 1.0
 EXPIRE_EVERY = 0.25  # as the loops of Twisted and gunicorn do
+PROBE_GROUPS = 100
 START_SECONDS = 2.0  # in which a server that is restarted is not there
 
 ROUND_ROBIN, LEAST, RANDOM_OF_TWO = BALANCES = ("round robin", "least connections", "random of two")
@@ -212,17 +214,19 @@ class Health:
         return self.many_up < self.rules.panic * len(self.up)
 
     def _probe(self) -> Iterator[Any]:
-        """Probe the servers one after the other, each every so many seconds."""
-        fleet, count = self.fleet, len(self.up)
+        """Probe the servers one after the other, each every so many seconds.
+
+        Of many, some at a time: what a probe hears does not depend on a few milliseconds.
+        """
+        fleet, every = self.fleet, self.rules.every
         together = fleet.cell.scenario == SYNCHRONISED
-        yield fleet.env.timeout(0 if together else fleet.dice.random() * self.rules.every)
+        yield fleet.env.timeout(0 if together else fleet.dice.random() * every)
+        groups = 1 if together else min(PROBE_GROUPS, len(fleet.servers))
         while True:
-            for server in fleet.servers:
-                self._note(server.number, server.is_ready())
-                if not together:
-                    yield fleet.env.timeout(self.rules.every / count)
-            if together:
-                yield fleet.env.timeout(self.rules.every)
+            for group in range(groups):
+                for server in fleet.servers[group::groups]:
+                    self._note(server.number, server.is_ready())
+                yield fleet.env.timeout(every / groups)
 
     def _note(self, number: int, ready: bool) -> None:
         if ready is self.up[number]:
@@ -236,12 +240,16 @@ class Health:
         """Take a server out, or back."""
         if self.up[number] is up:
             return
+        panicked = self.panics
         self.up[number], self.in_a_row[number] = up, 0
         self.many_up += 1 if up else -1
         if self.fleet.env.now >= self.fleet.cell.times.warm:
             self.changes[number] += 1
         for balancer in self.told:
-            balancer.note(number)
+            if self.panics is panicked:
+                balancer.note(number)
+            else:
+                balancer.sort()
 
 
 class Balancer:
@@ -252,19 +260,36 @@ class Balancer:
         self.servers = fleet.servers
         self.outstanding = [0] * len(self.servers)
         self._next = fleet.dice.randrange(len(self.servers))
-        self._order = itertools.count()
-        self._heap: list[
-            tuple[int, int, int]
-        ] = []  # of which the last entry of each server is true
-        self._last = [0] * len(self.servers)
+        # The numbers of the servers that may get requests, by how many each has; in each the one
+        # first that has had so many for the longest.
+        self._having: list[OrderedDict[int, None]] = []
         health.told.append(self)
-        for number in range(len(self.servers)):
-            self.note(number)
         self._choose = {
             ROUND_ROBIN: self._in_turn,
             LEAST: self._least,
             RANDOM_OF_TWO: self._of_two,
         }[fleet.cell.balance]
+        self.sort()
+
+    def note(self, number: int) -> None:
+        """Have a server get requests from now on, or no more."""
+        if not self._having:
+            return
+        numbers = self._having[self.outstanding[number]]
+        if self._may(number):
+            numbers[number] = None
+        else:
+            numbers.pop(number, None)
+
+    def sort(self) -> None:
+        """Begin anew with those that may get requests, at the server that happens to be first."""
+        if self.fleet.cell.balance != LEAST:
+            return
+        self._having = [OrderedDict() for _ in range(max(self.outstanding) + 2)]
+        first, count = self._next, len(self.servers)
+        for number in (*range(first, count), *range(first)):
+            if self._may(number):
+                self._having[self.outstanding[number]][number] = None
 
     def send(self, request: Request, but: int | None = None) -> None:
         """Send it to a server, not to the one that has just refused it if there is another."""
@@ -291,15 +316,14 @@ class Balancer:
         self._count(request.server.number, -1)
         self.fleet.end(request, good=self.fleet.env.now - request.at <= GOOD, refused=False)
 
-    def note(self, number: int) -> None:
-        """Have the order of the servers know of a change."""
-        if self.fleet.cell.balance == LEAST:
-            self._last[number] = order = next(self._order)
-            heapq.heappush(self._heap, (self.outstanding[number], order, number))
-
     def _count(self, number: int, more: int) -> None:
-        self.outstanding[number] += more
-        self.note(number)
+        many = self.outstanding[number]
+        self.outstanding[number] = now = many + more
+        if self._having and number in self._having[many]:
+            del self._having[many][number]
+            if now == len(self._having):
+                self._having.append(OrderedDict())
+            self._having[now][number] = None
 
     def _may(self, number: int) -> bool:
         return self.health.up[number] or self.health.panics
@@ -326,19 +350,11 @@ class Balancer:
         return next((n for n in range(count) if self._may(n)), None)
 
     def _least(self, but: int | None) -> int | None:
-        """Return the one with the fewest; entries that are no longer true are dropped."""
-        aside, found = [], None
-        while self._heap and found is None:
-            entry = heapq.heappop(self._heap)
-            _, order, number = entry
-            if order != self._last[number]:
-                continue
-            aside.append(entry)
-            if self._may(number) and (number != but or self.health.many_up <= 1):
-                found = number
-        for entry in aside:
-            heapq.heappush(self._heap, entry)
-        return found
+        """Return the one with the fewest."""
+        for number in itertools.chain.from_iterable(self._having):
+            if number != but or self.health.many_up <= 1:
+                return number
+        return None
 
 
 class Fleet:
@@ -428,5 +444,11 @@ class Fleet:
 
 
 def play(cell: Cell) -> Seen:
-    """Play a cell."""
-    return Fleet(cell).play()
+    """Play a cell. What the servers are made of is not gone through for garbage meanwhile."""
+    fleet = Fleet(cell)
+    gc.collect()
+    gc.freeze()
+    try:
+        return fleet.play()
+    finally:
+        gc.unfreeze()

@@ -1,9 +1,11 @@
-"""Draws the pictures of the docs from what benchmarks have written with ``--json``.
+"""Draws the pictures of the docs from the JSON that a run has written with ``--json``.
 
     python benchmarks/outside.py --json outside.json
     python benchmarks/plot.py outside.json docs/outside.png
+    busyguard demo --json demo.json
+    python benchmarks/plot.py demo.json docs/demo.png
 
-The picture of the demo, ``docs/demo.png``, is drawn by ``busyguard demo`` itself.
+``docs/page.png`` is no figure of a run but a photograph of the page.
 """
 
 from __future__ import annotations
@@ -19,10 +21,14 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot
 
+from wsgi_busyguard.demo.acts import Act
+from wsgi_busyguard.demo.figures import Balance, Check, Queue, Record, Timeline, Visit
+from wsgi_busyguard.demo.picture import draw
+
 OURS = "bulkhead"
 
 
-def draw_outside(report: dict[str, Any]) -> Any:
+def draw_outside(report: dict[str, Any], picture: Path) -> None:
     """Draw what part of the quick views was served in each second, with an axis a server."""
     servers = report["seconds"]
     figure, axes = pyplot.subplots(
@@ -36,19 +42,34 @@ def draw_outside(report: dict[str, Any]) -> Any:
         axis.set(ylim=(-3, 103), ylabel="% served", title=f"{server}: views that do not call it")
     axes[-1, 0].set_xlabel("s; grey: the outside service hangs")
     axes[0, 0].legend(fontsize=8, ncols=2)
-    return figure
+    figure.savefig(picture, dpi=110)
+
+
+def draw_demo(report: dict[str, Any], picture: Path) -> None:
+    """Draw what ``busyguard demo`` draws at its end."""
+    records = []
+    for act in report["acts"]:
+        seen = act["series"]
+        record = Record(Timeline(**report["timeline"]), report["patience"])
+        record.visits = [Visit(*each) for each in seen["visits"]]
+        record.checks = [Check(*each) for each in seen["checks"]]
+        record.queues = [Queue(*each) for each in seen["queues"]]
+        record.balances = [Balance(*each) for each in seen["balancers"]]
+        records.append(record)
+    acts = [Act(act["name"], act["title"], act["text"]) for act in report["acts"]]
+    draw(acts, records, picture)
 
 
 # By the key that only the report of one benchmark has.
-DRAWN = {"seconds": draw_outside}
+DRAWN = {"acts": draw_demo, "seconds": draw_outside}
 
 
-def drawn(report: dict[str, Any]) -> Any:
-    """Return the picture of a report."""
-    for key, draw in DRAWN.items():
-        if key in report:
-            return draw(report)
-    raise ValueError("there is no picture of it; there is one of outside.py")
+def draw_report(report: dict[str, Any], picture: Path) -> None:
+    """Draw the picture of a report."""
+    for key, draw_it in DRAWN.items():
+        if isinstance(report.get(key), (dict, list)):
+            return draw_it(report, picture)
+    raise ValueError("there is no picture of it; there are those of outside.py and of the demo")
 
 
 def main() -> None:
@@ -58,10 +79,9 @@ def main() -> None:
     parser.add_argument("picture", type=Path, metavar="PICTURE.png")
     said = parser.parse_args()
     try:
-        figure = drawn(json.loads(said.report.read_text()))
+        draw_report(json.loads(said.report.read_text()), said.picture)
     except (OSError, ValueError) as error:
         parser.error(f"{said.report}: {error}")
-    figure.savefig(said.picture, dpi=110)
 
 
 if __name__ == "__main__":

@@ -603,42 +603,76 @@ class BulkheadMachine(RuleBasedStateMachine):
         super().__init__()
         self.clock = Clock()
         self.one = Bulkhead("machine", at_most=3, slow=1.0, clock=self.clock)
-        self.inside = []
+        self.inside = []  # each with since when, and whether it is there twice
+        self.before_fork = []
         self.at_most = 3
-        self.refused = 0
+        self.made = self.refused = self.forks = 0
+        self.probe = None
 
-    def stream(self):
+    def stream(self, twice):
         with self.one:
-            yield
+            if twice:
+                with self.one:
+                    yield
+            else:
+                yield
 
-    @rule(by_hand=st.booleans())
-    def comes(self, by_hand):
-        shut = self.one._service.shut
+    @rule(how=st.sampled_from(["by hand", "once", "twice"]))
+    def comes(self, how):
+        shut, now = self.one._service.shut, self.clock.now
+        probes = shut and now >= shut.probe_at and self.probe not in self.inside
         full = len(self.inside) >= self.at_most
         try:
-            if by_hand:
+            if how == "by hand":
                 call = self.one.take()
             else:
-                call = self.stream()
+                call = self.stream(how == "twice")
                 next(call)
         except BulkheadFull:
+            assert not probes
             assert full or self.one._service.shut is not None
             self.refused += 1
             return
-        assert shut is not None or not full
-        self.inside.append(call)
+        assert probes if shut else not full
+        self.inside.append((call, now, how == "twice"))
+        self.probe = self.inside[-1] if shut else None
 
     @precondition(lambda self: self.inside)
     @rule(data=st.data(), lost=st.booleans())
     def goes(self, data, lost):
-        call = self.inside.pop(data.draw(st.integers(0, len(self.inside) - 1)))
+        one = self.inside.pop(data.draw(st.integers(0, len(self.inside) - 1)))
+        if one is self.probe:
+            self.probe = None
+        call, since, _ = one
+        by_hand, took = hasattr(call, "give"), self.clock.now - since
         if lost:
-            del call
+            del call, one
             gc.collect(0)
-        elif hasattr(call, "give"):
-            call.give()
+            self.made += not by_hand or took >= 1.0  # of one that is lost only what is slow counts
         else:
-            call.close()
+            call.give() if by_hand else call.close()
+            self.made += 1
+
+    @precondition(lambda self: self.forks < 2)
+    @rule()
+    def forks(self):
+        """Go on in a child: those inside are in the parent, of which a thread has the lock."""
+        self.forks += 1
+        thread = threading.Thread(target=bulkhead._lock.acquire)
+        thread.start()
+        thread.join()
+        bulkhead._after_fork_in_child()
+        self.one._begin()
+        assert bulkhead._lock.acquire(blocking=False), "nobody is there to give it back"
+        bulkhead._lock.release()
+        self.before_fork += self.inside
+        self.inside, self.made, self.refused, self.probe = [], 0, 0, None
+
+    @precondition(lambda self: self.before_fork)
+    @rule()
+    def goes_after_the_fork(self):
+        call, *_ = self.before_fork.pop()
+        call.give() if hasattr(call, "give") else call.close()
 
     @rule(seconds=st.sampled_from([0.01, 0.5, 1.5, 40.0]))
     def passes(self, seconds):
@@ -654,8 +688,8 @@ class BulkheadMachine(RuleBasedStateMachine):
     def knows_who_is_inside(self):
         figures = self.one.figures()
         assert figures["inside"] == len(self.inside) <= 7  # the most of any size, and a probe
-        assert figures["refused"] == self.refused
-        assert len(self.one._deeper) == 0
+        assert (figures["made"], figures["refused"]) == (self.made, self.refused)
+        assert len(self.one._deeper) == sum(twice for *_, twice in self.inside)
 
 
 TestBulkhead = BulkheadMachine.TestCase

@@ -138,12 +138,41 @@ def test_what_a_busy_machine_could_not_measure_is_said_and_breaks_nothing(quick:
     assert "not counted" in quick.line(quick.Held("served", 0.8, least=True), None)
 
 
+OUTSIDE = {
+    "seconds": {
+        "twisted": {
+            "hangs": [1, 3],
+            "served": {"nothing": [100, 0, 0, 50], "bulkhead": [100] * 4},
+        }
+    }
+}
+SERIES = {
+    "visits": [[0.5, 0.2], [1.5, None], [2.5, 0.1]],
+    "checks": [[0.1, 0.001, True], [1.1, 2.0, False]],
+    "queues": [[0.5, 0, 3], [0.5, 1, 2]],
+    "balancers": [[0.5, 4, 3, 3], [1.5, 0, 3, 3]],
+}
+DEMO = {
+    "seconds": 3.1,
+    "patience": 2.0,
+    "timeline": {"before": 1.0, "blip": 1.0, "after": 1.0},
+    "acts": [{"name": "one", "title": "as it was", "text": "no guard", "series": SERIES}],
+}
+
+
 @pytest.mark.slow
 def test_a_picture_is_drawn_of_the_report_of_a_run(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    run = {"hangs": [1, 3], "served": {"nothing": [100, 0, 0, 50], "bulkhead": [100] * 4}}
-    (tmp_path / "run.json").write_text(json.dumps({"seconds": {"twisted": run}}))
+    (tmp_path / "run.json").write_text(json.dumps(OUTSIDE))
     picture = tmp_path / "run.png"
     command = [sys.executable, str(BENCHMARKS / "plot.py"), str(tmp_path / "run.json")]
     subprocess.run([*command, str(picture)], check=True, timeout=60)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_the_demos_picture_is_drawn_of_its_report_too(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "demo.png"
+    imported("plot").draw_report(DEMO, picture)
     assert picture.read_bytes().startswith(b"\x89PNG")

@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from wsgi_busyguard import Board, Load, Monitor, State
 from wsgi_busyguard.board import BoardFull
+from wsgi_busyguard.board import publisher as publisher_module
 from wsgi_busyguard.board.layout import BEAT, MOST, READY, THERE, packed
 from wsgi_busyguard.board.processes import is_gone
 from wsgi_busyguard.board.publisher import Publisher
@@ -1209,6 +1210,7 @@ class BoardMachine(RuleBasedStateMachine):
         self.wanted = {}  # the state of those that have a row, or have found none and try again
         self.due = dict.fromkeys(range(5), 0)  # when they do, at a beat
         self.last_ready = None
+        self.has_forked = False
         self.served = 0  # by all that ever had a slot
         self.counted = self.board.counts().flat()
 
@@ -1282,6 +1284,56 @@ class BoardMachine(RuleBasedStateMachine):
     def wait(self, seconds):
         self.now += seconds
 
+    @precondition(lambda self: not self.has_forked)
+    @rule(who=who, n=st.integers(1, 5))
+    def fork(self, who, n):
+        """A child has no row of the parent's; it takes its own, counts, and is gone.
+
+        Another thread of the parent has its locks just then.
+        """
+        self.has_forked = True
+        has_them, over = threading.Event(), threading.Event()
+
+        def hold():
+            with self.posters[who]._lock, publisher_module._joining:
+                has_them.set()
+                over.wait(DEADLINE)
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        assert has_them.wait(DEADLINE)
+        room = len(self.model) < 3
+        pid = os.fork()
+        if not pid:
+            signal.alarm(int(DEADLINE))
+            try:
+                self.be_a_child(self.posters[who], room, n)
+                os._exit(0)
+            except BaseException:
+                os._exit(1)
+        try:
+            assert ended_well(pid)
+        finally:
+            over.set()
+            thread.join()
+        self.board.free(pid)
+        self.served += n if room else 0
+
+    def be_a_child(self, publisher, room, n):
+        before = self.board.counts().served
+        publisher.beat()
+        assert not publisher.joined
+        try:
+            publisher.join()
+        except BoardFull:
+            assert not room
+            return
+        assert room
+        publisher.ready()
+        publisher.count("served", n)
+        publisher.post()
+        assert self.board.counts().served == before + n
+
     @precondition(lambda self: self.model)
     @rule()
     def free(self):
@@ -1338,4 +1390,4 @@ class BoardMachine(RuleBasedStateMachine):
 
 
 TestAnyOrder = pytest.mark.slow(BoardMachine.TestCase)
-TestAnyOrder.settings = settings(max_examples=100, stateful_step_count=30)
+TestAnyOrder.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 
 import pytest
 from hypothesis import settings
@@ -262,6 +263,7 @@ class OverloadMachine(RuleBasedStateMachine):
         self.crowd = Crowd(self, slots=3, client_timeout=2.0)
         self.gate = self.crowd.gate
         self.before_fork = []
+        self.spare_at = self.now  # when there was last a place to spare
         self.begin()
 
     def begin(self):
@@ -272,7 +274,18 @@ class OverloadMachine(RuleBasedStateMachine):
 
     @rule(count=st.integers(1, 40), ago=st.sampled_from([0.0, 0.0, 0.5, 3.0]))
     def come(self, count, ago):
-        self.crowd.come(count, ago)
+        for _ in range(count):
+            was_tight = self.crowd.tight
+            self.crowd.come(1, ago)
+            if self.crowd.tight and not was_tight:
+                assert self.gate.queued <= self.gate.discipline.in_force.max_queue
+
+    @precondition(lambda self: self.gate.has_room)
+    @rule()
+    def come_as_a_thread(self):
+        """One that finds a place at once."""
+        self.crowd.inside.append(self.gate.take())
+        self.crowd.came += 1
 
     @precondition(lambda self: self.crowd.inside)
     @rule(data=st.data())
@@ -304,9 +317,17 @@ class OverloadMachine(RuleBasedStateMachine):
 
     @rule(twice=st.booleans())
     def fork(self, twice):
-        """Go on in a child: those who wait and those inside are in the parent."""
+        """Go on in a child: those who wait and those inside are in the parent.
+
+        Another thread of the parent has the lock just then.
+        """
         for _ in range(1 + twice):
+            thread = threading.Thread(target=self.gate._lock.acquire)
+            thread.start()
+            thread.join()
             self.gate._after_fork()
+            assert self.gate._lock.acquire(blocking=False), "nobody is there to give it back"
+            self.gate._lock.release()
         self.before_fork += self.crowd.inside
         self.crowd.begin()
         self.begin()
@@ -390,7 +411,9 @@ class OverloadMachine(RuleBasedStateMachine):
             len(self.crowd.inside),
             max(self.gate.wanted, len(self.crowd.inside)),
         )
-        assert load.waited >= 0
+        if not load.queued and load.idle:
+            self.spare_at = self.now
+        assert 0 <= load.waited <= self.now - self.spare_at + 3.0  # the longest elsewhere
 
     @invariant()
     def the_queue_is_as_long_and_as_old_as_it_may_be(self):

@@ -62,6 +62,13 @@ class AgentMachine(RuleBasedStateMachine):
     def one_asks(self, name):
         self.ask(name)
 
+    @rule(name=st.sampled_from(BALANCERS))
+    def one_asks_often(self, name):
+        """So that its own period is known, which is shorter than the usual one."""
+        for _ in range(GAPS + 2):
+            self.now += 0.1
+            self.ask(name)
+
     @rule(seconds=st.sampled_from([0.0, 0.1, 0.5, 2.0, 2.1, 9.0, 60.0, 86400.0]))
     def wait(self, seconds):
         self.now += seconds
@@ -94,6 +101,20 @@ class AgentMachine(RuleBasedStateMachine):
             told = [self.ask(name) for name in BALANCERS[:count]]
         capacity = self.load.capacity
         assert capacity <= sum(told) < capacity + count
+        self.fall_silent()
+        assert self.agent.told("nobody's") == b"up maxconn:%d\n" % capacity, "those gone share"
+
+    @precondition(lambda self: not self.draining)
+    @rule(count=st.integers(1, len(BALANCERS)))
+    def others_fill_it(self, count):
+        """What comes past the balancers fills the server: they are to have next to nothing."""
+        self.fall_silent()
+        capacity = self.load.capacity
+        self.load = self.load._replace(queued=4 * capacity + count, active=capacity)
+        for _ in range(3):
+            self.now += 2 * SERVICE
+            told = [self.ask(name) for name in BALANCERS[:count]]
+        assert told == [1] * count
 
     @rule(count=st.integers(1, 100))
     def somebody_makes_up_names(self, count):

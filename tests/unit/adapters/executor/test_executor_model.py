@@ -88,8 +88,12 @@ class ExecutorMachine(RuleBasedStateMachine):
         if end == "callback raises":
             job.future.add_done_callback(lambda _: 1 / 0)
         job.end = end
+        alone = not self.waiting()
         job.go.set()
         error = job.future.exception(60)
+        if alone:  # else the slot is the next one's by now
+            active = self.gate.read().active
+            assert active == sum(job.runs for job in self.jobs), "its result came before its slot"
         expected = {"raises": KeyError, "for nobody": AbandonedJob}.get(end, type(None))
         assert type(error) is expected
         assert error or job.future.result() is job
@@ -162,6 +166,8 @@ class ExecutorMachine(RuleBasedStateMachine):
         ender.join(60)
         sys.setswitchinterval(self.interval)
         assert not ender.is_alive(), "it does not shut down"
+        with pytest.raises(RuntimeError):
+            self.executor.submit(Work())
         for job in self.jobs:
             try:
                 assert isinstance(job.future.exception(0), (type(None), Exception))
