@@ -166,7 +166,7 @@ class Monitor:
             self._listen_on()
 
     def drain(self) -> None:
-        """Have every check say from now on that the server is shutting down.
+        """Have every check say ``draining`` from now on.
 
         Requests are served as before, because balancers need their time to see it.
         """
@@ -174,7 +174,7 @@ class Monitor:
 
     @property
     def draining(self) -> bool:
-        """Whether checks say that the server is shutting down."""
+        """Whether checks say ``draining``."""
         return self.stopping or (self._shared is not None and self._shared.draining)
 
     def refresh(self) -> Load:

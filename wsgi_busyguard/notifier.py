@@ -37,7 +37,8 @@ class Notifier:
     def add(self, state: State, listener: Listener) -> None:
         """Have ``listener`` hear of each transition to ``state``."""
         if not callable(listener):
-            raise TypeError(f"a listener must be callable with a Transition, not {listener!r}")
+            name = f"on_{state.value}"
+            raise TypeError(f"{name} must be a function that takes a Transition, not {listener!r}")
         self._listeners[state].append(listener)  # in one step, so it needs no lock
 
     def __bool__(self) -> bool:

@@ -186,24 +186,25 @@ class GuardOptions:
     slots: int | None = option(
         None,
         SLOTS,
-        "Requests that may be in the app at once; the guard queues the rest. Without it the guard"
-        " reads the server's own queue, and refuses what the server's threads pick up.",
+        "Requests that may be in the app at once; the guard queues the others. Without it the guard"
+        " reads the server's own queue, and refuses requests when a thread picks them up.",
         {**dict.fromkeys(_FRONTS, _THREADS), **dict.fromkeys(_COMMANDS, _THREADS_HERE)},
     )
     max_queue: float | None = option(
         None,
         BOUND,
-        "Requests that may wait, inf for no bound; if not given 400, in an overload 4 a slot.",
+        "Requests that may wait, inf for no limit; by default 400, in an overload 4 for each slot.",
     )
     max_wait: float | None = option(
         None,
         SECONDS,
-        "Seconds it may wait; if not given 80 % of client_timeout, at most 1.6; in overload 20 %.",
+        "Seconds that a request may wait; by default 80 % of client_timeout, at most 1.6, and in an"
+        " overload 20 %.",
     )
     adaptive: bool = option(
         True,
         FLAG,
-        "Let fewer than slots or threads in while they only compete for Python's interpreter.",
+        "Let fewer requests in while they only compete for Python's interpreter.",
     )
     ready: str = option(DAMPED, POLICY, "The policy of ready checks: exact, damped or always.")
     patience: float = option(
@@ -212,8 +213,8 @@ class GuardOptions:
     check_root: bool = option(
         True,
         FLAG,
-        "Answer OPTIONS / as a ready check; preflights, and what a proxy passed on for a client,"
-        " are the app's all the same.",
+        "Answer OPTIONS / as a ready check. A browser's preflight, and what a proxy passed on for a"
+        " client, go to the app in any case.",
     )
     ready_paths: Iterable[str] = option(
         ("/healthz", "/readyz"), PATHS, "Paths that are ready checks, as the balancer sends them."
@@ -225,12 +226,12 @@ class GuardOptions:
     on_free: Any = option(
         None, OBJECT, "A function to call with a Transition when it is free again."
     )
-    refusal: Any = option(None, OBJECT, "A WSGI app that answers the requests that are refused.")
+    refusal: Any = option(None, OBJECT, "A WSGI app that answers the refused requests.")
     retry_after: int = option(1, COUNT, "The least number of seconds in a refusal's Retry-After.")
     client_timeout: float | None = option(
         None,
         SECONDS,
-        "Seconds after which clients give up, 5 if not given: the one number worth setting.",
+        "Seconds after which clients give up; by default 5. The one number worth setting.",
     )
     expose_load: bool = option(
         False,
@@ -238,13 +239,13 @@ class GuardOptions:
         "Add the figures to answers to checks, and the header endpoint-load-metrics to the app's.",
     )
     board: Any = option(
-        None, FILE, "A file in which the processes of a host post their load; checks tell the sum."
+        None, FILE, "A file in which the processes of a host write their load; checks tell the sum."
     )
     trust_queue_header: bool = option(
         False,
         FLAG,
         "Read in X-Request-Start or X-Queue-Start when a request arrived at the proxy. Only behind"
-        " a proxy that sets the header itself, for clients can send it, too.",
+        " a proxy that sets the header itself, because clients can send it, too.",
     )
     client_timeout_header: str | None = option(
         None,
@@ -261,11 +262,12 @@ class GuardOptions:
     dry_run: bool = option(
         False,
         FLAG,
-        "Estimate what would have been refused, and refuse nothing; ready checks never say 503.",
+        "Estimate what the guard would refuse, and refuse nothing; ready checks are 503 only while"
+        " draining.",
         dict.fromkeys((*_FRONTS, GUNICORN, *_COMMANDS), _ACTS),
     )
     show_stacks: bool = option(
-        False, FLAG, "Show the lines of code that requests are in: check port and log, no values."
+        False, FLAG, "Show on the check port and in the log which lines of code requests are in."
     )
     check: str | None = option(
         None,

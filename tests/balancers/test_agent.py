@@ -192,7 +192,7 @@ MISTAKES = {
     "no stall": (["--board=new", "--check=0", "--stall-after=-1"], "stall_after must be more than"),
     "no policy": (["--board=new", "--check=0", "--ready=odd"], "invalid choice: 'odd'"),
     "garbage": (["--board=garbage", "--check=0"], "expected a board in 'garbage'"),
-    "a folder": (["--board=.", "--check=0"], "Is a directory"),
+    "a folder": (["--board=.", "--check=0"], "a board, not the folder"),
     "nowhere": (["--board=no/where", "--check=0"], "for the board is missing: make it first"),
     "a host": (["--board=new", "--check=192.0.2.1:80"], "cannot listen at 192.0.2.1:80"),
 }

@@ -54,6 +54,7 @@ READ_BY = {
     ("haproxy.rst", "text"): "test_docs.py: haproxy -c",
     ("servers.rst", "text"): "test_few_threads in servers/test_gate_anywhere.py: these words",
     ("cli.rst", "docker"): "test_check.py: what it runs",
+    ("cli.rst", "text"): "servers/test_serve.py: such a line",
     ("uwsgi.rst", "ini"): "servers/test_uwsgi.py: run",
     ("options.rst", "text"): "unit/gate/test_in_force.py",
     ("uwsgi.rst", "py"): "servers/test_uwsgi.py: run",

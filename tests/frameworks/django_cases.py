@@ -223,7 +223,7 @@ WRONG = {
     "a wrong type": ({"SLOTS": "8"}, "slots must be a whole number, not '8'"),
     "no callback": ({"ON_BUSY": 5}, "must be callable with a Transition, not 5"),
     "no such thing": ({"ON_BUSY": "builtins.nothing"}, "builtins has no 'nothing'"),
-    "no dict": ([1], "BUSYGUARD must be a dict, as {'SLOTS': 8}, not [1]"),
+    "no dict": ([1], "BUSYGUARD must be a dict, such as {'SLOTS': 8}, not [1]"),
 }
 
 

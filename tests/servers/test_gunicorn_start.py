@@ -21,7 +21,7 @@ WRONG = [
     ("check", "192.0.2.1:8081", "cannot listen for checks"),
     ("agent", "no.such.host.invalid:8081", "cannot listen for checks"),
     ("board", "/proc/board", "/proc/board"),
-    ("board", "/", "Is a directory"),
+    ("board", "/", "a board, not the folder"),
     ("board", "/dev/null", "expected a file for a board"),
     ("show_stacks", "perhaps", "show_stacks must be one of"),
     ("slots", "0", "slots must be at least 1, not 0"),

@@ -62,6 +62,7 @@ class Serve(Process):
         if server:
             command.append(f"--server={server}")
         super().__init__(command, cwd=folder, env=environment(), server=server)
+        self.kind = server
         self.said_first = self.line("serving ")
         self.port = int(re.search(r"http://127\.0\.0\.1:(\d+)", self.said_first)[1])
         self.check = int(self.line("checks at http://127.0.0.1:"))
@@ -80,7 +81,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(params=["werkzeug", "twisted", "waitress"])
+@pytest.fixture(params=["werkzeug", "twisted", "waitress", "cheroot"])
 def serve(request, started, folder):
     """Starts ``busyguard serve`` on one server or the other."""
     return lambda *options: started(Serve, folder, *options, server=request.param)
@@ -116,7 +117,9 @@ def test_sigterm_lets_a_slow_client_read_the_rest_of_its_answer(serve):
     with Line(served.port) as line:
         line.send(request(path="/big/48000000", version="1.0"))
         first = len(line.socket.recv(1000))
-        eventually(lambda: figures(served.check)["active"] == 0)
+        # cheroot's thread sends the answer itself; the others have handed it over by then.
+        sending = 1 if served.kind == "cheroot" else 0
+        eventually(lambda: figures(served.check)["active"] == sending)
         served.signal()
         read = first
         while data := line.socket.recv(500_000):
@@ -235,7 +238,7 @@ def run(folder, *arguments):
         (["needs:app"], "needs needs a module that is missing: nowhere"),
         (["app:nothing"], "app has no 'nothing'"),
         (["app:Holder.nothing"], "app has no 'Holder.nothing'"),
-        (["app:number"], "app:number is no WSGI app: a int cannot be called"),
+        (["app:number"], "app:number is no WSGI app: 7 cannot be called"),
         (["app:coming"], "app:coming must be a WSGI app, not <function coming at"),
         (["app:coming", "--server=gunicorn"], "which is an ASGI app: give the framework's WSGI"),
         (["app"], "expected MODULE:APP"),
@@ -273,7 +276,7 @@ def test_a_wrong_argument_is_told_in_one_line(folder, arguments, words):
     assert words in said
 
 
-@pytest.mark.parametrize("server", ["werkzeug", "twisted", "waitress"])
+@pytest.mark.parametrize("server", ["werkzeug", "twisted", "waitress", "cheroot"])
 @pytest.mark.parametrize("option", ["--listen", "--check", "--agent"])
 def test_a_port_that_is_taken_is_told_in_one_line(folder, server, option):
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -98,7 +98,8 @@ def test_an_adapter_that_tells_is_believed_at_once(telling):
 def test_a_listener_must_be_callable(adapter, listener):
     with pytest.raises(TypeError) as caught:
         Monitor(adapter).on_busy(listener)
-    assert str(caught.value) == f"a listener must be callable with a Transition, not {listener!r}"
+    said = f"on_busy must be a function that takes a Transition, not {listener!r}"
+    assert str(caught.value) == said
 
 
 @pytest.mark.parametrize(
@@ -111,12 +112,12 @@ def test_a_listener_must_be_callable(adapter, listener):
         (
             {"on_busy": 1},
             TypeError,
-            "a listener must be callable with a Transition, not 1",
+            "on_busy must be a function that takes a Transition, not 1",
         ),
         (
             {"on_free": 1},
             TypeError,
-            "a listener must be callable with a Transition, not 1",
+            "on_free must be a function that takes a Transition, not 1",
         ),
     ],
     ids=str,

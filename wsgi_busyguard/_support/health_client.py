@@ -88,7 +88,7 @@ def split(target: str) -> SplitResult:
         known = False
     if not known:
         raise ValueError(
-            "expected a URL as http://host:8080/readyz, or host:port of a check port,"
+            "expected a URL such as http://host:8080/readyz, or host:port of a check port,"
             f" not {target!r}"
         )
     return url if url.path else url._replace(path="/readyz")

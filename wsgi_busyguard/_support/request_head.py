@@ -214,7 +214,7 @@ def header_key(name: str) -> str:
     """Return where an environ has the header ``name``."""
     if not isinstance(name, str) or not _PLAIN_NAME.fullmatch(name):
         raise ValueError(
-            "client_timeout_header must be the name of a header, as X-Client-Timeout-Ms,"
+            "client_timeout_header must be the name of a header, such as X-Client-Timeout-Ms,"
             f" not {name!r}"
         )
     return "HTTP_" + name.upper().replace("-", "_")

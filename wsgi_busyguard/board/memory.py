@@ -187,7 +187,11 @@ def _opened(path: str | os.PathLike[str] | None, rows: int, columns: int) -> Mem
     except FileNotFoundError:
         pass
     else:
-        if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+        if stat.S_ISDIR(found.st_mode):
+            raise IsADirectoryError(
+                f"expected a file for a board, not the folder {path!r}: name a file in it"
+            )
+        if not stat.S_ISREG(found.st_mode):
             raise ValueError(f"expected a file for a board, not {os.fspath(path)!r}")
         memory = _memories.get((found.st_dev, found.st_ino))
         if memory is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from typing import TYPE_CHECKING
 
 from .. import __version__, demo
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
 COMMANDS = {
     "serve": (serve, "serve a WSGI app behind the guard"),
     "agent": (agent, "answer checks for all processes on a board, from a process of its own"),
-    "top": (top, "how hosts are, live in the terminal"),
+    "top": (top, "show servers live in the terminal"),
     "check": (check, "ask a server for its state; the exit code is for scripts and HEALTHCHECK"),
-    "drain": (drain, "have every check say draining before a stop, while requests are served"),
-    "haproxy": (haproxy, "the configuration of HAProxy that measured best; mistakes in yours"),
-    "demo": (demo, "the story of 2013 on this machine: as it was, its remedy, and the guard"),
+    "drain": (drain, "let every check say draining before a stop, while requests are served"),
+    "haproxy": (haproxy, "print the best configuration for HAProxy, or name mistakes in yours"),
+    "demo": (demo, "play an outage on this machine, without the guard and with it"),
 }
 
 
@@ -39,6 +40,16 @@ EXAMPLES = {
 }
 
 
+class Help(argparse.HelpFormatter):
+    """Fills each line by itself, and breaks none at a hyphen: commands and addresses stay whole."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = textwrap.TextWrapper(
+            width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
+        ).fill
+        return "\n".join(fill(line) for line in text.splitlines())
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that tells a mistake in one line."""
 
@@ -52,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(
         prog="busyguard",
         description="Health checks that tell the truth, queues that stay short.",
-        epilog=f"busyguard COMMAND --help has an example of each. The documentation: {DOCS}",
+        epilog=f"busyguard COMMAND --help shows an example of each.\nDocumentation: {DOCS}",
+        formatter_class=Help,
     )
     parser.add_argument("--version", action="version", version=f"busyguard {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -60,8 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = commands.add_parser(
             name,
             help=help_,
-            description=help_,
-            epilog=f"Example: {EXAMPLES[name]}. The documentation: {DOCS}",
+            description=f"{help_[0].upper()}{help_[1:]}.",
+            epilog=f"Example: {EXAMPLES[name]}\nDocumentation: {DOCS}",
+            formatter_class=Help,
         )
         module.add_arguments(command)
         command.set_defaults(run=module.run)

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--board",
         required=True,
         metavar="FILE",
-        help="where the server's processes post their load; made if it is missing",
+        help="the file that the server was given as its board; made if it is missing",
     )
     add_options(parser, [OPTIONS[name] for name in TAKEN])
 

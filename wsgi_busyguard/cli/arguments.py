@@ -32,15 +32,24 @@ def add_options(
             kind["action"] = "append"
         elif option.kind is POLICY:
             kind = {"choices": READY_POLICIES}
-        words = SUPPRESS if is_hidden else help_of(option).replace("%", "%%")
+        words = SUPPRESS if is_hidden else _small(help_of(option)).replace("%", "%%")
         parser.add_argument(option.argument, dest=option.name, help=words, **kind)
 
 
 def help_of(option: Option) -> str:
-    """Return the help of a command's argument."""
-    if option.kind is not FLAG:
-        return f"{option.text} ({option.shown})" if option.shown else option.text
-    return f"Do not {option.text[0].lower()}{option.text[1:]}" if option.default else option.text
+    """Return the help of a command's argument, as a sentence."""
+    text = option.text.removesuffix(".")
+    if option.kind is FLAG and option.default:
+        text = f"Do not {_small(text)}"
+    elif option.kind is not FLAG and option.shown:
+        text = f"{text} ({option.shown})"
+    return f"{text}."
+
+
+def _small(text: str) -> str:
+    """Return it as argparse says its own, which are no sentences; HAProxy keeps its name."""
+    first = text[0] if text[1].isupper() else text[0].lower()
+    return f"{first}{text[1:]}".removesuffix(".")
 
 
 def flipped(option: Option) -> str:

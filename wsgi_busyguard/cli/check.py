@@ -25,21 +25,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``busyguard check``."""
     parser.description = (
         "Ask a server for its state. Exits with 0 if it should get requests, 1 if it is too busy or"
-        " shutting down, 2 if there is no answer."
+        " draining, 2 if there is no answer."
     )
     parser.add_argument(
         "url",
         nargs="?",
         metavar="URL",
         default=default_target(),
-        help="http://host:port/readyz, or host:port of a check port; the check port that"
-        f" {CHECK_VARIABLE} names, or {CHECK_PORT}, if not given",
+        help="http://host:port/readyz, or host:port of a check port; by default the one in"
+        f" {CHECK_VARIABLE}, or {CHECK_PORT}",
     )
     wait = "seconds to wait for the answer (%(default)s)"
     parser.add_argument("--timeout", type=float, default=TIMEOUT, metavar="S", help=wait)
-    docker = "exit with 1 where it would be 2, which Docker's HEALTHCHECK reserves"
+    docker = "exit with 1 instead of 2, which Docker's HEALTHCHECK reserves"
     parser.add_argument("--docker", action="store_true", help=docker)
-    parser.add_argument("--quiet", action="store_true", help="say nothing; the exit code does")
+    parser.add_argument("--quiet", action="store_true", help="print nothing; only exit")
 
 
 def run(arguments: argparse.Namespace) -> int:

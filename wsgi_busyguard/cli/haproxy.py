@@ -25,16 +25,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=HOST:PORT[,check=PORT][,agent=PORT]",
-        help="a server, with ports of its own for checks and agent if they differ; once for each",
+        help="a server, with its own ports for checks and agent if they differ; repeat for each",
     )
     add(
         "--agent-port",
         type=int,
         default=8082,
         metavar="PORT",
-        help="where servers answer agent-check, if nothing else is said (%(default)s)",
+        help="where servers answer agent-check, if --server does not say (%(default)s)",
     )
-    add("--check-port", type=int, metavar="PORT", help="likewise of checks; the app's own port")
+    checks = "where servers answer checks; by default the app's port"
+    add("--check-port", type=int, metavar="PORT", help=checks)
     add(
         "--threads",
         type=int,
@@ -49,8 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="HAProxies in front of these servers (%(default)s)",
     )
-    add("--name", default=DEFAULTS.name, help="of this one, different on each (%(default)s)")
-    add("--bind", default=DEFAULTS.bind, metavar="ADDR", help="for clients (%(default)s)")
+    name = "the name of this HAProxy, another on each (%(default)s)"
+    add("--name", default=DEFAULTS.name, help=name)
+    add("--bind", default=DEFAULTS.bind, metavar="ADDR", help="where clients come in (%(default)s)")
     add("--minimal", action="store_true", help="for servers without an agent port")
     add(
         "--check-config",

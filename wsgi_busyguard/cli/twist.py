@@ -45,7 +45,7 @@ class Options(usage.Options):
 
     synopsis = "[options]"
     optParameters = [  # noqa: RUF012 (Twisted's way)
-        ["wsgi", None, None, "The WSGI app, as mysite.wsgi.application."],
+        ["wsgi", None, None, "The WSGI app, such as mysite.wsgi.application."],
         ["listen", None, "tcp:8080", "Endpoint that the app is served at."],
         ["threads", None, 10, "Requests in the app at once.", int],
         ["grace", None, GRACE_SECONDS, "Seconds for running requests to finish at SIGTERM.", float],

@@ -25,6 +25,7 @@ from .processes import (
     deserted,
     empty,
     held,
+    ready,
     silent,
     stalled,
     uneven,
@@ -51,6 +52,9 @@ LOOK_INSIDE = (
     "show_stacks=True shows the lines they are in; give calls to other services a timeout, and a"
     " bulkhead."
 )
+
+# What to do where somebody said busyguard drain.
+AFTER_DRAINING = "Stop it once its balancers have left, or take it back with busyguard drain --off."
 
 # So many changes of the state within a minute are a nuisance to balancers: ``damped`` is made to
 # stay below two as they see them.
@@ -117,8 +121,15 @@ def _all_well(shown: LoadReport) -> str:
     return "Nothing is wrong." if not queued else "Nothing is wrong: the queue is moving."
 
 
-def _draining(shown: LoadReport, _: Sequence[Look]) -> str | None:
-    if shown["state"] != DRAINING:
+def _told_to_drain(shown: LoadReport, _: Sequence[Look]) -> str | None:
+    # A process that shuts down says so itself.
+    if shown["state"] != DRAINING or not ready(shown):
+        return None
+    return "The server was told to drain: every check says so, and requests are served as before."
+
+
+def _shutting_down(shown: LoadReport, _: Sequence[Look]) -> str | None:
+    if shown["state"] != DRAINING or ready(shown):
         return None
     left = shown["active"] + shown["queued"]
     rest = f"{many(left, 'request')} to finish" if left else "no request is left to finish"
@@ -277,7 +288,8 @@ RULES: tuple[tuple[str, Rule, str], ...] = (
     (WRONG, empty, "If none comes, read the server's log."),
     (WRONG, stalled, ""),
     (NOTE, disabled, "When the trouble is over, take the variable away and restart the server."),
-    (NOTE, _draining, "Stop it when its balancers have left; busyguard drain --off takes it back."),
+    (NOTE, _told_to_drain, AFTER_DRAINING),
+    (NOTE, _shutting_down, ""),
     (WRONG, _stuck, LOOK_INSIDE),
     (WRONG, _slow, LOOK_INSIDE),
     (WRONG, failing, "See how that service is; calls go out again by themselves once it is well."),

@@ -71,7 +71,7 @@ class BusyGuard:
 def command(url: str | None, timeout: float) -> None:
     """Ask the running site for its state, by default at its check port.
 
-    Exits with 0 if it should get requests, 1 if it is too busy or shutting down, 2 if there is no
+    Exits with 0 if it should get requests, 1 if it is too busy or draining, 2 if there is no
     answer.
     """
     try:

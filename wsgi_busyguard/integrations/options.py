@@ -29,7 +29,7 @@ def from_capitals(
     :raises ImportError: for names that cannot be imported.
     """
     if not hasattr(settings, "items"):
-        raise TypeError(f"{where} must be a dict, as {{'SLOTS': 8}}, not {settings!r}")
+        raise TypeError(f"{where} must be a dict, such as {{'SLOTS': 8}}, not {settings!r}")
     wrong = complaints(settings, where, more)
     if wrong:
         raise Unknown("; ".join(wrong))

@@ -194,7 +194,7 @@ FIGURES = (
     _gauge("lag", "How late new connections are taken in.", TIME),
     _gauge("is_busy", "1 while the state is busy, else 0.", read=_busy),
     _gauge("is_ready", "1 while ready checks are answered 200, else 0.", read=_ready),
-    _gauge("is_draining", "1 while the server is shutting down, else 0.", read=_draining),
+    _gauge("is_draining", "1 while checks say draining, else 0.", read=_draining),
     _counter("busy", "Time in the state busy.", _plain("busy_seconds"), unit=TIME),
     _counter("transitions", "Changes of the state, by the state entered.", _transitions, ("to",)),
     _counter("admitted", "Requests that got a slot.", _counted("admitted")),

@@ -197,7 +197,7 @@ def test_a_target_is_a_url_or_a_check_port(target):
 @pytest.mark.parametrize("target", ["ftp://web1/", "http://", "web1:port", "http://web1:99999/"])
 def test_what_is_none_is_a_mistake(target, capsys):
     assert main(["check", target]) == 2
-    assert "busyguard: expected a URL as http://host:8080/readyz" in capsys.readouterr().err
+    assert "busyguard: expected a URL such as http://host:8080/readyz" in capsys.readouterr().err
 
 
 def test_the_default_is_where_the_check_port_is():

@@ -370,8 +370,8 @@ def test_the_live_view_without_rich_is_a_mistake_that_names_the_way_out():
     )
     assert done.returncode == 2
     assert done.stderr == (
-        "busyguard: the live view needs rich: pip install 'wsgi-busyguard[top]'; --once, and any"
-        " output that is no terminal, do without\n"
+        "busyguard: the live view needs rich: pip install 'wsgi-busyguard[top]', or give --once,"
+        " which needs nothing\n"
     )
     assert "no answer" in done.stdout
 

@@ -163,11 +163,21 @@ UNSERVED = Counters(10, 0, (0, 0, 0), 0)
             id="draining",
         ),
         pytest.param(
-            {"word": "draining", "load": Load(0, 0, 10)},
+            {
+                "word": "draining",
+                "load": Load(0, 0, 10),
+                "processes": (row(7, Load(0, 0, 10), state="stopping"),),
+            },
             (),
             "The server is shutting down: no request is left to finish. New ones should go"
             " elsewhere.",
             id="drained",
+        ),
+        pytest.param(
+            {"word": "draining", "processes": (row(7, Load(0, 3, 8)),)},
+            (),
+            "The server was told to drain: every check says so, and requests are served as before.",
+            id="told to drain",
         ),
         pytest.param(
             {"word": "absent", "processes": (row(7, Load(0, 0, 8), state="starting"),)},

@@ -186,5 +186,5 @@ def test_and_does_not_stand_in_the_queue_for_it(environ, start, until):
 
 
 def test_a_header_that_cannot_be_is_refused_when_the_guard_is_made(app):
-    with pytest.raises(ValueError, match=r"as X-Client-Timeout-Ms, not 'X Timeout'"):
+    with pytest.raises(ValueError, match=r"such as X-Client-Timeout-Ms, not 'X Timeout'"):
         BusyGuard(app, client_timeout_header="X Timeout")

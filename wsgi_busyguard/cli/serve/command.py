@@ -14,6 +14,7 @@ from ...options import OPTIONS, SERVE, GuardOptions, taken_by
 from ...policy import seconds, whole
 from ..arguments import add_options, read
 from ..mistakes import said_in_one_line
+from .cheroot import serve_cheroot
 from .gunicorn import serve_gunicorn
 from .twisted import serve_twisted
 from .waitress import serve_waitress
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``busyguard serve``."""
     add = parser.add_argument
-    add("app", metavar="MODULE:APP", help="the WSGI app, as mysite.wsgi:application")
+    add("app", metavar="MODULE:APP", help="the WSGI app, such as mysite.wsgi:application")
     add(
         "--server",
         choices=SERVERS,
@@ -79,7 +80,7 @@ def import_app(spec: str) -> WSGIApplication:
     """Return the app that ``MODULE:APP`` names."""
     module_name, _, name = spec.partition(":")
     if not module_name or not name:
-        raise Mistake(f"expected MODULE:APP, as mysite.wsgi:application, not {spec!r}")
+        raise Mistake(f"expected MODULE:APP, such as mysite.wsgi:application, not {spec!r}")
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -94,7 +95,7 @@ def import_app(spec: str) -> WSGIApplication:
         except AttributeError as error:
             raise Mistake(f"{module_name} has no {name!r}") from error
     if not callable(found):
-        raise Mistake(f"{spec} is no WSGI app: a {type(found).__name__} cannot be called")
+        raise Mistake(f"{spec} is no WSGI app: {found!r:.60} cannot be called")
     with said_in_one_line():
         wsgi_app(spec, found)
     return found  # type: ignore[no-any-return]
@@ -105,4 +106,5 @@ SERVERS = {
     "twisted": serve_twisted,
     "gunicorn": serve_gunicorn,
     "waitress": serve_waitress,
+    "cheroot": serve_cheroot,
 }

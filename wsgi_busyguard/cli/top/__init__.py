@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from types import FrameType
 
 DESCRIPTION = (
-    "Show how hosts are, by the figures of their check ports. Keys: s sorts by the next column,"
-    " r turns the order round, p shows the processes of several hosts, t the lines of code in which"
-    " the requests of one host are (show_stacks), q quits. Where the output is no terminal, a line"
-    " a host a second. Exits with 0 if all should get requests, 1 if one is too busy or shutting"
-    " down, 2 if one gives no answer; by the last look."
+    "Show the figures of one check port or of several, live. Keys: s sorts by the next column, r"
+    " reverses the order, p shows the processes of several hosts, t the lines of code that the"
+    " requests of one host are in (show_stacks), q quits. If the output is not a terminal, print a"
+    " line for each host once a second. Exits with 0 if all should get requests, 1 if one is too"
+    " busy or draining, 2 if one gives no answer; by the last answers."
 )
 
 
@@ -35,10 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "hosts",
         nargs="*",
         metavar="ADDR",
-        help="host:port of a check port, or a port of this machine; the check port that"
-        f" {CHECK_VARIABLE} names, or {CHECK_PORT}, if not given",
+        help="host:port of a check port, or a port of this machine; by default the one in"
+        f" {CHECK_VARIABLE}, or {CHECK_PORT}",
     )
-    parser.add_argument("--once", action="store_true", help="look once, a line a host, and end")
+    parser.add_argument("--once", action="store_true", help="print one line for each host")
     wait = "seconds to connect, and seconds for the whole answer (%(default)s)"
     parser.add_argument("--timeout", type=float, default=TIMEOUT, metavar="S", help=wait)
 
@@ -52,8 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
     live = not arguments.once and _is_terminal()
     if live and find_spec("rich") is None:
         raise Mistake(
-            "the live view needs rich: pip install 'wsgi-busyguard[top]'; --once, and any output"
-            " that is no terminal, do without"
+            "the live view needs rich: pip install 'wsgi-busyguard[top]', or give --once, which"
+            " needs nothing"
         )
     before = signal.signal(signal.SIGTERM, _end)
     try:

@@ -42,7 +42,9 @@ def right(**_: Any) -> list[CheckMessage]:
     given = said()
     if not isinstance(given, dict):
         return [
-            Error(f"BUSYGUARD must be a dict, as {{'SLOTS': 8}}, not {given!r}", id=f"{TAG}.E002")
+            Error(
+                f"BUSYGUARD must be a dict, such as {{'SLOTS': 8}}, not {given!r}", id=f"{TAG}.E002"
+            )
         ]
     wrong = complaints(given, "BUSYGUARD", [INNER, BULKHEADS])
     if wrong:

@@ -702,7 +702,7 @@ TestExecutorAgainstTheModel.settings = settings(max_examples=200)
         ({"client_timeout": "5"}, TypeError, "client_timeout must be a number of seconds, not '5'"),
         ({"changed": 7}, TypeError, "changed must be callable with nothing, not 7"),
         ({"ticker": "no"}, TypeError, "ticker must be True or False, not 'no'"),
-        ({"on_busy": 7}, TypeError, "a listener must be callable with a Transition, not 7"),
+        ({"on_busy": 7}, TypeError, "on_busy must be a function that takes a Transition, not 7"),
     ],
 )
 def test_arguments_that_cannot_be_meant_are_refused(arguments, error, words):

@@ -18,7 +18,7 @@ class Command(BaseCommand):
 
     help = (
         "Ask the running site for its state, by default at its check port. Exits with 0 if it"
-        " should get requests, 1 if it is too busy or shutting down, 2 if there is no answer."
+        " should get requests, 1 if it is too busy or draining, 2 if there is no answer."
     )
     requires_system_checks: ClassVar[Any] = []
 
