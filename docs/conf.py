@@ -25,6 +25,7 @@ html_static_path = ["_static"]
 html_css_files = ["docs.css"]
 html_title = f"{project} {version}"
 exclude_patterns = ["_build"]
+smartquotes_action = "qe"  # not dashes: --threads is to stay what it is
 
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints = "none"  # the signatures are long enough; the words say what is meant

@@ -32,10 +32,10 @@ def table(face: str) -> str:
     if face == "refused":
         return _refused()
     if face == "all":
-        head = "``keyword``, variable, argument", "if not given", "what it is"
+        head = "``keyword``, variable, argument", "default", "what it is"
         rows = [(_everywhere(one), _default(one), one.text) for one in OPTIONS.values()]
     else:
-        head = "name", "if not given", "what it is"
+        head = "name", "default", "what it is"
         rows = [(_spelled(face, one), _default(one), one.text) for one in taken_by(face)]
     return _list_table(head, rows, "32 14 54")
 

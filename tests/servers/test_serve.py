@@ -211,6 +211,7 @@ def test_under_gunicorn_it_is_in_those_of_the_app(started, folder, held):
     ask(served.port, path="/")
     answers, threads = many(2, served.port, path=held.path)
     eventually(lambda: figures(served.check)["active"] == 2)
+    assert figures(served.check)["app"] == "app:application"
     held.let_go()
     together(threads)
     found = [json.loads(answer.headers[REPORT].partition(" ")[2]) for answer in answers]
@@ -252,6 +253,7 @@ def run(folder, *arguments):
         (["app:application", "--grace=0"], "grace must be more than 0"),
         (["app:application", "--ready=maybe"], "invalid choice: 'maybe'"),
         (["app:application", "--server=nginx"], "invalid choice: 'nginx'"),
+        (["app:application", "--port=8080"], "--port=8080; see busyguard serve --help"),
         (["app:application", "--listen=here"], "expected HOST:PORT"),
         (["app:application", "--listen=127.0.0.1:65536"], "expected HOST:PORT"),
         (["app:application", "--check=here"], "expected HOST:PORT"),

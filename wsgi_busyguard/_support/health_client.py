@@ -71,7 +71,9 @@ def ask(target: str, timeout: float = TIMEOUT) -> Said:
         return Said(NO_ANSWER, words.rstrip())
     if not _is_a_guards(content_type, text):  # the path is wrong, or no guard is there
         what = f"200 {content_type}".rstrip()
-        return Said(NO_ANSWER, f"{url.geturl()} answers, but not as a guard does: {what}")
+        return Said(
+            NO_ANSWER, f"{url.geturl()} is no check of a guard (is the path right?): {what}"
+        )
     return Said(FREE, line)
 
 

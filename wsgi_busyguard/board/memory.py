@@ -187,12 +187,7 @@ def _opened(path: str | os.PathLike[str] | None, rows: int, columns: int) -> Mem
     except FileNotFoundError:
         pass
     else:
-        if stat.S_ISDIR(found.st_mode):
-            raise IsADirectoryError(
-                f"expected a file for a board, not the folder {path!r}: name a file in it"
-            )
-        if not stat.S_ISREG(found.st_mode):
-            raise ValueError(f"expected a file for a board, not {os.fspath(path)!r}")
+        _must_be_a_file(os.fspath(path), found.st_mode)
         memory = _memories.get((found.st_dev, found.st_ino))
         if memory is not None:
             return memory
@@ -223,6 +218,15 @@ def _opened(path: str | os.PathLike[str] | None, rows: int, columns: int) -> Mem
 
     memory.alone(make)
     return _known(memory)
+
+
+def _must_be_a_file(path: str, mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(
+            f"expected a file for a board, not the folder {path!r}: name a file in it"
+        )
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"expected a file for a board, not {path!r}")
 
 
 def _begins_well(descriptor: int) -> bool:

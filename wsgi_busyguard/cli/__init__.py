@@ -77,8 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             formatter_class=Help,
         )
         module.add_arguments(command)
-        command.set_defaults(run=module.run)
-    parsed = parser.parse_args(arguments)
+        command.set_defaults(run=module.run, command=command)
+    parsed, unknown = parser.parse_known_args(arguments)
+    if unknown:  # said with the command's own help, which the parser of all would not name
+        parsed.command.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         return int(parsed.run(parsed))
     except Mistake as mistake:

@@ -34,8 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PORT",
         help="where servers answer agent-check, if --server does not say (%(default)s)",
     )
-    checks = "where servers answer checks; by default the app's port"
-    add("--check-port", type=int, metavar="PORT", help=checks)
+    add("--check-port", type=int, metavar="PORT", help="where servers answer checks, if elsewhere")
     add(
         "--threads",
         type=int,
@@ -50,8 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="HAProxies in front of these servers (%(default)s)",
     )
-    name = "the name of this HAProxy, another on each (%(default)s)"
-    add("--name", default=DEFAULTS.name, help=name)
+    add("--name", default=DEFAULTS.name, help="of this HAProxy, another on each (%(default)s)")
     add("--bind", default=DEFAULTS.bind, metavar="ADDR", help="where clients come in (%(default)s)")
     add("--minimal", action="store_true", help="for servers without an agent port")
     add(

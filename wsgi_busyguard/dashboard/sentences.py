@@ -185,9 +185,11 @@ def _queue(shown: LoadReport, looks: Sequence[Look]) -> str | None:
     return f"{many(shown['queued'], 'request')} {verb} for a thread{since}."
 
 
-def _full(shown: LoadReport, _: Sequence[Look]) -> str | None:
+def _full(shown: LoadReport, looks: Sequence[Look]) -> str | None:
     if word(shown) != BUSY or shown["queued"] or (shown.get("lag") or 0.0) >= LAG_BUSY:
         return None
+    if _stuck(shown, looks) or _slow(shown, looks):
+        return None  # which says more
     return "Every thread is in the app, and nobody waits: the queue has just gone."
 
 

@@ -226,7 +226,7 @@ def test_what_is_no_guards_answer_is_none(body, content_type, other, capsys):
     """A wrong path must not be green for ever."""
     url = other(200, body, **{"Content-Type": content_type})
     assert main(["check", url]) == 2
-    error = f"{url} answers, but not as a guard does: 200 {content_type}\n"
+    error = f"{url} is no check of a guard (is the path right?): 200 {content_type}\n"
     assert capsys.readouterr().err == error
 
 

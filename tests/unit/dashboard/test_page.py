@@ -304,6 +304,13 @@ def test_what_is_as_it_should_be_is_not_called_wrong(now, before):
     assert said(shown(**now), before, WRONG) == []
 
 
+def test_of_threads_that_are_stuck_nobody_says_that_the_queue_has_just_gone():
+    stuck = looks(seconds=31, served=0.0, **{**FULL, "queued": 0})
+    texts = said(shown(word="busy", load=Load(0, 10, 10)), stuck)
+    assert any("in the app for more than 31 s" in text for text in texts)
+    assert not any("just gone" in text for text in texts)
+
+
 def test_whatever_is_wrong_nobody_says_that_nothing_is():
     refusing = looks(refused=(2.0, 0.0, 0.0))
     assert said(shown(), refusing, WELL) == []

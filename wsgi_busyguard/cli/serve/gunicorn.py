@@ -73,7 +73,7 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
         "threads": arguments.threads,
         "worker_connections": CONNECTIONS + arguments.threads + queue,
         "graceful_timeout": max(1, round(arguments.grace)),
-        "proc_name": arguments.app,
+        "default_proc_name": arguments.app,
         "loglevel": "warning",
         "when_ready": lambda server: _announce(arguments, server),
         "control_socket_disable": True,  # from 25.1 on; nobody asked for it
