@@ -576,7 +576,7 @@ def test_a_board_that_cannot_be_used_is_told_at_construction(path, tmp_path):
     path.write_text("my diary")
     with pytest.raises(ValueError, match="expected a board in"):
         BusyGuard(app, board=path)
-    with pytest.raises(OSError, match="directory"):
+    with pytest.raises(OSError, match="not the folder"):
         BusyGuard(app, board=tmp_path)
     full = Board(slots=1)
     with pytest.raises(ValueError, match="give monitor or board, not both"):
