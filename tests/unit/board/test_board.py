@@ -1108,7 +1108,7 @@ def test_a_board_whose_numbers_cannot_be_is_not_used(tmp_path, word):
 
 
 def test_what_is_no_file_is_no_board(tmp_path):
-    with pytest.raises(OSError, match="not the folder .*: name a file in it"):
+    with pytest.raises(OSError, match=r"not the folder .*: name a file in it"):
         Board(tmp_path)
     with pytest.raises(OSError, match=r"the folder .*nowhere. for the board is missing"):
         Board(tmp_path / "nowhere" / "board")
