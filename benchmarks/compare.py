@@ -5,9 +5,10 @@
     python benchmarks/compare.py before.json after.json   ends with 1 if a figure got worse
 
 What is compared are ratios to something timed in the same rounds, never times. A figure is worse if
-the quartiles of the two runs do not overlap, and its median has moved by more than ``--least``: two
-runs of the same code differ by a few per cent that no round sees, such as where a dict happens to
-lie.
+its median has moved by more than ``--least``, and by more than the noise of the two runs: their
+quartiles do not overlap, or what these and the number of rounds tell of the medians
+(:attr:`figures.Figure.bounds`). Two runs of the same code differ by a few per cent that no round
+sees, such as where a dict happens to lie: run what is worse once more.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ class Change(NamedTuple):
 def change(name: str, before: Figure, after: Figure, least: float = LEAST) -> Change:
     """Compare two runs of a figure."""
     moved = after.ratio - before.ratio
-    overlap = before.low <= after.high and after.low <= before.high
+    (low, high), (then_low, then_high) = before.bounds, after.bounds
+    overlap = low <= then_high and then_low <= high
     is_noise = overlap or abs(moved) <= least * abs(before.ratio)
     return Change(name, before, after, -moved if before.better == MORE else moved, is_noise)
 

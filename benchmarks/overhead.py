@@ -210,7 +210,10 @@ def main() -> None:
             "date": datetime.date.today().isoformat(),
             "machine": machine,
             "rounds": args.rounds,
-            "figures": {name: figures._asdict() for name, figures in found.items()},
+            "figures": {
+                name: {**figures._asdict(), "rounds": args.rounds}
+                for name, figures in found.items()
+            },
             "bounds": musts,
         }
         with open(args.json, "w") as file:

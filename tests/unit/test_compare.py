@@ -67,6 +67,31 @@ def test_in_quiet_runs_a_tenth_is_seen_and_a_twentieth_is_not(compare: Any) -> N
     assert not compare.change("x", before, a_run(compare, 1.04, 3, noise=0.005)).is_worse
 
 
+@pytest.mark.parametrize(("better", "worse"), [("less", 1.2), ("more", 1 / 1.2)])
+def test_many_rounds_show_a_fifth_through_a_noise_of_a_fifth_and_nothing_in_equal_runs(
+    compare: Any, better: str, worse: float
+) -> None:
+    """As of overhead.py on a machine that is busy: quartiles alone would overlap."""
+
+    def run(ratio: float, seed: int) -> Any:
+        dice = random.Random(seed)
+        rounds = [ratio * dice.gauss(1, 0.2) for _ in range(200)]
+        return sys.modules["figures"].figure(rounds, better)._replace(rounds=200)
+
+    runs = [(run(2.5, 3 * seed), run(2.5, 3 * seed + 1)) for seed in range(200)]
+    assert not any(compare.change("x", *pair).is_worse for pair in runs)
+    slow = [run(2.5 * worse, 3 * seed + 2) for seed in range(200)]
+    changes = [
+        compare.change("x", before, after) for (before, _), after in zip(runs, slow, strict=True)
+    ]
+    assert sum(change.is_worse for change in changes) >= 190
+    unknown = [
+        compare.change("x", change.before._replace(rounds=0), change.after._replace(rounds=0))
+        for change in changes
+    ]
+    assert sum(change.is_worse for change in unknown) <= 10
+
+
 def test_a_noisy_run_hides_what_a_quiet_one_shows(compare: Any) -> None:
     quiet, noisy = a_run(compare, 1.0, 1, noise=0.01), a_run(compare, 1.2, 2, noise=0.3)
     assert not compare.change("x", quiet, noisy).is_worse
