@@ -18,20 +18,13 @@ PROGRAM = Path(__file__).parent / "fork_server.py"
 
 
 class Forked:
-    """A program's process; what it says comes from ``stdout`` and ``stderr``, in text."""
+    """A program's process; it speaks to two descriptors, its standard output and its errors."""
 
-    def __init__(self, control, argv, *, env, cwd):
+    def __init__(self, control, argv, *, env, cwd, output):
         written, theirs = os.pipe()
-        streams, ends = [], [theirs]
-        for _ in range(2):
-            reads, writes = os.pipe()
-            streams.append(os.fdopen(reads, errors="backslashreplace"))
-            ends.insert(-1, writes)
         program = {"argv": argv, "env": env, "cwd": str(cwd or Path.cwd())}
-        socket.send_fds(control, [json.dumps(program).encode()], ends)
-        for end in ends:
-            os.close(end)
-        self.stdout, self.stderr = streams
+        socket.send_fds(control, [json.dumps(program).encode()], [*output, theirs])
+        os.close(theirs)
         self._written = os.fdopen(written)
         self.pid = int(self._written.readline())
         self.returncode = None

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import io
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import threading
+import tempfile
+import weakref
 from pathlib import Path
 
 from support.client import PATIENCE, ask, eventually, figures
@@ -54,8 +57,27 @@ def environment(**more):
     return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **more}
 
 
+class Output:
+    """A file without a name for what a process says, which is there when it has said it.
+
+    Through a pipe it would be there a moment later, when a thread of ours has had its turn.
+    """
+
+    def __init__(self):
+        self.fd, name = tempfile.mkstemp()
+        os.unlink(name)
+        fcntl.fcntl(self.fd, fcntl.F_SETFL, os.O_APPEND)
+        weakref.finalize(self, os.close, self.fd)
+
+    def lines(self):
+        """Return what has been said, line by line; of the last one perhaps only the beginning."""
+        said = io.BytesIO(os.pread(self.fd, os.fstat(self.fd).st_size, 0))
+        with io.TextIOWrapper(said, "utf-8", "backslashreplace") as text:
+            return text.readlines()
+
+
 class Process:
-    """A process in a session of its own; its output is read as it comes.
+    """A process in a session of its own; what it says is kept.
 
     It dies with these tests, also when they are killed and cannot reap it.
 
@@ -65,39 +87,36 @@ class Process:
 
     def __init__(self, command, *, cwd=None, env=None, pass_fds=(), server=None):
         program, *arguments = [str(part) for part in command]
+        self._output, self._errors = Output(), Output()
+        outputs = self._output.fd, self._errors.fd
         env, path = env or environment(), environment()["PYTHONPATH"]
         alike = program == sys.executable and env.get("PYTHONPATH") == path
         if server and alike and sys.platform == "linux":
             fork = fork_server(*IMPORTS[server], *CHECK_PORT, path=path)
-            self.popen = fork(arguments, env=env, cwd=cwd)
+            self.popen = fork(arguments, env=env, cwd=cwd, output=outputs)
         else:
             self.popen = subprocess.Popen(
                 [*leash(), shutil.which(program) or program, *arguments],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                errors="backslashreplace",
+                stdout=outputs[0],
+                stderr=outputs[1],
                 cwd=cwd,
                 env=env,
                 start_new_session=True,
                 pass_fds=pass_fds,
             )
-        self.lines = []
-        self.errors = []
-        self._readers = [
-            threading.Thread(target=self._keep, args=(stream, into), daemon=True)
-            for stream, into in (
-                (self.popen.stdout, self.lines),
-                (self.popen.stderr, self.errors),
-            )
-        ]
-        for reader in self._readers:
-            reader.start()
 
-    @staticmethod
-    def _keep(stream, into):
-        with stream:
-            into.extend(iter(stream.readline, ""))
+    def _whole(self, output):
+        """Return the lines that are said to the end: more of the last one may come."""
+        ended, lines = self.popen.poll() is not None, output.lines()
+        return lines if ended or not lines or lines[-1].endswith("\n") else lines[:-1]
+
+    @property
+    def lines(self):
+        return self._whole(self._output)
+
+    @property
+    def errors(self):
+        return self._whole(self._errors)
 
     @property
     def said(self):
@@ -113,9 +132,6 @@ class Process:
 
         def found():
             ended = self.popen.poll() is not None
-            if ended:
-                for reader in self._readers:
-                    reader.join(2)
             seen = find()
             assert seen or not ended, f"ended with {self.popen.returncode}"
             return seen
@@ -130,17 +146,12 @@ class Process:
 
     def ended(self, within=PATIENCE):
         """Wait for the end and return the exit code."""
-        code = self.popen.wait(within)
-        for reader in self._readers:
-            reader.join(2)
-        return code
+        return self.popen.wait(within)
 
     def reap(self):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.popen.pid, signal.SIGKILL)
         self.popen.wait(PATIENCE)
-        for reader in self._readers:
-            reader.join(2)
 
 
 class Site(Process):
