@@ -256,6 +256,27 @@ def pytest_addoption(parser):
     parser.addoption("--seed", type=int, help="of chaos; chosen and printed beside --seconds alone")
 
 
+def only_quick(config):
+    """Whether what is slow is left out: nothing is named, and not everything is asked for."""
+    named = config.args_source is not pytest.Config.ArgsSource.TESTPATHS
+    return not (named or config.getoption("--all"))
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Leave alone the files of which all tests would be left out.
+
+    They import every server, balancer and framework, which takes as long as a thousand quick tests.
+    """
+    tests = ROOT / "tests"
+    if not (only_quick(config) and collection_path.is_relative_to(tests)):
+        return None
+    folder, *others = collection_path.relative_to(tests).parts or ("",)
+    is_file = bool(others) and collection_path.name.startswith("test_")
+    if folder in REAL and is_file and "mark.smoke" not in collection_path.read_text():
+        return True
+    return None
+
+
 def pytest_collection_modifyitems(config, items):
     """Mark tests by their folders; leave out what is slow unless it is asked for."""
     for item in items:
@@ -263,8 +284,7 @@ def pytest_collection_modifyitems(config, items):
         item.add_marker(folder)
         if folder in REAL and item.get_closest_marker("smoke") is None:
             item.add_marker("slow")
-    named = config.args_source is not pytest.Config.ArgsSource.TESTPATHS
-    if named or config.getoption("--all"):
+    if not only_quick(config):
         return
     slow = [item for item in items if item.get_closest_marker("slow") is not None]
     config.hook.pytest_deselected(items=slow)
