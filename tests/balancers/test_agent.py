@@ -99,11 +99,11 @@ def test_the_agent_may_come_after_the_server(agent, serve):
     serve("--threads=3")
     serve("--threads=4")
     agent = agent()
-    eventually(lambda: agent.ready == (200, "free"))
+    eventually(lambda: [row["state"] for row in agent.load["processes"]] == ["ready"] * 2)
+    assert agent.ready == (200, "free")
     load = agent.load
     assert (load["state"], load["capacity"], load["queued"]) == ("free", 7, 0)
     assert sorted(row["capacity"] for row in load["processes"]) == [3, 4]
-    assert {row["state"] for row in load["processes"]} == {"ready"}
 
 
 def test_the_truth_of_all_processes_is_told_by_each_and_by_the_agent(agent, serve, held):

@@ -16,10 +16,25 @@ import threading
 import time
 
 import pytest
-from support.client import Line, ask, check, checks, eventually, many, request, together
+from support.client import (
+    STATES,
+    Line,
+    Stopwatch,
+    ask,
+    check,
+    checks,
+    eventually,
+    is_check,
+    many,
+    request,
+    together,
+)
 from support.processes import HERE
 
 REFUSALS = "busyguard-refused"
+
+# Longer than these tests wait for an end that does not wait for it.
+LONG_GRACE = 100.0
 
 
 def statuses(answers):
@@ -33,7 +48,8 @@ class RequestContract:
         with Line(kept.port) as line:
             line.send(b"OPTIONS / HTTP/1.0\r\n\r\n")
             answer = line.answer()
-            assert (answer.status, answer.text) == (200, "free")
+            assert answer.status == 200
+            assert is_check(answer)
             assert answer.headers["content-length"] == "4"
             assert answer.headers["allow"] == "GET, HEAD, OPTIONS"
             assert line.closed()
@@ -112,7 +128,7 @@ class RequestContract:
 
     def test_sigterm_lets_a_slow_client_read_the_rest_of_its_answer(self, site):
         size = 24_000_000
-        guarded = site(threads=2, grace=15.0)
+        guarded = site(threads=2, grace=LONG_GRACE)
         with Line(guarded.port) as line:
             line.send(request(path=f"/big/{size}", version="1.0"))
             read = len(line.socket.recv(1000))
@@ -121,7 +137,7 @@ class RequestContract:
                 read += len(data)
                 time.sleep(0.01)  # the slow client: half a second
         assert read > size
-        assert guarded.ended(within=5) == 0
+        assert guarded.ended() == 0
 
 
 class FrontContract(RequestContract):
@@ -142,7 +158,7 @@ class FrontContract(RequestContract):
         assert statuses(answers) == [200] * 40
         guarded.at_rest()
         eventually(lambda: check(guarded.port).status == 200)
-        assert [state for state, *_ in guarded.tell("transitions")] == ["busy", "free"]
+        eventually(lambda: [state for state, *_ in guarded.tell("transitions")] == ["busy", "free"])
 
     def test_with_a_bound_of_20_24_are_served_and_16_refused_and_checks_wait_for_none(self, site):
         guarded = site(threads=4, max_queue=20, max_wait=30.0)
@@ -293,8 +309,9 @@ class FrontContract(RequestContract):
 
     def test_check_answers_follow_the_state(self, site):
         guarded = site(threads=1, max_queue=5, max_wait=60.0, ready="exact")
-        assert (check(guarded.port).status, check(guarded.port).text) == (200, "free")
-        assert ask(guarded.port, "OPTIONS", "*").text == "free"
+        eventually(lambda: check(guarded.port).text == "free")
+        assert check(guarded.port).status == 200
+        assert is_check(ask(guarded.port, "OPTIONS", "*"))
         _, threads = many(3, guarded.port, path="/hang")
         guarded.filled(1, 2)
         busy = check(guarded.port)
@@ -320,8 +337,8 @@ class FrontContract(RequestContract):
             for piece in (b"OPT", b"IONS / HTTP/1.1\r\nHo", b"st: localhost\r\n", b"\r\n"):
                 line.send(piece)
                 time.sleep(0.1)  # the network's part: each comes alone
-            assert line.answer().text == "free"
-        assert guarded.load["queued"] == 0
+            assert is_check(line.answer())
+        guarded.filled(1, 0)
         guarded.tell("release")
         together(threads)
 
@@ -329,12 +346,12 @@ class FrontContract(RequestContract):
         told = {"trust_queue_header": True, "client_timeout_header": "X-Client-Timeout-Ms"}
         for options, waited, left in ((told, 3, 1), ({}, 0, 5)):
             guarded = site(threads=2, max_wait=10.0, **options)
-            stamp = f"t={time.time() - 3:.3f}"
+            began, stamp = time.monotonic(), f"t={time.time() - 3:.3f}"
             headers = {"X-Request-Start": stamp, "X-Client-Timeout-Ms": "4000"}
-            answer = ask(guarded.port, path="/echo", headers=headers)
-            stamps = json.loads(answer.text)
-            assert waited - 0.1 <= stamps["waited"] <= waited + 0.1 + answer.took
-            assert left - 0.1 - answer.took <= stamps["deadline"] <= left + 0.1
+            stamps = json.loads(ask(guarded.port, path="/echo", headers=headers).text)
+            took = time.monotonic() - began
+            assert waited - 0.1 <= stamps["waited"] <= waited + 0.1 + took
+            assert left - 0.1 - took <= stamps["deadline"] <= left + 0.1
 
     def test_the_app_finds_the_stamps_of_the_guard(self, site):
         guarded = site(threads=1, max_queue=5, max_wait=10.0, client_timeout=8.0)
@@ -426,14 +443,14 @@ class FrontContract(RequestContract):
         guarded.at_rest()
 
     def test_sigterm_loses_none_of_those_inside_and_in_the_queue(self, site):
-        guarded = site(threads=4, max_queue=20, max_wait=30.0)
+        guarded = site(threads=4, max_queue=20, max_wait=30.0, grace=LONG_GRACE)
         answers, threads = many(10, guarded.port, path="/hang")
         guarded.filled(4, 6)
         guarded.signal()
         guarded.tell("release")
         together(threads)
         assert statuses(answers) == [200] * 10
-        assert guarded.ended(within=8) == 0
+        assert guarded.ended() == 0
         assert "Traceback" not in guarded.said
 
     def test_sigterm_while_every_thread_is_stuck_waits_for_the_grace_and_no_longer(self, site):
@@ -441,21 +458,23 @@ class FrontContract(RequestContract):
         many(8, guarded.port, path="/hang")
         guarded.filled(4, 4)
         began = time.monotonic()
-        guarded.signal()
-        assert guarded.ended(within=10) == 0
-        assert 0.9 <= time.monotonic() - began <= 5
+        with Stopwatch() as watch:
+            guarded.signal()
+            assert guarded.ended() == 0
+        assert time.monotonic() - began >= 0.9
+        assert watch.seconds <= 5
 
     @pytest.mark.alone
     def test_sigterm_while_idle_ends_at_once_also_with_idle_connections(self, site):
-        guarded = site(threads=4, grace=20.0)
+        guarded = site(threads=4, grace=LONG_GRACE)
         with Line(guarded.port) as idle, Line(guarded.port) as silent, Line(guarded.port):
             idle.send(request(path="/sleep/0"))
             assert idle.answer().status == 200
             silent.send(b"GET /")
-            began = time.monotonic()
-            guarded.signal()
-            assert guarded.ended(within=10) == 0
-            assert time.monotonic() - began <= 4
+            with Stopwatch() as watch:
+                guarded.signal()
+                assert guarded.ended() == 0
+            assert watch.seconds <= 4
 
     def test_counts_are_exact_after_a_storm_of_every_kind(self, site):
         guarded = site(threads=3, max_queue=5, max_wait=0.3)
@@ -532,7 +551,9 @@ class ConnectionContract:
             return ask(served.port, path="/echo", headers=stamp)
 
         trusting = site(threads=2, max_wait=10.0, trust_queue_header=True)
-        assert json.loads(came(trusting, 4).text)["waited"] == pytest.approx(4, abs=1)
+        began = time.monotonic()
+        waited = json.loads(came(trusting, 4).text)["waited"]
+        assert 3.9 <= waited <= 4.1 + time.monotonic() - began
         assert json.loads(ask(trusting.port, path="/echo").text)["waited"] == 0
         _, threads = many(2, trusting.port, path="/hang")
         trusting.filled(2, 0)
@@ -571,7 +592,7 @@ class ConnectionContract:
                 line.send(request(path="/sleep/0"))
                 assert line.answer().text == "done"
                 line.send(request("OPTIONS", "/"))
-                assert line.answer().text == "free"
+                assert is_check(line.answer())
                 line.send(request("POST", "/length", body=b"b" * 10_000))
                 assert line.answer().text == "10000"
         assert guarded.ran == {"/sleep/0": 5, "/length": 5}
@@ -601,7 +622,9 @@ class ConnectionContract:
                 + request(path="/big/5")
             )
             answers = [line.answer() for _ in range(5)]
-        assert [answer.text for answer in answers] == ["done", "free", "1000", "alive", "xxxxx"]
+        first, a_check, *others = [answer.text for answer in answers]
+        assert [first, *others] == ["done", "1000", "alive", "xxxxx"]
+        assert a_check in STATES
 
     def test_pipelined_requests_stay_in_step_behind_a_refusal(self, site):
         guarded = site(threads=1, max_queue=0)
@@ -611,7 +634,10 @@ class ConnectionContract:
             line.send(request(path="/first") + request("OPTIONS", "/") + request(path="/second"))
             line.send(request(path="/livez"))
             answers = [line.answer() for _ in range(4)]
-        assert [answer.text for answer in answers] == ["busy", "free", "busy", "alive"]
+        first, a_check, *others = [answer.text for answer in answers]
+        assert [first, *others] == ["busy", "busy", "alive"]
+        assert a_check in STATES
+        assert [answer.status for answer in answers] == [503, 200, 503, 200]
         guarded.tell("release")
         together(threads)
 
@@ -627,7 +653,7 @@ class ConnectionContract:
         with Line(guarded.port) as line:
             line.send(request("HEAD", "/refused") + request("OPTIONS", "/"))
             assert line.answer("HEAD").status == status
-            assert line.answer().text == "free"
+            assert is_check(line.answer())
         guarded.tell("release")
         together(threads)
 
@@ -646,14 +672,14 @@ class ConnectionContract:
     def test_a_signal_lets_those_inside_and_in_the_queue_finish_and_tells_everybody_else(
         self, site, number
     ):
-        guarded = site(threads=4, max_queue=20, max_wait=30.0)
+        guarded = site(threads=4, max_queue=20, max_wait=30.0, grace=LONG_GRACE)
         answers, threads = many(10, guarded.port, path="/hang")
         guarded.filled(4, 6)
         with Line(guarded.port) as kept:
             kept.send(request(path="/livez"))
             assert kept.answer().status == 200
             guarded.signal(number)
-            eventually(lambda: check(guarded.port).text == "draining", within=1)
+            eventually(lambda: check(guarded.port).text == "draining")
             assert check(guarded.port).status == 503
             assert ask(guarded.check, path="/readyz?ready=always").status == 503
             assert ask(guarded.port, path="/livez").text == "alive"
@@ -666,7 +692,7 @@ class ConnectionContract:
         guarded.tell("release")
         together(threads)
         assert statuses(answers) == [200] * 10
-        assert guarded.ended(within=8) == 0
+        assert guarded.ended() == 0
         assert "ended" in guarded.said
         assert "Traceback" not in guarded.said
 

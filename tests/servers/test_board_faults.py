@@ -213,20 +213,23 @@ def counted(path, parent):
 
 
 @pytest.mark.slow
-def test_a_mule_finds_a_board_that_was_made_anew(started, tmp_path):
+def test_a_mule_finds_a_board_that_was_made_anew(started, tmp_path, held):
     """By somebody who removed the file, and something that made it again."""
     server = started(Uwsgi, tmp_path, 2, 2, checks="mule")
     eventually(lambda: server.shows(queued=0, active=0, capacity=4))
     (tmp_path / "board").unlink()
     board = Board(tmp_path / "board")
     eventually(lambda: board.read()[:3] == (0, 0, 4))
-    _, threads = many(1, server.port, path="/sleep/3")
+    _, threads = many(1, server.port, path=held.path)
     eventually(lambda: server.shows(queued=0, active=1, capacity=4))
-    assert board.read()[:3] == (0, 1, 4)
+    eventually(lambda: board.read()[:3] == (0, 1, 4))
+    held.let_go()
     together(threads)
 
 
-def test_the_workers_of_a_master_and_itself_find_a_board_that_was_made_anew(gunicorn, tmp_path):
+def test_the_workers_of_a_master_and_itself_find_a_board_that_was_made_anew(
+    gunicorn, tmp_path, held
+):
     path = tmp_path / "board"
     served = gunicorn("-w2", "--threads=2", board=path)
     served.all_ready(2)
@@ -237,7 +240,8 @@ def test_the_workers_of_a_master_and_itself_find_a_board_that_was_made_anew(guni
     os.kill(served.workers[0], signal.SIGKILL)
     eventually(lambda: board.read()[:3] == (0, 0, 4) and len(board.rows()) == 2)
     served.all_ready(2)
-    _, threads = many(3, served.port, path="/sleep/1")
+    _, threads = many(3, served.port, path=held.path)
     eventually(lambda: sum(board.read()[:2]) == 3)
     assert check(served.check).status == 200
+    held.let_go()
     together(threads)

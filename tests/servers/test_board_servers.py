@@ -20,8 +20,11 @@ import os, time
 from wsgi_busyguard import BusyGuard
 
 def app(environ, start_response):
-    if environ["PATH_INFO"].startswith("/sleep/"):
-        time.sleep(float(environ["PATH_INFO"][7:]))
+    path = environ["PATH_INFO"]
+    if path.startswith("/sleep/"):
+        time.sleep(float(path[7:]))
+    while path.startswith("/until/") and not os.path.exists(path[6:]):
+        time.sleep(0.02)
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "2")])
     return [b"ok"]
 
@@ -47,7 +50,7 @@ def listens(pid):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_worker_is_counted_and_the_master_is_not(process, tmp_path, kind):
+def test_every_worker_is_counted_and_the_master_is_not(process, tmp_path, held, kind):
     (tmp_path / "guarded.py").write_text(APP)
     path = tmp_path / "board"
     board = Board(path)
@@ -60,9 +63,10 @@ def test_every_worker_is_counted_and_the_master_is_not(process, tmp_path, kind):
     states = sorted(row.state for row in board.rows())
     assert states == ["ready"] * 3 + ["starting"] * ("preload" in kind)
     assert check_at(socket_path).text == "free"
-    answers, threads = many(8, None, path="/sleep/1", unix=str(socket_path))
+    answers, threads = many(8, None, path=held.path, unix=str(socket_path))
     eventually(lambda: board.read().active >= 2)
     told = check_at(socket_path)
+    held.let_go()
     together(threads)
     assert {answer.status for answer in answers} == {200}
     assert told.status == 200
@@ -77,7 +81,7 @@ def test_every_worker_is_counted_and_the_master_is_not(process, tmp_path, kind):
 
 
 @pytest.mark.parametrize("more", [["sync"], ["sync", "--preload"], ["gthread"]], ids=" ".join)
-def test_what_waits_for_all_of_them_is_posted_once(process, tmp_path, more):
+def test_what_waits_for_all_of_them_is_posted_once(process, tmp_path, held, more):
     """Each worker finds out by itself which server it is in, and sees the same accept queue."""
     (tmp_path / "guarded.py").write_text(APP.replace("slots=2, max_queue=20, max_wait=30, ", ""))
     board = Board(tmp_path / "board")
@@ -91,8 +95,9 @@ def test_what_waits_for_all_of_them_is_posted_once(process, tmp_path, more):
     _, first = many(12, None, path="/sleep/0.1", unix=str(web))  # by which each meets its server
     together(first)
     eventually(lambda: board.read()[:3] == (0, 0, 3))
-    _, threads = many(12, None, path="/sleep/1", unix=str(web))
-    eventually(lambda: board.read()[:3] == (9, 3, 3), every=0.005)
+    _, threads = many(12, None, path=held.path, unix=str(web))
+    eventually(lambda: board.read()[:3] == (9, 3, 3))
+    held.let_go()
     together(threads)
 
 

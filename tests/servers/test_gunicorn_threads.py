@@ -9,7 +9,19 @@ import threading
 import time
 
 import pytest
-from support.client import Line, ask, check, checks, eventually, many, request, together
+from support.client import (
+    STATES,
+    Line,
+    Stopwatch,
+    ask,
+    check,
+    checks,
+    eventually,
+    is_check,
+    many,
+    request,
+    together,
+)
 from support.gunicorns import Gunicorn
 
 REFUSALS = "busyguard-refused"
@@ -132,21 +144,26 @@ def test_a_refusal_of_a_head_request_has_no_body(gunicorn, held):
     together(threads)
 
 
-def test_a_pipelined_check_waits_for_its_turn(quiet):
+def test_a_pipelined_check_waits_for_its_turn(quiet, held):
     """What gunicorn has read ahead is not in the socket any more, where the check still lies."""
     with Line(quiet.port) as line:
-        line.send(request(path="/sleep/0.3") + request(path="/second"))
+        line.send(request(path=held.path) + request(path="/second"))
         quiet.filled(1)
         line.send(request("OPTIONS", "/"))
+        held.let_go()
         texts = [line.answer().text for _ in range(3)]
-    assert texts == ["slept 0.3", "GET /second", "free"]
+    assert texts[0].startswith("waited for ")
+    assert texts[1] == "GET /second"
+    assert texts[2] in STATES
     clean(quiet)
 
 
 def test_three_pipelined_requests_in_one_segment_have_three_answers(quiet):
     with Line(quiet.port) as line:
         line.send(request("OPTIONS", "/") + request(path="/second") + request("OPTIONS", "/"))
-        assert [line.answer().text for _ in range(3)] == ["free", "GET /second", "free"]
+        first, second, third = [line.answer().text for _ in range(3)]
+    assert {first, third} <= STATES
+    assert second == "GET /second"
     clean(quiet)
 
 
@@ -170,7 +187,8 @@ def test_three_pipelined_requests_in_one_segment_have_three_answers(quiet):
 )
 def test_what_is_a_check_is_answered_and_the_rest_is_the_apps(quiet, method, path, headers, text):
     answer = ask(quiet.port, method, path, headers=headers)
-    assert (answer.status, answer.text) == (200, text)
+    assert answer.status == 200
+    assert answer.text in (STATES if text == "free" else {text})
 
 
 def test_an_options_request_with_a_body_is_answered_once(quiet):
@@ -179,7 +197,7 @@ def test_an_options_request_with_a_body_is_answered_once(quiet):
         assert line.answer().text == "OPTIONS /page"
         # On a check's path the middleware answers it, behind gunicorn, who knows where it ends.
         line.send(request("OPTIONS", "/", body=b"GET /ran HTTP/1.1\r\nHost: h\r\n\r\n"))
-        assert line.answer().text == "free"
+        assert is_check(line.answer())
         line.send(request(path="/after"))
         assert line.answer().text == "GET /after"
 
@@ -190,11 +208,15 @@ def test_a_check_has_what_the_page_promises(quiet):
     assert ask(quiet.port, "OPTIONS", "/").headers["allow"] == "GET, HEAD, OPTIONS"
     assert ask(quiet.port, "POST", "/readyz").status == 405
     assert ask(quiet.port, path="/readyz?ready=perhaps").status == 400
-    shown = ask(quiet.port, path="/readyz", headers={"Accept": "application/json"})
-    assert json.loads(shown.body) == {"status": "pass", "state": "free"}
+    shown = ask(quiet.port, path="/readyz?ready=always", headers={"Accept": "application/json"})
+    assert json.loads(shown.body) in (
+        {"status": "pass", "state": "free"},
+        {"status": "warn", "state": "busy"},
+    )
     assert shown.headers["cache-control"] == "no-store"
     bare = check(quiet.port)
-    assert (bare.status, bare.text, bare.headers["connection"]) == (200, "free", "close")
+    assert (bare.status, bare.headers["connection"]) == (200, "close")
+    assert is_check(bare)
 
 
 def test_a_check_on_a_connection_that_was_kept_alive_takes_no_thread(gunicorn, held):
@@ -208,7 +230,7 @@ def test_a_check_on_a_connection_that_was_kept_alive_takes_no_thread(gunicorn, h
         server.filled(2, 8)
         for kept in (line, other):
             kept.send(request("OPTIONS", "/"))
-            assert kept.answer().took < 1
+            assert kept.answer().text == "busy"
             assert kept.closed()
     held.let_go()
     together(threads)
@@ -234,7 +256,9 @@ def test_eight_idle_connections_do_not_delay_a_check(gunicorn, connect):
     lines = [connect(server.port) for _ in range(8)]
     clean(server, connections=9, silent=8)
     checks(server.port)
-    assert ask(server.port, path="/page").took < 1
+    with Stopwatch() as watch:
+        assert ask(server.port, path="/page").status == 200
+    assert watch.seconds < 1
     for line in lines:
         line.close()
     clean(server)
@@ -246,15 +270,16 @@ def test_idle_connections_do_not_hold_up_a_stop(gunicorn, connect, held):
     answers, threads = many(1, server.port, path=held.path)
     server.filled(1)
     clean(server, connections=7, silent=5, known=2)
-    began = time.monotonic()
-    server.signal()
-    assert all(line.closed() for line in idle)
-    assert time.monotonic() - began < 3
-    held.let_go()
-    together(threads)
-    assert [answer.status for answer in answers] == [200]
-    assert server.ended() == 0
-    assert time.monotonic() - began < 5
+    with Stopwatch() as watch:
+        server.signal()
+        assert all(line.closed() for line in idle)
+    assert watch.seconds < 3
+    with Stopwatch() as watch:
+        held.let_go()
+        together(threads)
+        assert [answer.status for answer in answers] == [200]
+        assert server.ended() == 0
+    assert watch.seconds < 3
 
 
 def test_clients_that_left_the_queue_are_neither_served_nor_counted(gunicorn, connect, held):
@@ -351,7 +376,7 @@ def test_listeners_hear_of_busy_and_free_in_the_worker(gunicorn, held, tmp_path)
     "name",
     ["enqueue_req", "get_thread_pool", "handle", "finish_request", "murder_keepalived"],
 )
-def test_a_gunicorn_whose_names_moved_is_served_by_the_check_port(gunicorn, tmp_path, name):
+def test_a_gunicorn_whose_names_moved_is_served_by_the_check_port(gunicorn, tmp_path, held, name):
     configuration = tmp_path / "conf.py"
     configuration.write_text(
         "from gunicorn.workers.gthread import ThreadWorker\n"
@@ -363,10 +388,11 @@ def test_a_gunicorn_whose_names_moved_is_served_by_the_check_port(gunicorn, tmp_
     server = gunicorn("--threads", "2", "-w", "2", "-c", configuration)
     server.boots = 2
     assert ask(server.port, path="/page").text == "GET /page"
-    assert check(server.port).text == "free"
-    answers, threads = many(2, server.port, path="/sleep/0.5")
+    assert is_check(check(server.port))
+    answers, threads = many(2, server.port, path=held.path)
     eventually(lambda: server.load["active"] == 2)
-    assert check(server.check).text == "free"
+    assert is_check(check(server.check))
+    held.let_go()
     together(threads)
     assert [answer.status for answer in answers] == [200] * 2
     server.at_rest()
@@ -394,7 +420,7 @@ def test_a_look_that_raises_lets_everybody_in(gunicorn, tmp_path):
     server.raises = 1  # it is said once
     for _ in range(3):
         assert ask(server.port, path="/page").text == "GET /page"
-        assert check(server.port).text == "free"
+        assert is_check(check(server.port))
     server.at_rest()
     server.signal()
     assert server.ended() == 0

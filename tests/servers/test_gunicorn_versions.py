@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import time
 
 import pytest
-from support.client import Line, ask, check, checks, eventually, many, request, together
+from support.client import (
+    STATES,
+    Line,
+    Stopwatch,
+    ask,
+    check,
+    checks,
+    eventually,
+    is_check,
+    many,
+    request,
+    together,
+)
 from support.fixtures import Held
 from support.gunicorns import HEARD
 from support.processes import environment
@@ -93,7 +104,7 @@ def test_the_guarded_threads_of_another_gunicorn(old, connect, held, last):
 
 
 def checks_are_told_from_requests(server, connect, attempts):
-    assert check(server.port).text == "free"
+    assert is_check(check(server.port))
     assert ask(server.port, "HEAD", "/readyz").headers["content-length"] == "4"
     assert ask(server.port, "OPTIONS", "/", headers=PREFLIGHT).text == "OPTIONS /"
     line = connect(server.port)
@@ -101,7 +112,7 @@ def checks_are_told_from_requests(server, connect, attempts):
         line.send(request(path="/kept"))
         assert line.answer().text == "GET /kept"
     line.send(request("OPTIONS", "/"))
-    assert line.answer().text == "free"
+    assert is_check(line.answer())
     for _ in range(attempts):
         line = connect(server.port)
         line.send(request(path="/sleep/1") + request(path="/second"))
@@ -111,7 +122,8 @@ def checks_are_told_from_requests(server, connect, attempts):
         line.close()
         if texts[1:] != ["", ""]:
             break
-    assert texts == ["slept 1", "GET /second", "free"]
+    assert texts[:2] == ["slept 1", "GET /second"]
+    assert texts[2] in STATES
 
 
 def parts_take_no_thread(server, connect):
@@ -150,12 +162,13 @@ def the_end_is_graceful(server, connect, last, threaded):
     server.filled(inside, 2 * threaded)
     server.signal()
     eventually(lambda: ask(server.check, path="/readyz").text == "draining", within=HEARD)
-    began = time.monotonic()
-    last.let_go()
-    together(threads)
-    assert [answer.status for answer in answers] == [200] * len(answers)
-    assert server.ended(within=10) == 0
-    assert time.monotonic() - began < 4
+    with Stopwatch() as watch:
+        last.let_go()
+        together(threads)
+        assert [answer.status for answer in answers] == [200] * len(answers)
+        assert server.ended() == 0
+    if idle:  # they are not waited for, and by themselves they would go after 5 s
+        assert watch.seconds < 4
     assert all(line.closed() for line in idle)
 
 
@@ -210,7 +223,7 @@ def test_the_guarded_sync_worker_of_another_gunicorn(old, held, last):
     version, start = old
     server = start(kind="GuardedSync")
     assert ask(server.port, path="/version").text == version
-    assert check(server.port).text == "free"
+    assert is_check(check(server.port))
     answers, threads = many(4, server.port, path=held.path)
     server.filled(1, 3)
     checks(server.check)

@@ -11,16 +11,21 @@ import time
 import pytest
 from support.client import (
     Line,
+    Stopwatch,
     ask,
     check,
     eventually,
     figures,
+    is_check,
     many,
     of_forty_24_are_served,
     request,
     together,
 )
 from support.processes import Process, environment
+
+# Longer than these tests wait for an end that does not wait for it.
+LONG_GRACE = ["--grace=100"]
 
 COMMAND = [sys.executable, "-c", "from wsgi_busyguard.cli import main; raise SystemExit(main())"]
 
@@ -97,23 +102,23 @@ def test_forty_requests_are_24_answers_and_16_refusals_and_checks_wait_for_none(
 
 
 def test_sigterm_drains(serve, held):
-    served = serve("--threads=2", "--max-queue=10", "--max-wait=30", "--grace=20")
+    served = serve("--threads=2", "--max-queue=10", "--max-wait=30", *LONG_GRACE)
     answers, threads = many(4, served.port, path=held.path)
     eventually(lambda: figures(served.check)["queued"] == 2)
     served.signal()
-    eventually(lambda: check(served.port).text == "draining", within=1)
+    eventually(lambda: check(served.port).text == "draining")
     refused = ask(served.port, path="/new")
     assert (refused.status, refused.headers["busyguard-refused"]) == (503, "draining")
     assert ask(served.check, path="/readyz").text == "draining"
     held.let_go()
     together(threads)
     assert [answer.status for answer in answers] == [200] * 4
-    assert served.ended(within=5) == 0
+    assert served.ended() == 0
     assert "Traceback" not in served.said
 
 
 def test_sigterm_lets_a_slow_client_read_the_rest_of_its_answer(serve):
-    served = serve("--threads=2", "--grace=15")
+    served = serve("--threads=2", *LONG_GRACE)
     with Line(served.port) as line:
         line.send(request(path="/big/48000000", version="1.0"))
         first = len(line.socket.recv(1000))
@@ -126,16 +131,15 @@ def test_sigterm_lets_a_slow_client_read_the_rest_of_its_answer(serve):
             read += len(data)
             time.sleep(0.01)  # the slow client: 48 MB in about a second
     assert read > 48_000_000
-    assert served.ended(within=5) == 0
+    assert served.ended() == 0
 
 
 def test_sigterm_ends_an_idle_server_at_once(serve):
-    served = serve("--grace=20")
+    """It waits neither for the grace nor for the idle client, which has a minute or two."""
+    served = serve(*LONG_GRACE)
     with Line(served.port):
-        began = time.monotonic()
         served.signal()
-        assert served.ended(within=10) == 0
-    assert time.monotonic() - began < 3
+        assert served.ended() == 0
 
 
 def test_the_grace_is_the_limit_when_requests_do_not_end(serve):
@@ -143,9 +147,11 @@ def test_the_grace_is_the_limit_when_requests_do_not_end(serve):
     many(1, served.port, path="/sleep/30")
     eventually(lambda: figures(served.check)["active"] == 1)
     began = time.monotonic()
-    served.signal()
-    served.ended(within=10)
-    assert 0.4 < time.monotonic() - began < 4
+    with Stopwatch() as watch:
+        served.signal()
+        served.ended()
+    assert time.monotonic() - began > 0.4
+    assert watch.seconds < 4
 
 
 def test_a_second_signal_ends_it_at_once(serve):
@@ -153,11 +159,11 @@ def test_a_second_signal_ends_it_at_once(serve):
     many(1, served.port, path="/sleep/60")
     eventually(lambda: figures(served.check)["active"] == 1)
     served.signal()
-    eventually(lambda: figures(served.check)["state"] == "draining", within=5)
-    began = time.monotonic()
-    served.signal()
-    assert served.ended(within=5) == 1
-    assert time.monotonic() - began < 2
+    eventually(lambda: figures(served.check)["state"] == "draining")
+    with Stopwatch() as watch:
+        served.signal()
+        assert served.ended() == 1
+    assert watch.seconds < 2
 
 
 def test_an_app_that_raises_is_a_500_and_a_traceback_for_the_operator(serve):
@@ -189,7 +195,7 @@ def test_the_load_is_in_each_answer_if_it_is_to_be(serve):
     assert "capacity=3" in check(served.port).text
     reserved = serve("--threads=3")
     assert REPORT not in ask(reserved.port, path="/").headers
-    assert check(reserved.port).text == "free"
+    assert is_check(check(reserved.port))
 
 
 def test_the_lines_in_which_the_requests_are_are_on_the_check_port_if_they_are_to_be(serve, held):

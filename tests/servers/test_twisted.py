@@ -7,7 +7,18 @@ import socket
 import time
 
 import pytest
-from support.client import Line, ask, check, checks, eventually, many, request, together
+from support.client import (
+    STATES,
+    Line,
+    ask,
+    check,
+    checks,
+    eventually,
+    is_check,
+    many,
+    request,
+    together,
+)
 
 REFUSALS = "busyguard-refused"
 
@@ -78,7 +89,9 @@ def test_a_pipelined_request_behind_a_refusal_stays_in_step(site):
         )
         answers = [line.answer() for _ in range(4)]
         assert [answer.status for answer in answers] == [503, 200, 503, 200]
-        assert [answer.text for answer in answers] == ["busy", "free", "busy", "alive"]
+        first, a_check, *others = [answer.text for answer in answers]
+        assert [first, *others] == ["busy", "busy", "alive"]
+        assert a_check in STATES
         guarded.tell("release")
         together(threads)
         guarded.at_rest()
@@ -87,17 +100,19 @@ def test_a_pipelined_request_behind_a_refusal_stays_in_step(site):
 
 
 def test_a_large_form_post_does_not_hold_up_a_check(site):
+    """Twisted would parse it in the reactor thread, which takes it about a second."""
     guarded = site(threads=2)
+    assert ask(guarded.port, path="/echo?q=1").status == 200
+    assert guarded.tell("parsed") == len("q=1")
     form = {"Content-Type": "application/x-www-form-urlencoded"}
     body = b"&".join(b"key%d=%d" % (n, n) for n in range(500_000))
     assert len(body) > 8_000_000
     answers, threads = many(1, guarded.port, "POST", "/length", headers=form, body=body)
-    took = []
     while threads[0].is_alive():
-        took.append(check(guarded.port).took)
+        assert check(guarded.port).status == 200
         time.sleep(0.002)
     assert answers[0].text == str(len(body))
-    assert max(took) < 0.4, "Twisted parses the form in the reactor thread: about a second"
+    assert guarded.tell("parsed") == len("q=1")
 
 
 @pytest.mark.parametrize("name", ["raises", "raises late", "odd header"])
@@ -124,7 +139,8 @@ def test_checks_are_answered_on_a_unix_socket(site, tmp_path):
     path = str(tmp_path / "s")
     guarded = site(threads=1, unix=path)
     answer = ask(None, "OPTIONS", "/", version="1.0", unix=path)
-    assert (answer.status, answer.text) == (200, "free")
+    assert answer.status == 200
+    assert is_check(answer)
     assert ask(None, path="/readyz", unix=path).status == 200
     assert ask(None, path="/echo", unix=path).status == 500
     guarded.at_rest()
@@ -132,8 +148,8 @@ def test_checks_are_answered_on_a_unix_socket(site, tmp_path):
 
 def test_the_guard_stands_behind_a_root_that_is_no_leaf(site):
     guarded = site(threads=1, root=True)
-    assert check(guarded.port).text == "free"
-    assert ask(guarded.port, "OPTIONS", "*").text == "free"
+    assert is_check(check(guarded.port))
+    assert is_check(ask(guarded.port, "OPTIONS", "*"))
     assert ask(guarded.port, path="/livez").text == "alive"
     there = json.loads(ask(guarded.port, path="/echo/a%20b?q=1").body)
     assert (there["script"], there["path"]) == ("", "/echo/a b")
@@ -191,7 +207,7 @@ def test_a_body_that_never_comes_holds_only_its_own_connection(shared_site):
         line.send(b"OPTIONS / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nab")
         assert check(shared_site.port).status == 200
         line.send(b"cde")
-        assert line.answer().text == "free"
+        assert is_check(line.answer())
 
 
 def test_a_request_is_let_go_of_as_soon_as_it_is_over(site):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import signal
@@ -84,15 +83,20 @@ def test_the_figures_come_once_a_second(watch, gate):
     # One that was on its way may not know of it.
     assert [event["active"] for event in seen] in ([0, 1, 1, 1], [0, 0, 1, 1])
     times = [event["at"] for event in seen]
-    # Nearly a second each; the machine may be busy elsewhere.
-    assert all(0.5 < after - before < 3 for before, after in itertools.pairwise(times))
+    # Each at a whole second of the clock or, where the machine is busy elsewhere, after it; so the
+    # first may be late, and the next is at its second all the same.
+    assert 2 <= times[-1] - times[0] < 9
 
 
 def test_all_who_watch_are_told_at_once(watch, port):
     watching = [watch() for _ in range(5)]
-    for each in watching:
-        each.event()
-    assert len({each.event()["at"] for each in watching}) == 1
+    *others, last = watching
+    told = [last.event()["at"] for _ in range(3)][1:]  # the first is the answer to its own request
+    for each in others:
+        heard = [each.event()["at"]]
+        while heard[-1] < told[-1]:
+            heard.append(each.event()["at"])
+        assert heard[-2:] == told
 
 
 def test_a_head_request_and_a_post_do_not_watch(port):

@@ -66,6 +66,13 @@ def do_hang(environ, start_response, *_):
     return [b"done"]  # no length: the client sees the end when the server has finished the request
 
 
+def do_until(environ, start_response, *path):
+    """Hang until there is a file."""
+    while not os.path.exists("/" + "/".join(path)):
+        time.sleep(0.02)
+    return plain(start_response)
+
+
 def do_late(environ, start_response, *_):
     """Hang, then say how it went on arrival."""
     waited = environ["busyguard.waited"]

@@ -138,10 +138,12 @@ class FrontGunicorn(Gunicorn):
 class Prober:
     """Asks for a check every 50 ms at each of these ports, as a balancer does, while it is open.
 
+    It waits longer for an answer than a balancer would: the machine may be busy elsewhere.
+
     :ivar answers: the answers so far; of the status -1 where there was none.
     """
 
-    def __init__(self, *ports, timeout=2.0):
+    def __init__(self, *ports, timeout=10.0):
         self.answers = []
         self._ports = ports
         self._timeout = timeout

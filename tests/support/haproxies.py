@@ -106,10 +106,14 @@ class Answer(NamedTuple):
 
 
 class Visitors:
-    """Ask at a steady rate, of each balancer in turn, whatever comes back; on a thread."""
+    """Ask at a steady rate, of each balancer in turn, whatever comes back; on a thread.
 
-    def __init__(self, ports, rate, seconds, patience=15.0, begin=0):
+    :param one_by_one: whether each waits until the one before has been answered.
+    """
+
+    def __init__(self, ports, rate, seconds, patience=15.0, one_by_one=False):
         self.answers = []
+        self._one_by_one = one_by_one
         self._asking = (list(ports), rate, seconds, patience)
         self._began = 0.0
         self._end = threading.Event()
@@ -159,6 +163,8 @@ class Visitors:
             task = asyncio.create_task(self._ask(port, begun, work, patience))
             asking.add(task)
             task.add_done_callback(asking.discard)
+            if self._one_by_one:
+                await asyncio.wait([task])
         await asyncio.gather(*asking)
 
     async def _ask(self, port, begun, work, patience):

@@ -69,7 +69,7 @@ class Kubelet:
     :param pod: the pod's ``spec``.
     :param process: the container's process.
     :param ports: returns the ports by name, as far as the process listens.
-    :param scale: what periods and delays are multiplied with.
+    :param scale: what periods and delays are multiplied with; a start has as long as it is said.
     """
 
     def __init__(self, pod, process, ports, scale=1.0):
@@ -84,6 +84,7 @@ class Kubelet:
         self.restarts = 0
         self.changes = []  # of ready, in order
         self.terminating = False
+        self.told = None  # when the process was told to end
         self._end = threading.Event()
         self._started = threading.Event()
         self._threads = [
@@ -105,7 +106,7 @@ class Kubelet:
     @property
     def ready(self):
         """Whether the container passes its readiness probe."""
-        return self.probes["readiness"].result
+        return bool(self.changes) and self.changes[-1]
 
     @property
     def serving(self):
@@ -119,6 +120,7 @@ class Kubelet:
         if self._stop is not None:
             assert set(self._stop) == {"sleep"}
             time.sleep(self._stop["sleep"]["seconds"] * self._scale)
+        self.told = time.monotonic()
         self._process.signal(signal.SIGTERM)
         try:
             self._process.popen.wait(max(2.0, until - time.monotonic()))
@@ -131,6 +133,7 @@ class Kubelet:
         probe = self.probes[name]
         if name != "startup":
             self._started.wait()
+        most = probe.failureThreshold / (self._scale if name == "startup" else 1)
         self._end.wait(probe.initialDelaySeconds * self._scale)
         while not self._end.wait(probe.periodSeconds * self._scale):
             if name == "liveness" and self.terminating:
@@ -142,7 +145,7 @@ class Kubelet:
             if name == "startup" and after:
                 self._started.set()
                 return
-            failed = not after and probe._run >= probe.failureThreshold
+            failed = not after and probe._run >= most
             if name != "readiness" and failed:
                 self.restarts += 1
                 probe._run = 0

@@ -14,6 +14,7 @@ if "gevent" in sys.argv:
     monkey.patch_all()
 
 import os
+import select
 import signal
 import threading
 import time
@@ -46,10 +47,13 @@ def fork(seconds=60):
     return child
 
 
-def forking(until):
-    """Fork workers that end at once, as fast as it goes; return how many, and how many failed."""
+def forking(orders, least=30):
+    """Fork workers that end at once, as fast as it goes; return how many, and how many failed.
+
+    Until there were enough of them, and there is another order.
+    """
     count = failed = 0
-    while time.monotonic() < until:
+    while count < least or not select.select([orders], [], [], 0)[0]:
         child = os.fork()
         if child == 0:
             signal.alarm(10)  # one that hangs is one that failed
@@ -70,12 +74,13 @@ def main():
     loop.start()
     print("ports:", check.address[1], agent.address[1], flush=True)
     print("early:", early, flush=True)
-    for line in os.fdopen(int(sys.argv[1])):
+    orders = os.fdopen(int(sys.argv[1]))
+    for line in orders:
         command, *arguments = line.split()
         if command == "fork":
             print("forked:", fork(), flush=True)
         elif command == "forking":
-            print("forks:", *forking(time.monotonic() + float(arguments[0])), flush=True)
+            print("forks:", *forking(orders), flush=True)
         elif command == "hog":
             print("hogging", flush=True)
             until = time.monotonic() + float(arguments[0])

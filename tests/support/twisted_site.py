@@ -13,7 +13,7 @@ import front_app
 from front_app import app, heard
 from twisted.internet import protocol, reactor
 from twisted.internet.endpoints import serverFromString
-from twisted.web import resource, wsgi
+from twisted.web import http, resource, wsgi
 from twisted.web.server import Request
 from zope.interface import implementer
 
@@ -22,6 +22,15 @@ from wsgi_busyguard.adapters.twisted import guarded_site
 from wsgi_busyguard.checkport import AgentPort, CheckPort
 
 options = json.loads(sys.argv[1])
+parsed = [0]  # lengths of the fields that Twisted has parsed in its reactor thread
+
+
+def parse_qs(data, *arguments, really=http.parse_qs, **named):
+    parsed.append(len(data))
+    return really(data, *arguments, **named)
+
+
+http.parse_qs = parse_qs
 
 
 def refusal():
@@ -85,6 +94,9 @@ class Control(front_app.Control):
     def on_periods(self, _):
         """Of each balancer, the seconds in which it asks the agent."""
         return {balancer["name"]: balancer["period"] for balancer in agent.agent.balancers()}
+
+    def on_parsed(self, _):
+        return max(parsed)
 
     def on_version(self, _):
         return __version__
