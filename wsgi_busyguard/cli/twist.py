@@ -71,7 +71,8 @@ class Options(usage.Options):
             raise usage.UsageError("say which app to serve: --wsgi=mysite.wsgi.application")
         search_here_first()  # as busyguard serve does; twist itself does not
         try:
-            self["app"] = reflect.namedAny(self["wsgi"])
+            # Twisted's spelling; everybody else has a colon before the app.
+            self["app"] = reflect.namedAny(self["wsgi"].replace(":", "."))
         except Exception as error:
             raise usage.UsageError(f"cannot find the app {self['wsgi']!r}: {error}") from error
         try:

@@ -84,7 +84,7 @@ def _judge(servers: Sequence[Server], setting: Setting) -> None:
     whole("threads", setting.threads, least=1)
     whole("balancers", setting.balancers, least=1)
     if not servers:
-        raise ValueError("expected at least one --server NAME=HOST:PORT")
+        raise ValueError("expected a server: --server NAME=HOST:PORT, once for each")
     names = [server.name for server in servers]
     for name in [*names, setting.name]:
         if not NAME.fullmatch(name):
