@@ -1292,6 +1292,7 @@ class BoardMachine(RuleBasedStateMachine):
         Another thread of the parent has its locks just then.
         """
         self.has_forked = True
+        self.count(who, 1)  # which is no business of the child's
         has_them, over = threading.Event(), threading.Event()
 
         def hold():

@@ -761,7 +761,11 @@ class GateMachine(RuleBasedStateMachine):
             visitor.wakes = 1
             del self.queue[0]
 
-    @rule()
+    @rule(count=st.integers(1, 5))
+    def come(self, count):
+        for _ in range(count):
+            self.offer()
+
     def offer(self):
         visitor = Visitor(self.gate)
         visitor.expected, visitor.wakes = None, 0

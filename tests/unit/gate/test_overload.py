@@ -287,6 +287,27 @@ class OverloadMachine(RuleBasedStateMachine):
         self.crowd.inside.append(self.gate.take())
         self.crowd.came += 1
 
+    @rule()
+    def overload(self):
+        """Twice as many come as are served, for longer than their clients wait."""
+        for _ in range(25):
+            self.come(6, 0.0)
+            self.now += 0.1
+            self.crowd.serve(min(3, len(self.crowd.inside)))
+        assert self.crowd.tight
+
+    @rule()
+    def stall(self):
+        """Those who wait give up; later all is well, and full without anybody who waits."""
+        self.come(8, 0.0)
+        self.now += 2.5
+        self.gate.expire()
+        while self.crowd.inside:
+            self.crowd.serve()
+        self.now = self.spare_at = self.now + 30.0
+        while self.gate.has_room:
+            self.come_as_a_thread()
+
     @precondition(lambda self: self.crowd.inside)
     @rule(data=st.data())
     def serve(self, data):
