@@ -36,7 +36,8 @@ def test_checks_are_answered_on_both_ports_while_the_app_computes(site):
 
 
 def test_come_and_go_clients_on_a_stuck_pool_make_one_edge_and_no_queue_in_the_pool(site):
-    guarded = site(threads=4, max_queue=20, max_wait=60.0)
+    # The queue must not become an overload's, however long all this takes.
+    guarded = site(threads=4, max_queue=20, max_wait=60.0, client_timeout=600.0)
     stuck, threads = many(4, guarded.port, path="/hang")
     guarded.filled(4)
     for _ in range(10):
