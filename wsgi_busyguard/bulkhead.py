@@ -17,10 +17,8 @@ signal handler may raise where no ``finally`` helps) is noticed when the bulkhea
 When it shuts
 -------------
 
-By *slowness*: if of the calls that ended in the last 10 s (at least 3) half were slow or cut by
-their deadline, or if half of the places are held by calls that are slow already. Errors that come
-fast hold no slots. Then one call at a time is let through as a probe, after 1, 2, 4 ... 30 s; two
-good ones in a row open it. See :mod:`wsgi_busyguard.deadlines.slowness`.
+By *slowness*, and never by errors that come fast: see :mod:`wsgi_busyguard.deadlines.slowness`.
+Then one call at a time is let through as a probe, after 1, 2, 4 ... 30 s; two good ones open it.
 """
 
 from __future__ import annotations
@@ -46,7 +44,7 @@ from ._support.unpatched import elsewhere
 from .board.outside_calls import told_by
 from .deadlines import current_guard as guards
 from .deadlines.deadline import NotMade, call_timeout, current_deadline
-from .deadlines.slowness import Slowness, is_timeout
+from .deadlines.slowness import Running, Slowness, fill_their_part, is_timeout, too_late
 from .load import SMOOTHING, told
 from .options import is_disabled
 from .policy import calls_at_most, places, seconds
@@ -115,6 +113,8 @@ class Bulkhead:
         self._made = self._refused = self._slow = 0
         # What the usual way goes by.
         self._fresh, self._usual, self._depth = -math.inf, 0.0, 0
+        self._half = math.inf  # of the slots, which all bulkheads share
+        self._others: tuple[dict[Any, float], ...] = ()
         self._code = Bulkhead.__enter__.__code__
 
     def set(
@@ -148,9 +148,11 @@ class Bulkhead:
                 if now < self._fresh and _frame(self._depth).f_code is self._code:
                     held[frame] = now
                     n = len(held)
-                    if n == 1:
-                        return self
-                    if n <= self._limit and now - next(iter(held.values())) < self._usual:
+                    if (
+                        n <= self._limit
+                        and (n == 1 or now - next(iter(held.values())) < self._usual)
+                        and n + sum(map(len, self._others)) <= self._half
+                    ):
                         return self
                     del held[frame]
             except (ValueError, RuntimeError) as error:
@@ -177,13 +179,14 @@ class Bulkhead:
         since = self._held.pop(frame, None)
         if since is None:  # outside of a request
             return
-        took, service = self._clock() - since, self._service
+        now, service = self._clock(), self._service
+        took = now - since
         if took < QUICK_SECONDS and kind is None and service.shut is None:
             # Of two threads that do this at once one may lose its sample; a mean can bear that.
             mean = service.mean
             service.mean = took if mean is None else mean + (took - mean) * SMOOTHING
             self._made += 1
-            service.good.append(since)
+            service.good.append(now)
         else:
             self._ended(frame, since, took, error)
 
@@ -251,33 +254,37 @@ class Bulkhead:
         """Take a place; return whether that was not possible. Requires _lock."""
         held, service = self._held, self._service
         self._limit = limit = calls_at_most(slots, self._at_most, self._share)
+        self._half = half = math.inf if slots is None else math.ceil(slots / 2)
+        known = bulkheads()
+        self._others = tuple(one._held for one in known if one is not self)
         self._usual = service.usual
         if len(held) >= limit:
             self._sweep()
-        late = sum(now - since >= service.slow for since in list(held.values()))
-        if late:
-            self._say(service.judge(now, late, limit, _jitter()))
-        if not self._is_full(now, slots):
-            held[key] = now
+        if late := self._running(now).late:
+            all_late = sum(one._running(now).late for one in known)
+            hopeless = too_late(late, limit) or too_late(all_late, half)
+            self._say(service.judge(now, late, hopeless, _jitter()))
+        held[key] = now  # before it is counted, so that of two at once none is overlooked
+        if not self._is_full(now, known):
             if service.shut is not None:
                 service.probe = key
-                return False
-            if len(held) <= limit:
-                return False
-            del held[key]  # others came the usual way, meanwhile
+            return False
+        held.pop(key, None)
         self._refused += 1
         if service.shut is None and now - self._logged >= LOG_INTERVAL_SECONDS:
             self._logged = now
             self._say("further calls fail at once")
         return True
 
-    def _is_full(self, now: float, slots: int | None) -> bool:
-        """Return whether there is no place. Requires _lock."""
-        shut, half = self._service.shut, math.inf if slots is None else math.ceil(slots / 2)
+    def _is_full(self, now: float, known: list[Bulkhead]) -> bool:
+        """Return whether these are too many, the last one included. Requires _lock."""
+        shut, full = self._service.shut, len(self._held) > self._limit
         if shut is not None:
-            probing = self._service.probe in self._held
-            return now < shut.probe_at or probing or _hanging(now) >= half
-        return len(self._held) >= self._limit or (self._is_late(now) and _hanging(now) >= half)
+            full = now < shut.probe_at or self._service.probe in self._held
+        if full or sum(len(one._held) for one in known) <= self._half:
+            return full
+        each = [one._running(now) for one in known]
+        return fill_their_part(self._running(now), each, self._half)
 
     def _say(self, news: str | None) -> None:
         """Have the log say what has changed, once no lock is held. Requires _lock."""
@@ -300,11 +307,11 @@ class Bulkhead:
         """Count a call that has ended. Requires _lock."""
         self._made += 1
         self._slow += bad
-        self._say(self._service.ended(key, now, took, bad, self._limit, _jitter()))
+        self._say(self._service.ended(key, now, took, bad, _jitter()))
 
-    def _is_late(self, now: float) -> bool:
-        """Return whether a call has run for longer than they mostly do. Requires _lock."""
-        return now - min(list(self._held.values()), default=now) >= self._usual
+    def _running(self, now: float) -> Running:
+        """Return what runs now. Requires _lock."""
+        return self._service.running(now, list(self._held.values()))
 
     def _sweep(self) -> None:
         """Take back the places of frames that are gone. Requires _lock."""
@@ -377,12 +384,6 @@ _known: weakref.WeakValueDictionary[int, Bulkhead] = weakref.WeakValueDictionary
 _numbers = itertools.count()
 _random = random.SystemRandom()  # which children of a fork do not share, nor apps that seed theirs
 _settings: dict[str, dict[str, Any]] = {}
-
-
-def _hanging(now: float) -> int:
-    """Return how many places those have whose service may hang, all together. Requires _lock."""
-    known = [one for ref in _known.valuerefs() if (one := ref()) is not None]
-    return sum(len(one._held) for one in known if one._service.shut or one._is_late(now))
 
 
 def _jitter() -> float:

@@ -7,12 +7,16 @@ import contextlib
 import contextvars
 import functools
 import gc
+import heapq
+import itertools
 import os
+import random
 import subprocess
 import sys
 import textwrap
 import threading
 import weakref
+from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from wsgiref.util import setup_testing_defaults
 
@@ -23,7 +27,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from wsgi_busyguard import BusyGuard, Gate, Load, Monitor, bulkhead
 from wsgi_busyguard._support import frames, locks
 from wsgi_busyguard.bulkhead import Bulkhead, BulkheadFull, configure
-from wsgi_busyguard.deadlines import NotMade, TooLate, carrying, deadline, slowness
+from wsgi_busyguard.deadlines import (
+    NotMade,
+    TooLate,
+    carrying,
+    current_guard,
+    deadline,
+    slowness,
+)
 from wsgi_busyguard.gate.gated import holding
 
 from . import test_out_of_nowhere
@@ -693,3 +704,122 @@ class BulkheadMachine(RuleBasedStateMachine):
 
 
 TestBulkhead = BulkheadMachine.TestCase
+
+
+class SharedSlotsMachine(RuleBasedStateMachine):
+    """Two bulkheads of one guard whose slots become more and fewer; calls come and go in both."""
+
+    def __init__(self):
+        super().__init__()
+        self.clock = Clock()
+        bulkhead._known.clear()  # of those of the run before, which may not be collected yet
+        self.two = [Bulkhead(name, slow=1.0, clock=self.clock) for name in ("rates", "stock")]
+        self.inside = [[], []]
+        self.is_resized(10)
+
+    def stream(self, one):
+        with one:
+            yield
+
+    def call(self, one, by_hand):
+        if by_hand:
+            return one.take()
+        call = self.stream(one)
+        next(call)
+        return call
+
+    @rule(which=st.integers(0, 1), by_hand=st.booleans())
+    def comes(self, which, by_hand):
+        one, inside = self.two[which], self.inside[which]
+        all_shut = all(each._service.shut is not None for each in self.two)
+        before = len(self.inside[0]) + len(self.inside[1])
+        try:
+            inside.append(requested(functools.partial(self.call, one, by_hand), self.gate))
+        except BulkheadFull:
+            full = len(inside) >= self.half or one._service.shut is not None
+            assert full or before >= self.half  # and what is well has never been refused
+        else:
+            assert not all_shut or before < self.half
+            assert len(inside) <= self.half or one._service.shut is not None
+
+    @precondition(lambda self: any(self.inside))
+    @rule(data=st.data(), error=st.sampled_from([None, TimeoutError()]))
+    def goes(self, data, error):
+        which = data.draw(st.integers(0, len(self.inside[0]) + len(self.inside[1]) - 1))
+        inside = self.inside[which >= len(self.inside[0])]
+        call = inside.pop(which - (len(self.inside[0]) if inside is self.inside[1] else 0))
+        if hasattr(call, "give"):
+            call.give(error)
+        elif error is None:
+            call.close()
+        else:
+            with contextlib.suppress(TimeoutError):
+                call.throw(error)
+
+    @rule(seconds=st.sampled_from([0.01, 0.1, 0.5, 1.5, 40.0]))
+    def passes(self, seconds):
+        self.clock.now += seconds
+
+    @rule(slots=st.integers(1, 12))
+    def is_resized(self, slots):
+        self.gate, self.half = Gate(slots), -(-slots // 2)
+        current_guard._slots.clear()  # which are looked at anew after a quarter of a second
+        for one in self.two:
+            one.set(slow=1.0)
+
+    @invariant()
+    def knows_who_is_inside(self):
+        for one, inside in zip(self.two, self.inside, strict=True):
+            assert one.figures()["inside"] == len(inside)
+
+
+TestSharedSlots = SharedSlotsMachine.TestCase
+
+
+# Simulated: ten slots, 0.7 x load, two of seven requests call one of so many services.
+
+
+def outage(services, seed, hangs=(3.0, 9.0), ends=11.0):
+    """Return the part of quick requests that got a slot within a second, in the worst second."""
+    bulkhead._known.clear()
+    rng, clock, gate = random.Random(seed), Clock(), Gate(10)
+    clock.now = 0.0
+    each = [Bulkhead(f"{number}", clock=clock) for number in range(services)]
+    events, numbers, queue, free = [], itertools.count(), deque(), 10
+    for view, rate in [(None, 50.0), *((one, 20.0 / services) for one in each)]:
+        at = rng.expovariate(rate)
+        while at < ends:
+            events.append((at, next(numbers), view, rng.expovariate(10.0), None))
+            at += rng.expovariate(rate)
+    heapq.heapify(events)
+    served = Counter()
+    came = Counter(int(at) for at, _, view, *_ in events if view is None)
+    while events:
+        clock.now, _, view, took, place = heapq.heappop(events)
+        if took is not None:
+            queue.append((clock.now, view, took))
+        else:
+            free += 1
+            if place is not None:
+                place.give(TimeoutError() if view else None)
+        while free and queue:
+            at, view, took = queue.popleft()
+            place = cut = None
+            if view is None:
+                served[int(at)] += clock.now - at < 1.0
+            else:
+                try:
+                    place = requested(functools.partial(view.take, 1.0), gate)
+                    took = 5.0 if hangs[0] <= clock.now < hangs[1] else took
+                    took, cut = min(took, 1.0), took >= 1.0
+                except BulkheadFull:
+                    took = 0.0
+            free -= 1
+            heapq.heappush(events, (clock.now + took, next(numbers), cut, None, place))
+    return min(served[second] / came[second] for second in range(int(ends)))
+
+
+@pytest.mark.parametrize("services", [1, 2, 4, 8])
+def test_however_many_services_hang_at_once_requests_that_call_none_are_served(services):
+    """With each in the half that is its own, eight took 8 slots, and 65 in 100 were served."""
+    assert min(outage(services, seed) for seed in range(3)) >= 0.99

@@ -1,15 +1,28 @@
 """Whether an outside service is so slow that it is better not called: a breaker on slowness.
 
-Not on errors: one that fails at once holds nobody up. Reads no clock and takes no lock.
+Not on errors: one that fails at once holds nobody up. It is if of the calls that ended in the last
+10 s (at least 3) half were slow or cut by their deadline, or if half of the places are held by
+calls that are slow already, or half of those that all services have together.
+
+Before it is that slow it may be seen that it hangs: by calls that run for longer than they mostly
+do, or that do not end, one after the other, as often as they should. While what may be hanging has
+half of the slots, no more is called of it, so that the other half is left to requests that call
+nothing.
+
+Reads no clock and takes no lock.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..load import smoothed
 from ..policy import CLIENT_TIMEOUT, seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
 
 # Seconds for which a call that has ended counts, and how many of the last are remembered.
 WINDOW_SECONDS = 10.0
@@ -23,6 +36,10 @@ PROBES_TO_OPEN = 2
 
 # A call that takes so long may be hanging whatever they mostly take.
 USUAL_LEAST_SECONDS, USUAL_FACTOR = 0.05, 3
+
+# That none of so many calls has ended that should have is hardly chance: once in 55 times where
+# each may end at any moment; where all take as long as each other, once that time has gone by.
+MISSING_CALLS, MISSING_FACTOR = 4, 1.5
 
 # How far into what has raised an error is looked for a timeout.
 DEEPEST_CAUSE = 5
@@ -43,17 +60,75 @@ class Shut(NamedTuple):
     good: int = 0
 
 
-def too_slow(good: int, bad: int, late: int, limit: float) -> bool:
+def too_late(late: int, limit: float) -> bool:
+    """Return whether so many calls that run are slow already that it is of no use to wait for them.
+
+    :param limit: how many may run at once.
+    """
+    return late > 0 and late >= max(limit / 2, min(limit, LEAST_CALLS))
+
+
+def too_slow(good: int, bad: int) -> bool:
     """Return whether a service is so slow that it is better not called.
 
     :param good: calls that have ended lately and in time; ``bad``: that were slow.
-    :param late: calls that still run and are slow already.
-    :param limit: how many may run at once.
     """
-    if late and late >= max(limit / 2, min(limit, LEAST_CALLS)):
-        return True  # with half of the places gone it is too late to wait for them to end
     ended = good + bad
     return ended >= LEAST_CALLS and 2 * bad >= ended
+
+
+class Running(NamedTuple):
+    """The calls to one service that run now, and what is known of it.
+
+    :param ages: seconds.
+    :param quiet: seconds since a call has ended that was not slow.
+    :param mean: seconds that such a call takes.
+    :param usual: seconds within which calls mostly end.
+    :param late: how many are slow already.
+    :param suspect: whether it is shut, or the last call that ended was slow.
+    """
+
+    ages: tuple[float, ...]
+    quiet: float
+    mean: float
+    usual: float
+    late: int = 0
+    suspect: bool = False
+
+    @property
+    def hangs(self) -> bool:
+        """Whether it may be hanging."""
+        oldest = max(self.ages, default=0.0)
+        if self.suspect or oldest >= self.usual:
+            return True
+        return oldest >= MISSING_FACTOR * self.mean and missing([self]) >= MISSING_CALLS
+
+
+def missing(services: Collection[Running]) -> float:
+    """Return how many calls should have ended since one of any of these services has."""
+    quiet = min((one.quiet for one in services), default=0.0)
+    return sum(min(age, quiet) / one.mean for one in services for age in one.ages)
+
+
+def all_hang(services: Collection[Running]) -> bool:
+    """Return whether all services may be hanging: they often share a network."""
+    busy = [one for one in services if one.ages]
+    quiet, calls = min((one.quiet for one in busy), default=0.0), sum(len(one.ages) for one in busy)
+    typical = sum(len(one.ages) * one.mean for one in busy)
+    return calls * quiet >= typical and missing(busy) >= MISSING_CALLS
+
+
+def fill_their_part(own: Running, services: Collection[Running], most: float) -> bool:
+    """Return whether the calls to services that may be hanging are too many, its own one of them.
+
+    :param own: the service of the last call, one of ``services``.
+    :param most: how many all of them together may be.
+    """
+    if sum(len(one.ages) for one in services) <= most:
+        return False
+    if all_hang(services):
+        return True
+    return own.hangs and sum(len(one.ages) for one in services if one.hangs) > most
 
 
 def shut(now: float, jitter: float) -> Shut:
@@ -105,7 +180,7 @@ class Slowness:
         self.mean: float | None = None
         self.shut: Shut | None = None
         self.probe: object = None
-        self.good: deque[float] = deque(maxlen=MOST_CALLS)  # when they began, or ended
+        self.good: deque[float] = deque(maxlen=MOST_CALLS)  # when they ended
         self.bad: deque[float] = deque(maxlen=MOST_CALLS)
 
     def expect(self, timeout: float) -> None:
@@ -127,27 +202,36 @@ class Slowness:
             return self.slow
         return min(self.slow, max(USUAL_LEAST_SECONDS, USUAL_FACTOR * self.mean))
 
-    def judge(self, now: float, late: int, limit: float, jitter: float) -> str | None:
+    def judge(self, now: float, late: int, hopeless: bool, jitter: float) -> str | None:
         """Shut if it is too slow, and return why.
 
-        :param late: calls that still run and are slow already.
+        :param late: calls that still run and are slow already; ``hopeless``: too many of them.
         """
         ends = [sum(at >= now - WINDOW_SECONDS for at in list(at)) for at in (self.good, self.bad)]
         good, bad = ends
-        if self.shut is not None or not too_slow(good, bad, late, limit):
+        if self.shut is not None or not (hopeless or too_slow(good, bad)):
             return None
         self.shut, self.probe = shut(now, jitter), None
         return f"{bad} of {good + bad} calls of the last 10 s and {late} that still run are slow"
 
-    def ended(
-        self, key: object, now: float, took: float, bad: bool, limit: float, jitter: float
-    ) -> str | None:
+    def running(self, now: float, sinces: Iterable[float]) -> Running:
+        """Return what runs now of this service, of calls that began then."""
+        quiet = now - self.good[-1] if self.good else math.inf
+        last_bad = self.bad[-1] if self.bad else -math.inf
+        suspect = self.shut is not None or now - last_bad < quiet
+        least, slow = USUAL_LEAST_SECONDS / USUAL_FACTOR, self.slow
+        mean = slow if self.mean is None else max(self.mean, least)
+        ages = tuple(now - at for at in sinces)
+        late = sum(age >= slow for age in ages)
+        return Running(ages, quiet, mean, self.usual, late, suspect)
+
+    def ended(self, key: object, now: float, took: float, bad: bool, jitter: float) -> str | None:
         """Take note of a call that has ended; return what there is to tell, if anything."""
         if self.shut is not None:
             return self._probed(now, bad, jitter) if key is self.probe else None
         if bad:
             self.bad.append(now)
-            return self.judge(now, 0, limit, jitter)
+            return self.judge(now, 0, False, jitter)
         self.good.append(now)
         self.mean = smoothed(self.mean, took)
         return None

@@ -4,16 +4,20 @@ import pytest
 
 from wsgi_busyguard.deadlines.slowness import (
     PROBE_LAST_SECONDS,
+    Running,
     Slowness,
     after_probe,
+    all_hang,
+    fill_their_part,
     is_timeout,
     shut,
+    too_late,
     too_slow,
 )
 
 
 def ended(service, now, took, bad=False):
-    return service.ended("a call", now, took, bad, limit=5, jitter=1.0)
+    return service.ended("a call", now, took, bad, jitter=1.0)
 
 
 @pytest.mark.parametrize(
@@ -21,7 +25,7 @@ def ended(service, now, took, bad=False):
     [(0, 0, False), (0, 2, False), (0, 3, True), (1, 2, True), (2, 2, True), (3, 2, False)],
 )
 def test_it_is_slow_when_half_of_at_least_three_calls_were(good, bad, slow):
-    assert too_slow(good, bad, late=0, limit=5) is slow
+    assert too_slow(good, bad) is slow
 
 
 @pytest.mark.parametrize(
@@ -33,7 +37,7 @@ def test_it_is_slow_when_half_of_at_least_three_calls_were(good, bad, slow):
 )
 def test_it_is_slow_when_half_of_the_places_are_held_by_calls_that_are(late, limit, slow):
     """However many were good before: those of 10 s ago say nothing of a service that hangs now."""
-    assert too_slow(good=1000, bad=0, late=late, limit=limit) is slow
+    assert too_late(late, limit) is slow
 
 
 def test_it_is_probed_after_1_2_4_seconds_and_so_on_up_to_30():
@@ -96,6 +100,64 @@ def test_what_is_usual_follows_the_good_calls_and_is_never_more_than_slow():
     assert service.usual == pytest.approx(0.3)
     ended(service, 0.0, 60.0)
     assert service.usual == service.slow
+
+
+def running(*ages, quiet=0.0, mean=0.1, usual=0.3, **more):
+    return Running(ages, quiet, mean, usual, **more)
+
+
+@pytest.mark.parametrize(
+    ("service", "hangs"),
+    [
+        (running(), False),
+        (running(0.29), False),
+        (running(0.3), True),
+        (running(0.01, suspect=True), True),
+        (running(suspect=True), True),
+        # Three that have been there since the last one ended: 3 x 0.14 are 4.2 of the mean.
+        (running(0.2, 0.2, 0.2, quiet=0.14), True),
+        (running(0.2, 0.2, 0.2, quiet=0.13), False),
+        # As many that all came at once, where each takes as long as the other.
+        (running(*[0.14] * 8, quiet=9.0), False),
+        (running(*[0.16] * 8, quiet=9.0), True),
+    ],
+)
+def test_it_may_be_hanging_when_a_call_is_late_or_none_ends_that_should_have(service, hangs):
+    assert service.hangs is hangs
+
+
+def test_all_may_be_hanging_when_none_of_any_ends():
+    assert all_hang([running(0.12), running(0.2, 0.2, 0.12, quiet=0.12)]) is False  # one has ended
+    assert all_hang([running(0.12, quiet=9.0), running(0.2, 0.2, 0.12, quiet=0.12)]) is True
+    assert all_hang([running(quiet=9.0), running()]) is False
+    assert all_hang([]) is False
+
+
+WELL, HANGS = running(0.1, 0.1), running(0.4, 0.4, 0.4)
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "full"),
+    [
+        (WELL, [WELL, WELL], False),
+        (WELL, [HANGS, HANGS], False),
+        (HANGS, [WELL, WELL], False),
+        (HANGS, [HANGS], True),
+        (HANGS, [running(0.4, 0.4)], False),  # 5 of 5
+    ],
+)
+def test_what_may_be_hanging_has_half_of_the_slots_and_what_is_well_more(own, others, full):
+    assert fill_their_part(own, [own, *others], 5) is full
+
+
+def test_a_service_whose_last_call_was_slow_is_suspect_until_one_is_not():
+    service = Slowness()
+    ended(service, 1.0, 0.1)
+    assert service.running(2.0, []).suspect is False
+    ended(service, 3.0, 3.0, bad=True)
+    assert service.running(4.0, []).suspect is True
+    ended(service, 5.0, 0.1)
+    assert service.running(6.0, [5.5, 3.0]) == Running((0.5, 3.0), 1.0, 0.1, service.usual, 1)
 
 
 class ReadTimeout(Exception):
