@@ -8,13 +8,16 @@ import socket
 import threading
 import time
 
+import httpcore
 import httpx
 import pytest
 import requests
 import urllib3
+from httpcore._backends.sync import SyncStream
 
 from wsgi_busyguard import BusyGuard
 from wsgi_busyguard.deadlines import TooLate, within
+from wsgi_busyguard.integrations.httpcore import Left, _Stream
 from wsgi_busyguard.integrations.httpx import AsyncDeadlineTransport, DeadlineTransport
 from wsgi_busyguard.integrations.requests import DeadlineAdapter
 from wsgi_busyguard.integrations.urllib3 import DeadlineRetry, DeadlineTimeout
@@ -412,3 +415,94 @@ def test_a_connection_kept_alive_has_nothing_left_of_the_call_before(trickling, 
         assert not isinstance(in_request(20, ask, trickling.url), Exception)
         ask(trickling.url)  # in no request
     assert len(trickling.connections) == 1
+
+
+ADDRESSES = [f"127.0.0.{number}" for number in range(1, 9)]
+
+
+@pytest.fixture
+def silent(monkeypatch):
+    """Return the URL of a host with eight addresses, none of which answers."""
+    servers = [socket.socket() for _ in ADDRESSES]
+    port, fillers = 0, []
+    for address, server in zip(ADDRESSES, servers, strict=True):
+        server.bind((address, port))
+        port = server.getsockname()[1]
+        server.listen(0)
+        for _ in range(5):  # until the kernel answers nobody else
+            fillers.append(socket.socket())
+            fillers[-1].settimeout(0.2)
+            try:
+                fillers[-1].connect((address, port))
+            except TimeoutError:
+                break
+    look_up = socket.getaddrinfo
+
+    def found(host, *arguments, **more):
+        if host not in ("silent.example", b"silent.example"):
+            return look_up(host, *arguments, **more)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, port)) for each in ADDRESSES]
+
+    monkeypatch.setattr(socket, "getaddrinfo", found)
+    yield f"http://silent.example:{port}/"
+    for each in servers + fillers:
+        each.close()
+
+
+def test_all_addresses_of_a_host_share_what_is_left(silent, way, in_request):
+    """Each may take the whole timeout, as the libraries have it."""
+    ask, timeout = way
+    began = time.monotonic()
+    assert isinstance(in_request(1.0, ask, silent), timeout)
+    assert time.monotonic() - began < 5.0
+
+
+def test_another_address_is_tried_if_the_first_refuses(service, monkeypatch, in_request):
+    service.answering.set()
+    port, look_up = int(service.url.rsplit(":")[-1].strip("/")), socket.getaddrinfo
+
+    def found(host, *arguments, **more):
+        if host not in ("two.example", b"two.example"):
+            return look_up(host, *arguments, **more)
+        both = ("127.0.0.2", "127.0.0.1")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, port)) for each in both]
+
+    monkeypatch.setattr(socket, "getaddrinfo", found)
+    for ask in (by_requests, by_urllib3, by_httpx):
+        assert in_request(20.0, ask, f"http://two.example:{port}/") == "sunny"
+
+
+def test_a_name_that_is_unknown_is_told_in_the_clients_own_words(monkeypatch, in_request):
+    def unknown(*_, **__):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    url = "http://nowhere.example/"
+    assert isinstance(in_request(20.0, by_requests, url), requests.ConnectionError)
+    assert isinstance(in_request(20.0, by_httpx, url), httpx.ConnectError)
+    raised = in_request(20.0, by_urllib3, url)
+    assert isinstance(raised, urllib3.exceptions.NameResolutionError)
+
+
+def test_what_is_sent_to_a_slow_reader_ends_when_the_client_gives_up():
+    """It takes some bytes each time before the timeout, and would do so for 15 s."""
+    one, other = socket.socketpair()
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4608)
+    over = threading.Event()
+
+    def read():
+        while not over.wait(0.3) and other.recv(1024):
+            pass
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    timeout = Left(1.0)
+    timeout.deadline = time.monotonic() + 1.0
+    began = time.monotonic()
+    with pytest.raises(httpcore.WriteTimeout):
+        _Stream(SyncStream(one)).write(b"a" * 65536, timeout)
+    assert time.monotonic() - began < 6.0
+    over.set()
+    one.close()
+    thread.join(10)
+    other.close()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from typing import TYPE_CHECKING, Any
 
 import httpcore
 
 from ..deadlines.deadline import TooLate, call_timeout
+from .addresses import addresses
 
 if TYPE_CHECKING:
     import ssl
@@ -46,6 +48,26 @@ def _sleepable(seconds: float) -> None:
         raise httpcore.ConnectTimeout(str(late)) from late
 
 
+def _sends_on(stream: httpcore.NetworkStream) -> socket.socket | None:
+    """Return the socket on which a stream sends, if it sends as it is what it is given.
+
+    That of TLS within TLS, which has its socket as well, encrypts first.
+    """
+    sock = stream.get_extra_info("socket") if type(stream).__name__ == "SyncStream" else None
+    return sock if isinstance(sock, socket.socket) else None
+
+
+def _sent(sock: socket.socket, data: memoryview, timeout: float) -> int:
+    """Send what goes at once, and return how much that was."""
+    try:
+        sock.settimeout(timeout)
+        return sock.send(data)
+    except TimeoutError as late:
+        raise httpcore.WriteTimeout(late) from late
+    except OSError as error:
+        raise httpcore.WriteError(error) from error
+
+
 class _Stream(httpcore.NetworkStream):
     """A connection each of whose waits has what is left of its call."""
 
@@ -56,9 +78,15 @@ class _Stream(httpcore.NetworkStream):
         return self._stream.read(max_bytes, _now(timeout, httpcore.ReadTimeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        for at in range(0, len(buffer), PIECE):
-            piece = buffer[at : at + PIECE]
-            self._stream.write(piece, _now(timeout, httpcore.WriteTimeout))
+        rest, sock = memoryview(buffer), _sends_on(self._stream)
+        while rest:
+            left = _now(timeout, httpcore.WriteTimeout)
+            # Whatever is sent of it: a peer that takes it slowly is looked at as often.
+            if left is None or sock is None:
+                self._stream.write(bytes(rest[:PIECE]), left)
+                rest = rest[PIECE:]
+            else:
+                rest = rest[_sent(sock, rest, left) :]
 
     def start_tls(
         self,
@@ -88,9 +116,21 @@ class Backend(httpcore.NetworkBackend):
     def connect_tcp(
         self, host: str, port: int, timeout: float | None = None, *rest: Any, **more: Any
     ) -> httpcore.NetworkStream:
-        """Connect, within what is left of the call."""
-        left = _now(timeout, httpcore.ConnectTimeout)
-        return _Stream(self._backend.connect_tcp(host, port, left, *rest, **more))
+        """Connect, within what is left of the call, to the first of its addresses that can be."""
+        if not isinstance(timeout, Left):
+            return _Stream(self._backend.connect_tcp(host, port, timeout, *rest, **more))
+        try:
+            known = addresses(host, port)
+        except OSError as unknown:
+            raise httpcore.ConnectError(unknown) from unknown
+        for last, address in enumerate(known, 1 - len(known)):
+            try:
+                left = _now(timeout, httpcore.ConnectTimeout)
+                return _Stream(self._backend.connect_tcp(address, port, left, *rest, **more))
+            except (httpcore.ConnectError, httpcore.ConnectTimeout):
+                if not last:
+                    raise
+        raise httpcore.ConnectError(f"{host!r} has no address")
 
     def connect_unix_socket(
         self, path: str, timeout: float | None = None, *rest: Any, **more: Any

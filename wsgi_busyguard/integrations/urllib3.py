@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import io
 import math
+import socket
 import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 from urllib3 import Retry, Timeout
-from urllib3.exceptions import ConnectTimeoutError
+from urllib3.connection import HTTPConnection
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
 from ..deadlines.deadline import TooLate, call_timeout, current_deadline
+from .addresses import addresses
 from .bulkheads import chosen, known
 
 if TYPE_CHECKING:
-    import socket
-
     from urllib3 import BaseHTTPResponse
 
     from ..bulkhead import Bulkhead, Place
@@ -75,6 +76,7 @@ class DeadlineTimeout(Timeout):
         connection, deadline = _connection(), current_deadline()
         if deadline is not None and hasattr(connection, "response_class"):
             _end_sending(connection, deadline)
+            _end_connecting(connection, deadline)
         sock = getattr(connection, "sock", None)
         if sock is not None and isinstance(left, (int, float)):
             sock.settimeout(left)  # kept alive, it has the timeout of the call before
@@ -88,6 +90,7 @@ class DeadlineTimeout(Timeout):
         needed = deadline is not None or self._place is not None
         if hasattr(connection, "response_class"):
             vars(connection).pop("send", None)  # all is sent
+            vars(connection).pop("_new_conn", None)  # it was open already
         if needed and hasattr(connection, "response_class"):
             _end_answer(connection, math.inf if deadline is None else deadline, self._place)
         return left
@@ -171,6 +174,37 @@ def _connection() -> Any:
     looks where it is asked from. Not found, the number holds for each read, as any timeout does.
     """
     return sys._getframe(2).f_locals.get("conn")
+
+
+def _end_connecting(connection: Any, deadline: float) -> None:
+    """Have all addresses of a host together be tried until the deadline, and not each so long.
+
+    Where urllib3 itself connects; another library's connections (SOCKS, Unix sockets) have one.
+    """
+    if type(connection)._new_conn is not HTTPConnection._new_conn:
+        return
+
+    def connected() -> Any:
+        vars(connection).pop("_new_conn", None)  # this was for one attempt
+        name, said, error = connection._dns_host, connection.timeout, None
+        try:
+            for address in addresses(name, connection.port):
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    break
+                connection._dns_host = address
+                connection.timeout = min(said, left) if isinstance(said, (int, float)) else left
+                try:
+                    return type(connection)._new_conn(connection)
+                except (NewConnectionError, ConnectTimeoutError) as failed:
+                    error = failed
+        except socket.gaierror as unknown:
+            raise NameResolutionError(name, connection, unknown) from unknown
+        finally:
+            connection._dns_host, connection.timeout = name, said
+        raise error or ConnectTimeoutError(connection, "the client's patience ended")
+
+    connection._new_conn = connected
 
 
 def _end_sending(connection: Any, deadline: float) -> None:
