@@ -25,14 +25,18 @@ EVERY = 10.0
 LOOK_EVERY = 0.25
 
 
-class ShowsStacks(Protocol):
+class StackView(Protocol):
+    """Knows in which lines of code requests are."""
+
+    def look(self) -> Any:
+        """Return what holds the slots, as ``/load`` shows it."""
+
+
+class ShowsStacks(StackView, Protocol):
     """Knows the calls of this process, and in which lines of code they are."""
 
     def noting(self, app: WSGIApplication) -> WSGIApplication:
         """Return ``app`` with its calls known."""
-
-    def look(self) -> Any:
-        """Return what holds the slots, as ``/load`` shows it."""
 
     def first(self) -> str:
         """Return the line in which most requests are, in words; empty if it cannot be said."""

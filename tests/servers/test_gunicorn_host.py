@@ -60,6 +60,29 @@ def test_a_busy_host_is_alive(gunicorn, held):
     together(threads)
 
 
+@pytest.mark.parametrize("kind", ["GuardedThreads", "GuardedSync", "GuardedGevent"])
+def test_the_lines_that_requests_of_all_workers_are_in_are_on_the_check_port(gunicorn, held, kind):
+    served = gunicorn("-w2", "--threads=2", kind=kind, show_stacks=1, **PLENTY)
+    served.all_ready(2)
+    _, threads = many(2, served.port, path=held.path)
+    served.filled(2)
+
+    def seen():
+        """Return how many are seen and in which functions, all from one look."""
+        stacks = served.load["stacks"]
+        return stacks["threads"], {line["at"].rpartition(" in ")[2] for line in stacks["lines"]}
+
+    # None is seen before a worker has looked, and one may have looked before it had its request.
+    eventually(lambda: seen() == (2, {"until"}))
+    held.let_go()
+    together(threads)
+    eventually(lambda: seen() == (0, set()))
+
+
+def test_without_the_option_no_line_is_on_the_check_port(gunicorn):
+    assert "stacks" not in gunicorn("-w1").load
+
+
 def agent_line(port, name=b""):
     with Line(port) as line:
         if name:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..counters import Changes, Counters
+    from ..state_log import StackView
     from .board import Board
     from .row import Row
 
@@ -52,6 +53,8 @@ class Watcher:
         #: How many checks it has answered, by policy.
         self._asked = no_checks()
         self.refusals = RefusalRate()
+        #: Says in which lines the requests of those processes are, where that is wanted.
+        self.stacks: StackView | None = None
 
     @property
     def load(self) -> Load:

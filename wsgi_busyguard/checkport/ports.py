@@ -13,6 +13,7 @@ from .._support.listener import address as address
 from .._support.listener import bound as bound
 from .._support.request_head import Head, read_head
 from .._support.wsgi_call import called, least_environ
+from ..board.watcher import Watcher
 from ..checks import LIVE, LONGEST_QUERY, Check, Checks
 from ..dashboard import Page
 from ..haproxy import MOST_BALANCERS, MOST_OF_ADDRESS, Agent, Newcomers
@@ -230,7 +231,7 @@ class CheckApp:
             shown["port"] = self.address
         if self._alive is not None:
             shown["alive"] = self._alive()
-        if isinstance(self._monitor, Monitor) and self._monitor.stacks is not None:
+        if isinstance(self._monitor, (Monitor, Watcher)) and self._monitor.stacks is not None:
             shown["stacks"] = self._monitor.stacks.look()
         return shown
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from .._support.load_report import LoadReport
     from .history import Look
-    from .stacks import LineFigures, StackFigures
+    from .stack_lines import LineFigures, StackFigures
 
     Rule = Callable[[LoadReport, Sequence[Look]], "str | None"]
 

@@ -17,7 +17,8 @@ from wsgi_busyguard.checkport.ports import CheckApp
 from wsgi_busyguard.dashboard import stacks as module
 from wsgi_busyguard.dashboard.html import parts
 from wsgi_busyguard.dashboard.sentences import stack_lines
-from wsgi_busyguard.dashboard.stacks import Frame, Stacks, Thread, folded, place, threads_in
+from wsgi_busyguard.dashboard.stack_lines import Frame, Thread, folded, place
+from wsgi_busyguard.dashboard.stacks import Stacks, threads_in
 
 STDLIB = os.path.dirname(threading.__file__)
 SITE = f"{STDLIB}/site-packages"

@@ -19,6 +19,7 @@ from ...board.board import Board
 from ...board.watcher import Watcher
 from ...checkport.event_loop import Loop
 from ...checkport.ports import AgentPort, CheckPort, introduce
+from ...dashboard.shared_stacks import SharedStacks
 from ...options import GuardOptions
 from ..acceptqueue import in_the_kernel
 from .options import read_options
@@ -47,6 +48,7 @@ class Host:
         self.options = options
         self.mistake = ""
         self.board = Board(options.board, BOARD_ROWS)
+        self.stacks = SharedStacks(self.board)  # before there are workers
         self.arbiter: Any = None
         #: Where it listens, by what is answered there.
         self.where: dict[str, tuple[str, int]] = {}
@@ -201,6 +203,8 @@ def the_host(cfg: Any, log: Any) -> tuple[Host, GuardOptions]:
     try:
         host.options = read_options(os.environ)
         host.mistake = ""
+        if host.watcher is not None:
+            host.watcher.stacks = host.stacks if host.options.show_stacks else None
     except ValueError as error:  # at a reload; at the start it would have ended
         if host.mistake != str(error):  # said once, not for each worker
             host.mistake = str(error)

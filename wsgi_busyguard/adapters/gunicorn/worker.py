@@ -317,7 +317,11 @@ class GuardedWorker:
 
     def work(self) -> tuple[Any, ...]:
         """Return what is to be done a few times a second."""
-        return (self.standing.look, self._whether_stopping, self.monitor.refresh)
+        return (self.standing.look, self._whether_stopping, self.monitor.refresh, self._post_stacks)
+
+    def _post_stacks(self) -> None:
+        if self.monitor.stacks is not None:
+            self.host.stacks.post(self.monitor.stacks)
 
     def _safely(self, step: Callable[..., R], *arguments: Any) -> R | None:
         """Return what a step of the guard's own does; ``None`` if it raises: the worker goes on."""
