@@ -288,7 +288,8 @@ class FrontContract(RequestContract):
     def test_come_and_go_clients_on_a_stuck_server_make_one_edge_and_cost_no_descriptors(
         self, site
     ):
-        guarded = site(threads=4, max_queue=20, max_wait=60.0)
+        # However long all this takes, the queue must not become an overload's.
+        guarded = site(threads=4, max_queue=20, max_wait=60.0, client_timeout=600.0)
         stuck, threads = many(4, guarded.port, path="/hang")
         guarded.filled(4)
         before = guarded.tell("descriptors")
