@@ -146,7 +146,8 @@ def in_the_kernel(listeners: Iterable[Any]) -> int | None:
     """Return how many connections wait to be accepted; ``None`` where nobody can tell."""
     total = None
     for listener in listeners:
-        queued = waiting(getattr(listener, "sock", listener))
+        sock = getattr(listener, "sock", listener)
+        queued = None if sock is None else waiting(sock)  # gunicorn forgets one that it closes
         if queued is not None:
             total = (total or 0) + queued
     return total

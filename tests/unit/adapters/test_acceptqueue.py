@@ -7,13 +7,14 @@ import socket
 import struct
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 
 from wsgi_busyguard import Load
 from wsgi_busyguard._support.unpatched import original
 from wsgi_busyguard.adapters import acceptqueue
-from wsgi_busyguard.adapters.acceptqueue import AcceptQueueAdapter, waiting
+from wsgi_busyguard.adapters.acceptqueue import AcceptQueueAdapter, in_the_kernel, waiting
 
 BACKLOG = 3
 
@@ -325,3 +326,11 @@ def test_that_somebody_waits_is_known_though_no_descriptor_is_left_to_ask_with(d
     assert waiting_without() == 1
     door.listener.accept()[0].close()
     assert waiting_without() == 0
+
+
+def test_where_nobody_waits_any_more_nothing_is_known_and_nothing_raised():
+    """gunicorn's listeners have no socket once a worker that stops has closed them."""
+    closed = SimpleNamespace(sock=None)
+    assert in_the_kernel([closed]) is None
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        assert in_the_kernel([closed, SimpleNamespace(sock=listener)]) == 0
