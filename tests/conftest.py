@@ -251,7 +251,7 @@ REAL = ("servers", "balancers", "frameworks", "hostile", "chaos")
 def pytest_addoption(parser):
     parser.addoption("--all", action="store_true", help="also run what is slow")
     parser.addoption(
-        "--seconds", type=float, help="how long each fuzz target (3) and chaos (10) go on"
+        "--seconds", type=float, help="how long each fuzz target (3) and each chaos (20) go on"
     )
     parser.addoption("--seed", type=int, help="of chaos; chosen and printed beside --seconds alone")
 

@@ -6,15 +6,19 @@ What a front does with one such client is in ``contracts/front.py``; here are cr
 from __future__ import annotations
 
 import contextlib
+import itertools
 import socket
 import struct
 import threading
 import time
 
 import pytest
-from support.client import Line, ask, check, eventually, request
+from balancers.test_agent import Agent
+from support.client import Line, ask, check, checks, eventually, request
 from support.gunicorns import FrontGunicorn
 from support.processes import Site, ThreadedSite
+
+from wsgi_busyguard.haproxy.agent import MOST_OF_ADDRESS
 
 CROWD = 24
 HELLO = bytes.fromhex("16030100c8010000c40303") + b"a" * 190
@@ -33,17 +37,40 @@ SAID = {
     "names of balancers": b"made-up\nlb1\nlb2\n" * 20,
 }
 
+
+class Watched(ThreadedSite):
+    """A site whose checks are answered by ``busyguard agent`` from its board."""
+
+    def __init__(self, *, board, **options):
+        super().__init__(server="waitress", board=str(board), **options)
+        try:
+            self.watcher = Agent(board)
+        except BaseException:
+            super().reap()  # nobody else has it yet
+            raise
+        self.check, self.agent = self.watcher.check, self.watcher.agent
+        eventually(lambda: check(self.check).status == 200)
+
+    def reap(self):
+        self.watcher.reap()
+        super().reap()
+
+
 FRONTS = {
     "Twisted": (Site, {}),
     "waitress": (ThreadedSite, {"server": "waitress"}),
     "cheroot": (ThreadedSite, {"server": "cheroot"}),
     "gunicorn": (FrontGunicorn, {}),
+    "gevent": (FrontGunicorn, {"kind": "GuardedGevent"}),
+    "a board": (Watched, {}),
 }
 
 
 @pytest.fixture(scope="module", params=FRONTS)
-def served(request):
+def served(request, tmp_path_factory):
     kind, options = FRONTS[request.param]
+    if kind is Watched:
+        options = {"board": tmp_path_factory.mktemp("run") / "board"}
     server = kind(threads=4, max_queue=40, **options)
     yield server
     server.reap()
@@ -61,14 +88,14 @@ def crowd(port, said):
 
 
 @contextlib.contextmanager
-def all_the_while(step, *arguments):
+def all_the_while(step, *arguments, **named):
     """Do this again and again on a thread."""
     end = threading.Event()
 
     def work():
         while not end.wait(0.01):
             with contextlib.suppress(OSError):
-                step(*arguments)
+                step(*arguments, **named)
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
@@ -80,10 +107,11 @@ def all_the_while(step, *arguments):
 
 
 def reset(port):
-    """Connect, begin to ask, and leave without a goodbye."""
-    with socket.create_connection(("127.0.0.1", port), 10) as client:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        client.sendall(b"GET /page HTTP/1.1\r\n")
+    """Connect, begin to ask, and leave without a goodbye: ten, one after the other."""
+    for _ in range(10):
+        with socket.create_connection(("127.0.0.1", port), 10) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.sendall(b"GET /page HTTP/1.1\r\n")
 
 
 def drip(port):
@@ -94,10 +122,16 @@ def drip(port):
             time.sleep(0.02)
 
 
-def agent_says(port):
+def agent_says(port, name=b"lb1"):
     with socket.create_connection(("127.0.0.1", port), 10) as line:
-        line.sendall(b"lb1\n")
+        line.sendall(name + b"\n")
         return line.makefile("rb").read()
+
+
+def agent_hears(port, names=itertools.count()):  # noqa: B008, one for all calls
+    """Be another balancer, which asks twice, as only those that come again get a share."""
+    name = b"made-up-%d" % next(names)
+    assert [agent_says(port, name)[:11] for _ in range(2)] == [b"up maxconn:"] * 2
 
 
 def well(served):
@@ -124,6 +158,40 @@ def test_who_comes_again_and_again_holds_up_nobody(served, port, step):
     with all_the_while(step, getattr(served, port)):
         for _ in range(3):
             well(served)
+    served.at_rest()
+    well(served)
+
+
+def test_made_up_balancers_take_no_share_from_those_that_are_known(served):
+    """All of an address are at most so many, and each that is known gets one at least."""
+    for _ in range(30):
+        agent_hears(served.agent)
+    known = served.load.get("balancers", [])  # where one loop has both ports
+    assert len(known) <= MOST_OF_ADDRESS, known
+    with all_the_while(agent_hears, served.agent):
+        assert {agent_says(served.agent, b"lb1") for _ in range(10)} == {b"up maxconn:1\n"}
+        well(served)
+
+
+@contextlib.contextmanager
+def feeds(port, count):
+    """Have so many watch the figures, who read nothing of what comes."""
+    with contextlib.ExitStack() as lines:
+        for _ in range(count):
+            line = lines.enter_context(socket.socket())
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+            line.settimeout(10)
+            line.connect(("127.0.0.1", port))
+            line.sendall(request(path="/load?watch"))
+        yield
+
+
+def test_feeds_that_nobody_reads_hold_up_nobody(served):
+    with feeds(served.check, 50), all_the_while(ask, served.port, path="/page"):
+        for _ in range(10):
+            checks(served.check, 2)
+            time.sleep(0.1)
+        well(served)
     served.at_rest()
     well(served)
 
