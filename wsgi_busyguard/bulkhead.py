@@ -111,8 +111,7 @@ class Bulkhead:
         self._deeper: dict[Any, int] = {}  # frames that came in again, how often
         self._service.probe = None
         self._made = self._refused = self._slow = 0
-        # What the usual way goes by.
-        self._fresh, self._usual, self._depth = -math.inf, 0.0, 0
+        self._fresh, self._usual, self._depth = -math.inf, 0.0, 0  # what the usual way goes by
         self._half = math.inf  # of the slots, which all bulkheads share
         self._others: tuple[dict[Any, float], ...] = ()
         self._code = Bulkhead.__enter__.__code__
@@ -148,12 +147,13 @@ class Bulkhead:
                 if now < self._fresh and _frame(self._depth).f_code is self._code:
                     held[frame] = now
                     n = len(held)
-                    if (
-                        n <= self._limit
-                        and (n == 1 or now - next(iter(held.values())) < self._usual)
-                        and n + sum(map(len, self._others)) <= self._half
+                    if n <= self._limit and (
+                        n == 1 or now - next(iter(held.values())) < self._usual
                     ):
-                        return self
+                        for other in self._others:
+                            n += len(other)
+                        if n <= self._half:
+                            return self
                     del held[frame]
             except (ValueError, RuntimeError) as error:
                 # No stack so deep; one came or left meanwhile. A signal handler's is not ours.
