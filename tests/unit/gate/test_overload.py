@@ -275,10 +275,13 @@ class OverloadMachine(RuleBasedStateMachine):
     @rule(count=st.integers(1, 40), ago=st.sampled_from([0.0, 0.0, 0.5, 3.0]))
     def come(self, count, ago):
         for _ in range(count):
-            was_tight = self.crowd.tight
-            self.crowd.come(1, ago)
-            if self.crowd.tight and not was_tight:
+            was_tight, crowd = self.crowd.tight, self.crowd
+            refused, woken = len(crowd.refused), len(crowd.woken)
+            crowd.come(1, ago)
+            if crowd.tight and not was_tight:
                 assert self.gate.queued <= self.gate.discipline.in_force.max_queue
+                gone = len(crowd.refused) - refused
+                assert gone <= len(crowd.woken) - woken, "the oldest make room, not this one"
 
     @precondition(lambda self: self.gate.has_room)
     @rule()
