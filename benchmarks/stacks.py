@@ -1,12 +1,10 @@
 """What a look at what holds the slots costs, and whether the process lives on.
 
     $ python benchmarks/stacks.py 100000
-    $ python benchmarks/stacks.py 100000 --greenlets
 
 Threads make garbage with finalizers as fast as they can, others come and go, and the process forks,
 while it looks so often: what stopped a process within seconds when it looked at frames. Then what
-one look costs ten threads that have a request, and what ``show_stacks`` costs a request. With
-``--greenlets`` the same for gevent's, whose finalizers let others run in the middle of a look.
+one look costs ten threads that have a request, and what ``show_stacks`` costs a request.
 """
 
 from __future__ import annotations
@@ -78,48 +76,6 @@ def survive(looks):
     return seen
 
 
-def survive_greenlets(looks):
-    """Look so often at greenlets, and return how many requests were seen."""
-    import gevent
-
-    over = []
-    stacks = Stacks()
-
-    class Switching(Litter):
-        def __del__(self):
-            gevent.sleep(0)
-
-    def deep(depth):
-        if depth % 10 == 0:
-            Switching()
-            gevent.sleep(0)
-        return depth and deep(depth - 1)
-
-    noted = stacks.noting(lambda environ, start_response: deep(30))
-
-    def call():
-        while not over:
-            noted({}, None)
-
-    def come_and_go():
-        while not over:
-            gevent.spawn(noted, {}, None).join()
-
-    greenlets = [gevent.spawn(work) for work in (call, call, call, come_and_go)]
-    seen = 0
-    for number in range(looks):
-        seen += stacks._looked(0.0)["threads"]
-        gevent.sleep(0)
-        if number % 1000 == 0:
-            pid = gevent.os.fork()
-            if pid == 0:
-                os._exit(0 if stacks._looked(0.0)["why"] is None else 1)
-            assert os.waitpid(pid, 0)[1] == 0, "a child could not look"
-    over.append(1)
-    gevent.joinall(greenlets)
-    return seen
-
-
 def cost_of_a_look(threads=10, depth=60):
     """Return the ms for which the interpreter stands still, and those of the whole look."""
     go_on = threading.Event()
@@ -163,27 +119,18 @@ def timed(call, *arguments):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("looks", type=int, nargs="?", default=100_000)
-    parser.add_argument("--greenlets", action="store_true")
-    said = parser.parse_args()
-    looks, survived = said.looks, survive
-    if said.greenlets:
-        from gevent import monkey
-
-        monkey.patch_all()
-        survived = survive_greenlets
+    looks = parser.parse_args().looks
     warnings.simplefilter("ignore", DeprecationWarning)  # of forks in a process with threads
     before, interval = gc.get_threshold(), sys.getswitchinterval()
     gc.set_threshold(100)
     sys.setswitchinterval(1e-5)
     began = time.monotonic()
-    seen = survived(looks)
+    seen = survive(looks)
     took = time.monotonic() - began
     assert seen, "no request was ever seen"
     gc.set_threshold(*before)
     sys.setswitchinterval(interval)
     print(f"{looks} looks and {1 + (looks - 1) // 1000} forks survived, in {took:.0f} s")
-    if said.greenlets:
-        return
     standing, whole = cost_of_a_look()
     print(f"a look at 10 threads, 60 calls deep: {whole:.1f} ms, {standing:.1f} of it stood still")
     print(f"show_stacks costs a request {cost_of_a_request():.2f} us")

@@ -41,6 +41,9 @@ USUAL_LEAST_SECONDS, USUAL_FACTOR = 0.05, 3
 # each may end at any moment; where all take as long as each other, once that time has gone by.
 MISSING_CALLS, MISSING_FACTOR = 4, 1.5
 
+# Of all services together, which are all refused then, and not one: once in 400 times.
+MISSING_OF_ALL = 6
+
 # How far into what has raised an error is looked for a timeout.
 DEEPEST_CAUSE = 5
 
@@ -115,7 +118,7 @@ def all_hang(services: Collection[Running]) -> bool:
     busy = [one for one in services if one.ages]
     quiet, calls = min((one.quiet for one in busy), default=0.0), sum(len(one.ages) for one in busy)
     typical = sum(len(one.ages) * one.mean for one in busy)
-    return calls * quiet >= typical and missing(busy) >= MISSING_CALLS
+    return calls * quiet >= typical and missing(busy) >= MISSING_OF_ALL
 
 
 def fill_their_part(own: Running, services: Collection[Running], most: float) -> bool:

@@ -114,32 +114,3 @@ def test_it_is_known_of_no_greenlet_that_is_gone():
                 gevent.sleep(0.01)
                 gc.collect()
     """)
-
-
-@pytest.mark.slow
-def test_looks_while_greenlets_come_and_go_and_finalizers_switch_do_not_stop_the_process():
-    run("""
-        import gc
-        gc.set_threshold(50)
-        class Litter:
-            def __init__(self):
-                self.me = self
-            def __del__(self):
-                gevent.sleep(0)
-        def deep(left):
-            if left % 10 == 0:
-                Litter()
-                gevent.sleep(0)
-            return left and deep(left - 1)
-        def work():
-            while not go_on.is_set():
-                stacks.noting(lambda environ, start_response: deep(30))({}, None)
-        jobs = [gevent.spawn(work) for _ in range(5)]
-        seen = 0
-        for _ in range(2000):
-            seen += stacks._looked(time.monotonic())["threads"]
-            gevent.sleep(0)
-        go_on.set()
-        gevent.joinall(jobs, timeout=30)
-        assert seen > 0
-    """)

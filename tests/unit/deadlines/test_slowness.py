@@ -128,7 +128,7 @@ def test_it_may_be_hanging_when_a_call_is_late_or_none_ends_that_should_have(ser
 
 def test_all_may_be_hanging_when_none_of_any_ends():
     assert all_hang([running(0.12), running(0.2, 0.2, 0.12, quiet=0.12)]) is False  # one has ended
-    assert all_hang([running(0.12, quiet=9.0), running(0.2, 0.2, 0.12, quiet=0.12)]) is True
+    assert all_hang([running(0.16, quiet=9.0), running(0.2, 0.2, 0.2, quiet=0.16)]) is True
     assert all_hang([running(quiet=9.0), running()]) is False
     assert all_hang([]) is False
 
