@@ -292,8 +292,12 @@ class OverloadMachine(RuleBasedStateMachine):
 
     @rule()
     def overload(self):
-        """Twice as many come as are served, for longer than their clients wait."""
-        for _ in range(25):
+        """Twice as many come as are served, for longer than their clients wait.
+
+        Those who came together before it may be too old together, and then there is a place to
+        spare for once, from which on it counts.
+        """
+        for _ in range(50):
             self.come(6, 0.0)
             self.now += 0.1
             self.crowd.serve(min(3, len(self.crowd.inside)))

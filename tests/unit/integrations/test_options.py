@@ -78,7 +78,7 @@ def test_capitals_take_values_as_they_are_and_objects_by_name():
 
 
 def test_settings_are_a_dict():
-    with pytest.raises(TypeError, match=r"BUSYGUARD must be a dict, as \{'SLOTS': 8\}, not 8"):
+    with pytest.raises(TypeError, match=r"BUSYGUARD must be a dict, such as \{'SLOTS': 8\}, not 8"):
         from_capitals(8, "BUSYGUARD")
 
 
