@@ -25,7 +25,7 @@ from ._support.forks import Stage, after_fork
 from ._support.log import logger
 from ._support.machine import Machine, main_thread, sees_main_thread, this_machine
 from ._support.periodic import Periodic
-from ._support.turns import Turns
+from ._support.switch_interval import SwitchInterval
 from ._support.unpatched import is_patched
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class Steps:
 class Adaptive:
     """Keeps a gate at as many slots as are worth having.
 
-    :param gate: is told by :meth:`~wsgi_busyguard.gate.Gate.resize`.
+    :param gate: is changed by :meth:`~wsgi_busyguard.gate.Gate.resize`.
     :param clock: monotonic seconds.
     :param processor: processor seconds of this process.
     :param loop: of these, those of the server's own loop.
@@ -182,9 +182,9 @@ class Adaptive:
         self._processor = processor
         self._loop = loop or main_thread
         self._is_off = False
-        self._turns = Turns()
+        self._interval = SwitchInterval()
         # At the end once more: another thread may say so in the middle of a look.
-        end = self._turns.restore
+        end = self._interval.restore
         self._beats = Periodic(self.beat, BEAT_SECONDS, "busyguard-adaptive", at_end=end)
         self._reset()
         after_fork(Stage.OWN, self._reset)
@@ -221,13 +221,13 @@ class Adaptive:
 
     def _reset(self) -> None:
         """Know nothing, as in the beginning."""
-        self._turns.restore()
+        self._interval.restore()
         self._steps = Steps()
         self._due = 0.0
         self._quiet_since: float | None = None
         self._shares: dict[float, float] = {}
         self._seen: tuple[float, float] | None = None
-        self._took = Took()
+        self._cost = RequestCost()
         self._window: Window | None = None
 
     def _is_hot(self) -> bool:
@@ -264,7 +264,7 @@ class Adaptive:
             self._rest(now)
             return
         self._quiet_since = None
-        self._took.add((signals.used - signals.loop) * seconds, gate.counts().served)
+        self._cost.add((signals.used - signals.loop) * seconds, gate.counts().served)
         wanted = gate.wanted
         way = direction(signals, self._machine, wanted)
         if gate.slots > wanted:  # surplus holders are still to leave: only the way back is open
@@ -287,7 +287,7 @@ class Adaptive:
         Short ones where there cannot be fewer slots, and only then: by them it cannot be seen any
         more how many compute.
         """
-        if self._turns.shorten() if short else self._turns.restore():
+        if self._interval.shorten() if short else self._interval.restore():
             self._window = None  # its delays were by other turns
 
     def _rest(self, now: float) -> None:
@@ -318,7 +318,7 @@ class Adaptive:
         machine, most = self._machine, self._gate.limits.slots
         who = "this interpreter" if machine.one_at_a_time else f"{machine.cores:g} processors"
         return (
-            f"a request computes {self._took.milliseconds():.0f} ms: {who} cannot use more than"
+            f"a request computes {self._cost.milliseconds():.0f} ms: {who} cannot use more than"
             f" {slots} of the {most} slots; more processes would help"
         )
 
@@ -345,7 +345,7 @@ class Window:
         )
 
 
-class Took:
+class RequestCost:
     """The processor time of one request, from that of all and how many were served."""
 
     def __init__(self) -> None:

@@ -27,7 +27,6 @@ import itertools
 import math
 import random
 import sys
-import threading
 import time
 import weakref
 from collections import deque
@@ -35,17 +34,18 @@ from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from ._support.context_decorator import inside
 from ._support.forks import Stage, after_fork
 from ._support.frames import has_ended
-from ._support.inside import inside
-from ._support.locks import under
+from ._support.locks import owned_lock, under
 from ._support.log import logger
 from ._support.unpatched import elsewhere
-from .board.outside_calls import told_by
+from .board.bulkheads import post_bulkheads_of
 from .deadlines import current_guard as guards
 from .deadlines.deadline import NotMade, call_timeout, current_deadline
 from .deadlines.slowness import Running, Slowness, fill_their_part, is_timeout, too_late
-from .load import SMOOTHING, told
+from .load import SMOOTHING
+from .load_report import bulkhead_text
 from .options import is_disabled
 from .policy import calls_at_most, places, seconds
 
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
 
-    from ._support.load_report import BulkheadFigures
+    from .load_report import BulkheadFigures
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -222,7 +222,7 @@ class Bulkhead:
         }
 
     def __repr__(self) -> str:
-        return f"<Bulkhead {told(self.figures())}>"
+        return f"<Bulkhead {bulkhead_text(self.figures())}>"
 
     def _admit(self, key: Any, now: float, frame: FrameType, usual: bool = False) -> None:
         """Take a place, or raise.
@@ -240,7 +240,7 @@ class Bulkhead:
         full = under(_lock, self._place, key, now, slots)
         self._tell()
         if full:
-            raise BulkheadFull(f"not called: {told(self.figures())}")
+            raise BulkheadFull(f"not called: {bulkhead_text(self.figures())}")
         if usual and self._service.shut is None and guards.is_only_guard():
             if self._at_most is not None:
                 self._depth, self._code = 0, Bulkhead.__enter__.__code__
@@ -290,7 +290,7 @@ class Bulkhead:
         """Have the log say what has changed, once no lock is held. Requires _lock."""
         if news is not None:
             self._fresh = -math.inf
-            self._news.append(f"{told(self.figures())}; {news}")
+            self._news.append(f"{bulkhead_text(self.figures())}; {news}")
 
     def _ended(self, key: Any, since: float, took: float, error: BaseException | None) -> None:
         """Take note of a call that has ended and may have been slow."""
@@ -379,7 +379,7 @@ def configure(settings: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 # A finalizer may come in the middle of what is done under it, so it has to know its owner.
-_lock: Any = threading.RLock()
+_lock = owned_lock()
 _known: weakref.WeakValueDictionary[int, Bulkhead] = weakref.WeakValueDictionary()
 _numbers = itertools.count()
 _random = random.SystemRandom()  # which children of a fork do not share, nor apps that seed theirs
@@ -393,8 +393,8 @@ def _jitter() -> float:
 
 def _after_fork_in_child() -> None:
     global _lock
-    _lock = threading.RLock()
+    _lock = owned_lock()
 
 
 after_fork(Stage.OWN, _after_fork_in_child)
-told_by(report)
+post_bulkheads_of(report)

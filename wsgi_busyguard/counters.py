@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from .load import Load, State, Transition
+    from .policy import Verdict
 
 # The upper bounds of the buckets in which times are counted, in seconds; one more is for all above.
 # Two or three to a decade, from what no client notices to the 30 s after which processes are taken
@@ -25,12 +26,12 @@ BUCKETS = len(BOUNDS) + 1
 
 REASONS = tuple(Reason)
 
-#: What ready checks are answered: by the policy that was asked for, the word that was said, and
-#: whether it came with 200. ``absent`` is said by a watcher alone.
+#: What ready checks are answered: by the policy that was asked for, the word of the answer, and
+#: whether it came with 200. Only a watcher answers ``absent``.
 CHECKS = tuple(
-    (policy, word, ready)
+    (policy, answer, ready)
     for policy in READY_POLICIES
-    for word, ready in (
+    for answer, ready in (
         ("free", True),
         ("busy", True),
         ("busy", False),
@@ -39,7 +40,7 @@ CHECKS = tuple(
     )
 )
 
-SECOND = 10**9
+SECOND = 10**9  # ns
 
 NO_TIMES = (0,) * BUCKETS
 
@@ -158,6 +159,24 @@ class RefusalRate:
         return (refused - before) / gone if gone >= RATE_LOOK_SECONDS else 0.0
 
 
+class Watched(Protocol):
+    """What the report tells of: a monitor, or whatever watches several processes."""
+
+    @property
+    def load(self) -> Load:
+        """The load now."""
+
+    @property
+    def draining(self) -> bool:
+        """Whether the server is shutting down."""
+
+    def check(self, ready: str, patience: float, count: bool = True) -> Verdict:
+        """Return the answer to a check; not counted as one if it is only looked at."""
+
+    def is_leader(self) -> bool:
+        """Return whether this process speaks for its host."""
+
+
 @runtime_checkable
 class KeepsHistory(Counts, Protocol):
     """A monitor, or a watcher, that knows what has been."""
@@ -186,7 +205,7 @@ class Shared(Protocol):
 
     @property
     def draining(self) -> bool:
-        """Whether all were told to drain, from outside."""
+        """Whether all are to drain, by an order from outside."""
 
     def judge(self, load: Load) -> State:
         """Return the state after ``load``, and remember it for all."""

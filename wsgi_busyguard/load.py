@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from ._support.load_report import BulkheadFigures
+    Listener = Callable[["Transition"], object]
 
 # A loop that is a whole beat (0.25 s) late does not take requests in, so nothing in its queue
 # would show that it is stuck. Left again at half of that, like every other limit here.
@@ -88,7 +88,7 @@ def load_of(outstanding: int, capacity: int) -> Load:
 
 
 class Transition(NamedTuple):
-    """A change of state, as listeners are told of it.
+    """A change of state, as listeners get it.
 
     :param state: the state entered.
     :param load: the load that caused it.
@@ -189,9 +189,13 @@ def service_time(mean: float | None, ages: Iterable[float]) -> float | None:
 
 
 # What a guard does to requests: it queues them itself; it refuses them when a thread picks them up;
-# it only answers checks; it estimates what it would refuse; it was told to do no more than answer.
+# it only answers checks; it estimates what it would refuse; it is switched off, and only answers.
 GATE, PICK_UP, CHECKS_ONLY, DRY_RUN, DISABLED = ACTS = (
-    *("gate", "pick-up", "checks", "dry run", "disabled"),
+    "gate",
+    "pick-up",
+    "checks",
+    "dry run",
+    "disabled",
 )
 
 # Where a limit is from: it was given, or not; measured, where fewer slots serve as many; or it is
@@ -235,18 +239,19 @@ class GuardLimits(NamedTuple):
     why: str = ""
 
     def __str__(self) -> str:
-        said = [f"{name} {value} ({origin})" for name, value, origin in self.rows(str(self.slots))]
-        return f"{does(self.acts)}: {', '.join(said)}"
+        parts = [f"{name} {value} ({origin})" for name, value, origin in self.rows(str(self.slots))]
+        return f"{does(self.acts)}: {', '.join(parts)}"
 
     def rows(self, slots: str) -> list[tuple[str, str, str]]:
-        """Return the names of the limits, their values, ``slots`` as said, and where from."""
+        """Return the names of the limits, their values, ``slots`` as given, and where from."""
         of = "" if slots == str(self.at_most) else f" of {self.at_most}"
         values = (
             None if self.slots is None else f"{slots}{of}",
             None if self.max_queue is None else str(self.max_queue),
             None if self.max_wait is None else f"{self.max_wait:g} s",
             None if self.acts == DISABLED else f"{self.client_timeout:g} s",
-            *(self.ready, f"{self.patience:g} s"),
+            self.ready,
+            f"{self.patience:g} s",
         )
         return [
             (name, value or "none", origin)
@@ -258,13 +263,3 @@ class GuardLimits(NamedTuple):
 def does(acts: str) -> str:
     """Return in words what a guard does that ``acts`` so."""
     return _DOES.get(acts, acts)
-
-
-def told(figures: BulkheadFigures) -> str:
-    """Return how a bulkhead is, for people."""
-    most, since = figures["at_most"], figures["shut_for"]
-    many = f"{figures['inside']} of {most}" if most is not None else f"{figures['inside']}"
-    words = f"{figures['name']}: {many} in calls"
-    if figures["inside"]:
-        words += f" for up to {figures['oldest']:.1f} s"
-    return words if since is None else f"{words}, shut for {since:.0f} s"

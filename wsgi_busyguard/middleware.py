@@ -20,8 +20,8 @@ from .deadlines.current_guard import calls_apps
 from .deadlines.environ import stamping
 from .gate import Gate
 from .gate.dry_run import DryRun, counted, passed
-from .gate.gated import holding
-from .gate.in_force import (
+from .gate.gated_app import holding
+from .gate.limits_in_force import (
     gate_in_force,
     in_force,
     log_limits,
@@ -32,7 +32,7 @@ from .gate.pickup import PickUp
 from .load import DRY_RUN
 from .monitor import Monitor
 from .options import MIDDLEWARE, from_keywords, taken_by
-from .policy import ALWAYS, DAMPED, PATIENCE, Discipline, limits
+from .policy import ALWAYS, DAMPED, DAMPED_PATIENCE, Discipline, limits
 
 if TYPE_CHECKING:
     import os
@@ -43,8 +43,7 @@ if TYPE_CHECKING:
 
     from .board.board import Board
     from .deadlines.client_timeout import Client
-    from .load import Adapter, GuardLimits
-    from .notifier import Listener
+    from .load import Adapter, GuardLimits, Listener
     from .options import GuardOptions
     from .policy import Limits, Verdict
     from .responses import Responses
@@ -87,7 +86,7 @@ class BusyGuard:
         max_wait: float | None = None,
         adaptive: bool = True,
         ready: str = DAMPED,
-        patience: float = PATIENCE,
+        patience: float = DAMPED_PATIENCE,
         check_root: bool = True,
         ready_paths: Iterable[str] = ("/healthz", "/readyz"),
         live_paths: Iterable[str] = ("/livez",),
@@ -186,17 +185,19 @@ class BusyGuard:
 
             monitor.stacks = monitor.stacks or Stacks()
             app = monitor.stacks.noting(app)
-        told = self._reader(lambda: self._in_flight.count() <= 1)  # nobody but the one that asks
+        client_of = self._reader(lambda: self._in_flight.count() <= 1)  # but the one that asks
         self._pick_up = self._at_pick_up(options)
         if self.dry_run is not None:
             app = (passed if options.slots is None else counted)(app, self.dry_run)
         self._plain = self._gated = app
         stamps = options.slots is not None or options.client_timeout is not None
-        if stamps or told is not None:
-            self._plain = self._gated = stamping(app, monitor, timeout, told)
+        if stamps or client_of is not None:
+            self._plain = self._gated = stamping(app, monitor, timeout, client_of)
         if isinstance(adapter, Gate):
-            told, refused = self._reader(adapter.is_idle), self._responses.refused
-            self._gated = holding(app, adapter, monitor, refused, timeout, told, self._leftovers)
+            client_of, refused = self._reader(adapter.is_idle), self._responses.refused
+            self._gated = holding(
+                app, adapter, monitor, refused, timeout, client_of, self._leftovers
+            )
         if options.expose_load:
             self._report()
 
@@ -204,8 +205,9 @@ class BusyGuard:
         """Return what refuses where the guard is not the queue itself."""
         instead = None if self.dry_run is None else self.dry_run.refuse
         refused, limits = self._responses.refused, options.some("max_wait", "client_timeout")
-        told = self.monitor.refresh  # which logs what is wrong with an adapter, once a streak
-        return PickUp(refused, self._leftovers, **limits, instead=instead, unreadable=told)
+        # A refresh logs what is wrong with an adapter, once a streak.
+        unreadable = self.monitor.refresh
+        return PickUp(refused, self._leftovers, **limits, instead=instead, unreadable=unreadable)
 
     def _reader(self, is_idle: Callable[[], bool]) -> Callable[[Mapping[str, Any]], Client] | None:
         """Return what reads from a request's headers how long its client waits, and has waited."""

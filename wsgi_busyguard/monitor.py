@@ -5,14 +5,14 @@ What to make of a load is decided elsewhere; here it is decided in which order l
 
 from __future__ import annotations
 
-import threading
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from ._support.forks import Stage, after_fork
-from ._support.locks import under
+from ._support.locks import owned_lock, under
 from ._support.log import Streak, logger
+from ._support.notifier import Notifier
 from ._support.periodic import Periodic
 from ._support.unpatched import elsewhere
 from .counters import (
@@ -42,15 +42,13 @@ from .load import (
     judge,
     known_adapter,
 )
-from .notifier import Notifier
-from .policy import DAMPED, DRAINING, PATIENCE, Verdict, is_ready, known_policy, seconds
-from .state_log import Line, ShowsStacks, StateLog
+from .policy import DAMPED, DAMPED_PATIENCE, DRAINING, Verdict, is_ready, known_policy, seconds
+from .state_log import LogLine, ShowsStacks, StateLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .load import GuardLimits
-    from .notifier import Listener
+    from .load import GuardLimits, Listener
 
 UNREAD = "cannot read the load from %r: %r; taken to be free until it can"
 
@@ -116,7 +114,7 @@ class Monitor:
         self.since = time.time()
         self.serves = True
         self._clock = clock
-        self._lock = threading.RLock()
+        self._lock = owned_lock()
         self._looking = False
         self._interrupted = False  # asked for a look in the middle of one
         self._load = UNKNOWN
@@ -180,13 +178,15 @@ class Monitor:
     def refresh(self) -> Load:
         """Read the load, judge it, tell the listeners if the state changed; return the load."""
         load = under(self._lock, self._look)
-        # In the middle of a look nothing is told; whoever looks comes here afterwards.
+        # In the middle of a look no listener is called; whoever looks comes here afterwards.
         if self._news and not self._looking:
             self._notifier.tell()
         return load
 
-    def check(self, ready: str = DAMPED, patience: float = PATIENCE, count: bool = True) -> Verdict:
-        """Return what a check is to be told under the policy ``ready``.
+    def check(
+        self, ready: str = DAMPED, patience: float = DAMPED_PATIENCE, count: bool = True
+    ) -> Verdict:
+        """Return the answer to a check under the policy ``ready``.
 
         :param patience: seconds of delay that ``damped`` bears.
         :param count: whether somebody asks, and does not only look.
@@ -196,8 +196,7 @@ class Monitor:
         if asked is None:
             asked = self._asked[known_policy(ready)]  # says what it expected
         lock = self._lock
-        try:
-            # What under() does, written out for its cost.
+        try:  # as under() does it, written out for its cost
             lock.acquire()
             load = self._look()
             state, common = self._state, self._shared and self._in_common(patience)
@@ -211,10 +210,7 @@ class Monitor:
                 well = is_ready(ready, state, load, patience, was_ready)
                 word, place = "busy", BUSY_READY if well else BUSY_NOT
             if well is not was_ready and ready == DAMPED:
-                if common:
-                    common.was_ready = well
-                else:
-                    self._was_ready[patience] = well
+                self._remember(well, patience, common)
             if self.draining:
                 word, well, place = DRAINING, False, GOING
             if count:
@@ -313,15 +309,15 @@ class Monitor:
         self._queued = queued
 
     def _change(self, state: State, load: Load) -> None:
-        """Note a change of state, and have it told. Requires self._lock."""
+        """Note a change of state, and have the listeners called. Requires self._lock."""
         now = self._clock()
         change = Transition(state, load, now, now - self._since)
         self._state, self._since = state, now
         self._history.note(change, time.time())
         self._write(self._journal.changed(change))
-        self._news.append(partial(self._notifier.announce, change))
+        self._news.append(partial(self._notifier.announce, state, change))
 
-    def _write(self, line: Line | None) -> None:
+    def _write(self, line: LogLine | None) -> None:
         """Have a line be written to the log, once it is nobody's lock. Requires self._lock."""
         if line is not None and not self.quiet:
             self._news.append(partial(elsewhere, _write, line, self._shared, self.stacks))
@@ -360,7 +356,17 @@ class Monitor:
             self._patience = patience
         return self._shared if patience == self._patience else None
 
+    def _remember(self, well: bool, patience: float, common: Shared | None) -> None:
+        """Remember damped's last answer. Requires self._lock."""
+        if common is None:
+            self._was_ready[patience] = well
+        else:
+            common.was_ready = well
+
     def _listen(self, state: State, listener: Listener) -> Listener:
+        if not callable(listener):
+            name = f"on_{state.value}"
+            raise TypeError(f"{name} must be a function that takes a Transition, not {listener!r}")
         self._notifier.add(state, listener)
         self._listen_on()
         return listener
@@ -373,7 +379,7 @@ class Monitor:
 
     def _after_fork(self) -> None:
         """Go on in a child process, where only the thread that forked is left."""
-        self._lock = threading.RLock()  # another thread may have held it
+        self._lock = owned_lock()  # another thread may have held it
         self._notifier.after_fork()
         self._looking = False
         for counts in self._asked.values():
@@ -381,7 +387,7 @@ class Monitor:
         self._begin_history()
 
 
-def _write(line: Line, shared: Shared | None, stacks: ShowsStacks | None) -> None:
+def _write(line: LogLine, shared: Shared | None, stacks: ShowsStacks | None) -> None:
     """Write a line to the log; of several processes one does, with the load that all judged."""
     if shared is not None:
         if not shared.is_leader():
@@ -389,4 +395,4 @@ def _write(line: Line, shared: Shared | None, stacks: ShowsStacks | None) -> Non
         recent = shared.changes().recent
         if recent and line.event == recent[-1].state.value:
             line = line._replace(load=recent[-1].load)
-    logger.log(line.level, "%s", line.told(stacks), extra=line.extra)
+    logger.log(line.level, "%s", line.message(stacks), extra=line.extra)

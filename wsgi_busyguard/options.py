@@ -12,17 +12,17 @@ import os
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ._support.imported import named
+from ._support.import_by_name import named
 from ._support.listener import address
 from ._support.request_head import header_key
 from ._support.spelling import nearest
-from ._support.texts import paths, several, yes_or_no
+from ._support.text_values import paths, several, yes_or_no
 from .checks import Checks
 from .load import DISABLE
 from .policy import (
     CLIENT_TIMEOUT,
     DAMPED,
-    PATIENCE,
+    DAMPED_PATIENCE,
     flag,
     known_policy,
     limits,
@@ -208,7 +208,7 @@ class GuardOptions:
     )
     ready: str = option(DAMPED, POLICY, "The policy of ready checks: exact, damped or always.")
     patience: float = option(
-        PATIENCE, SECONDS, "Seconds of delay that the policy damped tolerates."
+        DAMPED_PATIENCE, SECONDS, "Seconds of delay that the policy damped tolerates."
     )
     check_root: bool = option(
         True,
@@ -372,9 +372,9 @@ def from_keywords(face: str, keywords: Mapping[str, Any]) -> GuardOptions:
             near = nearest(name, names)
             meant = f"did you mean {near!r}?" if near else f"known are {', '.join(names)}"
             raise TypeError(f"unexpected keyword argument {name!r}: {meant}")
-        words = refusal(face, name, name)
-        if words is not None:
-            raise TypeError(words)
+        reason = refusal(face, name, name)
+        if reason is not None:
+            raise TypeError(reason)
     return GuardOptions(**keywords)
 
 
@@ -392,9 +392,9 @@ def from_texts(
         text = texts.get(option.name)
         if text is None:
             continue
-        words = refusal(face, option.name, spell(option))
-        if words is not None:
-            raise ValueError(words)
+        reason = refusal(face, option.name, spell(option))
+        if reason is not None:
+            raise ValueError(reason)
         text = text if isinstance(text, str) else ",".join(text)
         read[option.name] = option.kind.read(option.name, text.strip())
     return read

@@ -8,13 +8,9 @@ from __future__ import annotations
 
 import enum
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from .load import FREE, Load, State, delay
-
-if TYPE_CHECKING:
-    from .load import Load
-
 
 #: Seconds after which a client is taken to give up, unless the operator says.
 CLIENT_TIMEOUT = 5.0
@@ -40,7 +36,7 @@ SPARE_ONE_IN = 20
 
 #: HAProxy's default ``inter``: a queue that is gone before the balancer asks again is no reason
 #: to leave the rotation.
-PATIENCE = 2.0
+DAMPED_PATIENCE = 2.0
 
 EXACT, DAMPED, ALWAYS = READY_POLICIES = ("exact", "damped", "always")
 
@@ -49,7 +45,7 @@ ABSENT = "absent"
 
 
 class Verdict(NamedTuple):
-    """What a check is told.
+    """The answer to a check, before it is put into HTTP.
 
     :param word: ``"free"``, ``"busy"`` or ``"draining"``: how things are; ``"absent"`` where
         nobody is there to serve.
@@ -141,7 +137,7 @@ def loose_limits(
     if max_queue is None:
         tight = tight._replace(max_queue=max(tight.max_queue, LOOSE_QUEUE))
     if max_wait is None:
-        most = min(client_timeout or CLIENT_TIMEOUT, PATIENCE)
+        most = min(client_timeout or CLIENT_TIMEOUT, DAMPED_PATIENCE)
         tight = tight._replace(max_wait=max(tight.max_wait, LOOSE_SHARE * most))
     return tight
 

@@ -19,7 +19,7 @@ from ._support.log import Streak
 from ._support.wsgi_app import wsgi_app
 from ._support.wsgi_call import called
 from .checks import LIVE, METHODS, WARNING, Check
-from .policy import DRAINING, PATIENCE, READY_POLICIES, Reason, Verdict, flag, whole
+from .policy import DAMPED_PATIENCE, DRAINING, READY_POLICIES, Reason, Verdict, flag, whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -57,19 +57,20 @@ WELL, NOT_NOW = 200, 503
 # Envoy sends to hosts whose check says so only what those without it cannot take; the name counts.
 DEGRADED = ("x-envoy-degraded", "true")
 
-# Seconds that a new request would wait from which on that is said. Envoy asks every few seconds, so
-# a queue that is gone by then is no reason to get less: saying it of every busy server measured
-# worse than never to say it.
-DEGRADED_FROM = PATIENCE / 2
+# Seconds that a new request would wait from which on that header is sent. Envoy asks every few
+# seconds, so a queue that is gone by then is no reason to get less: to send it for every busy
+# server measured worse than never to send it.
+DEGRADED_FROM = DAMPED_PATIENCE / 2
 
-# A browser's is a tenth of this. It costs 1 us a character, which a peer should not choose.
+# A browser's is a tenth of this, and a scraper's. It costs 1 us a character, which a peer should
+# not choose.
 LONGEST_ACCEPT = 1000
 
 REFUSED_HEADER = "Busyguard-Refused"
 
 # Clients that were refused together should not come back together: Retry-After is one of this
 # many values, a second apart.
-JITTER = 3
+JITTER_SECONDS = 3
 
 
 class Answer:
@@ -148,7 +149,7 @@ class Responses:
         other = f"warn must be {WARNING}, the status for busy but still ready"
         self._unwarned = {False: _plain(400, other), True: _plain(400, other, Allow=ALLOW)}
         self._refusals = {
-            reason: Refusal(reason, range(retry_after, retry_after + JITTER), refusal)
+            reason: Refusal(reason, range(retry_after, retry_after + JITTER_SECONDS), refusal)
             for reason in Reason
         }
 
@@ -209,8 +210,9 @@ class Refusal:
             status, headers, body = called(self._custom, environ)
             self._raising.over()
         except Exception:
-            words = "the refusal app raised; refusing with the plain answer instead"
-            self._raising.failed(words, exc_info=True)
+            self._raising.failed(
+                "the refusal app raised; refusing with the plain answer instead", exc_info=True
+            )
             return plain(environ, start_response)
         start_response(status, [*headers, *_missing(headers, plain.headers)])
         return body

@@ -10,25 +10,25 @@ import logging
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from .load import BUSY, FREE
-from .policy import PATIENCE
+from .policy import DAMPED_PATIENCE
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
     from .load import Load, State, Transition
+    from .load_report import StackFigures
 
 # Seconds between two lines of a kind.
-EVERY = 10.0
-
+LOG_INTERVAL_SECONDS = 10.0
 
 # Seconds between two thoughts about a state that lasts; as often as a process beats.
-LOOK_EVERY = 0.25
+LOOK_SECONDS = 0.25
 
 
 class StackView(Protocol):
     """Knows in which lines of code requests are."""
 
-    def look(self) -> Any:
+    def look(self) -> StackFigures:
         """Return what holds the slots, as ``/load`` shows it."""
 
 
@@ -39,10 +39,10 @@ class ShowsStacks(StackView, Protocol):
         """Return ``app`` with its calls known."""
 
     def first(self) -> str:
-        """Return the line in which most requests are, in words; empty if it cannot be said."""
+        """Return the line in which most requests are, in words; empty if it is not known."""
 
 
-class Line(NamedTuple):
+class LogLine(NamedTuple):
     """A line for the log.
 
     :param level: ``logging.INFO``, or ``logging.WARNING`` for what somebody waits for.
@@ -68,14 +68,14 @@ class Line(NamedTuple):
             "free": f"free again after {self.lasted:.3g} s",
             "waiting": f"busy for {self.lasted:.3g} s now, and requests wait",
         }[self.event]
-        said = [f"queued={load.queued}", f"active={load.active}", f"capacity={load.capacity}"]
-        said += [f"waited={load.waited:.3g}"]
-        said += [] if delay is None else [f"delay={delay:.3g}"]
-        said += [f"lag={load.lag:.3g}"] if load.lag else []
+        figures = [f"queued={load.queued}", f"active={load.active}", f"capacity={load.capacity}"]
+        figures += [f"waited={load.waited:.3g}"]
+        figures += [] if delay is None else [f"delay={delay:.3g}"]
+        figures += [f"lag={load.lag:.3g}"] if load.lag else []
         untold = f" ({self.untold} changes before got no line)" if self.untold else ""
-        return f"{begins}: {' '.join(said)}{untold}"
+        return f"{begins}: {' '.join(figures)}{untold}"
 
-    def told(self, stacks: ShowsStacks | None) -> str:
+    def message(self, stacks: ShowsStacks | None) -> str:
         """Return what it says, and where requests wait, in which line of code most of them are."""
         where = stacks.first() if stacks is not None and self.event == "waiting" else ""
         return f"{self.text}; {where}" if where else self.text
@@ -110,39 +110,39 @@ class StateLog:
     def __init__(self) -> None:
         self.watching = False
         self.due = 0.0
-        self._told = -EVERY  # when the last change got a line
-        self._warned = -EVERY
+        self._logged_at = -LOG_INTERVAL_SECONDS  # when the last change got a line
+        self._warned = -LOG_INTERVAL_SECONDS
         self._untold = 0
         self._waiting = False  # whether there was a warning of this busy time
 
-    def changed(self, change: Transition) -> Line | None:
+    def changed(self, change: Transition) -> LogLine | None:
         """Return the line for a change, if it gets one."""
         state, load, now, lasted = change
         again, self._waiting = self._waiting and state is FREE, False
-        if not again and now - self._told < EVERY:
+        if not again and now - self._logged_at < LOG_INTERVAL_SECONDS:
             self._untold += 1
             self.watching = True
             return None
         self.watching = state is BUSY
         return self._line(logging.WARNING if again else logging.INFO, state, load, now, lasted)
 
-    def looked(self, state: State, load: Load, since: float, now: float) -> Line | None:
+    def looked(self, state: State, load: Load, since: float, now: float) -> LogLine | None:
         """Return the line for a look that changed nothing, if it gets one.
 
         :param since: when the state was entered.
         """
-        self.due = now + LOOK_EVERY
-        if self._untold and now - self._told >= EVERY:
+        self.due = now + LOOK_SECONDS
+        if self._untold and now - self._logged_at >= LOG_INTERVAL_SECONDS:
             self.watching = state is BUSY and not self._waiting
             return self._line(logging.INFO, state, load, now, now - since)
         delay = load.delay
-        late = state is BUSY and delay is not None and delay >= PATIENCE
-        if not late or self._waiting or now - self._warned < EVERY:
+        late = state is BUSY and delay is not None and delay >= DAMPED_PATIENCE
+        if not late or self._waiting or now - self._warned < LOG_INTERVAL_SECONDS:
             return None
         self._waiting, self._warned = True, now
         self.watching = bool(self._untold)
-        return Line(logging.WARNING, "waiting", state, load, now - since, 0)
+        return LogLine(logging.WARNING, "waiting", state, load, now - since, 0)
 
-    def _line(self, level: int, state: State, load: Load, now: float, lasted: float) -> Line:
-        untold, self._untold, self._told = self._untold, 0, now
-        return Line(level, state.value, state, load, lasted, untold)
+    def _line(self, level: int, state: State, load: Load, now: float, lasted: float) -> LogLine:
+        untold, self._untold, self._logged_at = self._untold, 0, now
+        return LogLine(level, state.value, state, load, lasted, untold)

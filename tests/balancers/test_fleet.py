@@ -12,7 +12,7 @@ import pytest
 from support.client import eventually
 from support.haproxies import HAPROXY, Fleet, Visitors
 
-from wsgi_busyguard.haproxy.agent import PERIOD
+from wsgi_busyguard.haproxy.agent import DEFAULT_PERIOD_SECONDS
 
 pytestmark = pytest.mark.skipif(
     HAPROXY is None and os.environ.get("CI") != "true",
@@ -231,7 +231,7 @@ def test_the_share_of_a_balancer_that_vanishes_is_the_others(fleet):
     fleet = fleet(roomy=True)
     others = fleet.balancers[:3]
     with Visitors([b.port for b in others], 0.3 * CAPACITY, WORK) as coming:
-        eventually(lambda: max(fleet.periods("lb4")) < PERIOD)
+        eventually(lambda: max(fleet.periods("lb4")) < DEFAULT_PERIOD_SECONDS)
         fleet.balancers[3].popen.kill()
         fleet.balancers[3].ended()
         eventually(lambda: all(b.maxconns() == [3, 3, 3] for b in others), within=10)

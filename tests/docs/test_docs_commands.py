@@ -56,7 +56,7 @@ READ_BY = {
     ("cli.rst", "docker"): "test_check.py: what it runs",
     ("cli.rst", "text"): "servers/test_serve.py: such a line",
     ("uwsgi.rst", "ini"): "servers/test_uwsgi.py: run",
-    ("options.rst", "text"): "unit/gate/test_in_force.py",
+    ("options.rst", "text"): "unit/gate/test_limits_in_force.py",
     ("uwsgi.rst", "py"): "servers/test_uwsgi.py: run",
     ("mod_wsgi.rst", "apache"): "servers/test_mod_wsgi.py: run, with paths of its own",
     ("tutorial.rst", "py"): "test_tutorial.py: run",

@@ -17,7 +17,7 @@ WATCHED = [
     "wsgi_busyguard.adapters.gunicorn.http2_frames",
     "wsgi_busyguard.board.history",
     "wsgi_busyguard.board.layout",
-    "wsgi_busyguard.board.outside_calls",
+    "wsgi_busyguard.board.bulkheads",
     "wsgi_busyguard.checkport",
     "wsgi_busyguard.checks",
     "wsgi_busyguard.deadlines",

@@ -21,13 +21,13 @@ PORT.agent._clock = lambda: CLOCK.now
 
 def target(data: bytes) -> None:
     for line in data.split(b"\n\n"):
-        first, said = line[0] if line else 0, line[1:]
+        first, received = line[0] if line else 0, line[1:]
         CLOCK.now += first >> 4
         peer = Peer(PORT, None, f"10.0.0.{first & 15}", 0.0)
-        peer.said = said
+        peer.received = received
         answer = PORT.heard(peer, late=False)
         if answer is None:
-            assert b"\n" not in said
+            assert b"\n" not in received
             answer = PORT.heard(peer, late=True)
         share = re.fullmatch(rb"up maxconn:([0-9]+)\n", answer)
         assert share is not None, answer

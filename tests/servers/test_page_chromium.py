@@ -94,7 +94,7 @@ def host():
     def host(how=lambda ago: (0, 3, 10, 0.0, 9000 - ago, (0, 0, 0), 0, 9000 - ago), **scene):
         shows = Host([Scene(**scene)])
         port = CheckPort(shows, "127.0.0.1:0")
-        port._app.page._past.looks.extend(past(time.monotonic(), how))
+        port._app.page._history.looks.extend(past(time.monotonic(), how))
         port.every = None  # time stands still
         ports.append(port.start())
         return shows, port

@@ -19,7 +19,7 @@ from support.client import PATIENCE, eventually, figures
 from support.processes import HERE, Process
 from wsgi_busyguard.demo.balancers import find_haproxy
 from wsgi_busyguard.haproxy import Server, Setting, configuration
-from wsgi_busyguard.haproxy.agent import PERIOD
+from wsgi_busyguard.haproxy.agent import DEFAULT_PERIOD_SECONDS
 
 # CI may name another one, to test with its version.
 HAPROXY = os.environ.get("HAPROXY") or find_haproxy()
@@ -259,7 +259,7 @@ class Fleet:
 
     def periods(self, name):
         """In how many seconds this balancer asks each agent, as far as that knows it."""
-        return [shown["periods"].get(name, PERIOD) for shown in self.tell()]
+        return [shown["periods"].get(name, DEFAULT_PERIOD_SECONDS) for shown in self.tell()]
 
     def longest(self):
         """The longest queue that was in each server."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from wsgi_busyguard import Load, State
 from wsgi_busyguard.board import Row
 from wsgi_busyguard.counters import BOUNDS, CHECKS, Change, Changes, Counters, RefusalRate
-from wsgi_busyguard.dashboard.history import KEPT, Look
+from wsgi_busyguard.dashboard.history import KEPT_LOOKS, Look
 from wsgi_busyguard.policy import Verdict
 
 SECOND = 10**9
@@ -65,4 +65,4 @@ def change(state, at, load, lasted):
 
 def past(now, how):
     """Return five minutes of looks; ``how(seconds ago)`` gives all but the time."""
-    return [Look(now - ago, *how(ago)) for ago in range(KEPT - 1, -1, -1)]
+    return [Look(now - ago, *how(ago)) for ago in range(KEPT_LOOKS - 1, -1, -1)]

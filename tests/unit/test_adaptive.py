@@ -17,7 +17,7 @@ from support.client import eventually
 
 from wsgi_busyguard import Gate
 from wsgi_busyguard._support.machine import Machine, main_thread
-from wsgi_busyguard._support.turns import SHORT_SECONDS
+from wsgi_busyguard._support.switch_interval import SHORT_SECONDS
 from wsgi_busyguard.adapters.executor import CountingExecutor, QueueFull
 from wsgi_busyguard.adaptive import (
     ASKED,

@@ -35,7 +35,7 @@ from wsgi_busyguard.deadlines import (
     deadline,
     slowness,
 )
-from wsgi_busyguard.gate.gated import holding
+from wsgi_busyguard.gate.gated_app import holding
 
 from . import test_out_of_nowhere
 from .test_out_of_nowhere import Interruption, Late

@@ -25,7 +25,7 @@ from wsgi_busyguard.counters import (
     together,
 )
 from wsgi_busyguard.gate import Gate, Refused, Slot, Ticket
-from wsgi_busyguard.gate.slots import Place
+from wsgi_busyguard.gate.slots import SlotPlace
 from wsgi_busyguard.policy import Reason
 
 TIMES = st.tuples(*[st.integers(0, 9)] * BUCKETS)
@@ -137,14 +137,14 @@ def test_time_in_front_of_the_gate_is_waiting(clock):
 
 def test_a_look_while_one_that_has_waited_elsewhere_comes_in_counts_it_once(monkeypatch):
     gate = Gate(1)
-    count_wait = Place.count_wait
+    count_wait = SlotPlace.count_wait
 
     def beside_a_look(place, waited):
         gate.counts()
         count_wait(place, waited)
         gate.counts()
 
-    monkeypatch.setattr(Place, "count_wait", beside_a_look)
+    monkeypatch.setattr(SlotPlace, "count_wait", beside_a_look)
     for _ in range(3):
         gate.leave(gate.enter(0.3))
     counts = gate.counts()

@@ -19,7 +19,7 @@ from wsgi_busyguard.adapters.waitress.dispatcher import WaitressFront
 from wsgi_busyguard.bulkhead import Bulkhead
 from wsgi_busyguard.dashboard.sentences import sentences
 from wsgi_busyguard.deadlines.deadline import DEADLINE
-from wsgi_busyguard.gate.in_force import in_force
+from wsgi_busyguard.gate.limits_in_force import in_force
 from wsgi_busyguard.load import DISABLE, GATE
 from wsgi_busyguard.metrics.report import look
 from wsgi_busyguard.options import GuardOptions

@@ -6,7 +6,14 @@ import math
 
 import pytest
 
-from wsgi_busyguard.policy import PATIENCE, Discipline, Limits, limits, loose_limits, queue_length
+from wsgi_busyguard.policy import (
+    DAMPED_PATIENCE,
+    Discipline,
+    Limits,
+    limits,
+    loose_limits,
+    queue_length,
+)
 
 LOOSE, ORDINARY = loose_limits(10), limits(10)
 
@@ -40,7 +47,7 @@ def test_no_more_wait_than_are_served_before_they_are_too_old():
 
 
 def test_a_queue_that_comes_and_goes_takes_no_server_out_of_the_rotation():
-    assert loose_limits(10).max_wait < PATIENCE
+    assert loose_limits(10).max_wait < DAMPED_PATIENCE
     assert loose_limits(10, client_timeout=1.0).max_wait == 0.8
     assert loose_limits(10, client_timeout=60.0).max_wait == 12.0  # as in an overload
 

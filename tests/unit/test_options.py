@@ -14,8 +14,8 @@ from twisted.python import usage
 from waitress.wasyncore import close_all
 
 from wsgi_busyguard import BusyGuard, Gate, Load, Monitor
-from wsgi_busyguard._support.imported import named
-from wsgi_busyguard._support.usage_error import Mistake
+from wsgi_busyguard._support.import_by_name import named
+from wsgi_busyguard._support.usage_error import UsageError
 from wsgi_busyguard.adapters.cheroot.front import CherootFront
 from wsgi_busyguard.adapters.front.prefork import GuardedProcess
 from wsgi_busyguard.adapters.gunicorn.options import loaded, read_options
@@ -181,7 +181,7 @@ FACES = {
     serve: SERVE,
     twist: TWIST,
 }
-REFUSALS = (TypeError, ValueError, Unknown, usage.UsageError, Mistake)
+REFUSALS = (TypeError, ValueError, Unknown, usage.UsageError, UsageError)
 
 CASES = [
     pytest.param(face, name, id=f"{name}, {face.__name__}") for name in OPTIONS for face in FACES

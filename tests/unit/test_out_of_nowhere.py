@@ -24,11 +24,11 @@ from wsgi_busyguard.board import publisher as poster_module
 from wsgi_busyguard.board.publisher import Publisher
 from wsgi_busyguard.gate import Ticket
 from wsgi_busyguard.gate import gate as gate_module
-from wsgi_busyguard.gate import gated as gated_module
+from wsgi_busyguard.gate import gated_app as gated_module
 from wsgi_busyguard.gate import queue as queue_module
 from wsgi_busyguard.gate import slots as slots_module
 from wsgi_busyguard.gate.dry_run import DryRun
-from wsgi_busyguard.gate.gated import holding
+from wsgi_busyguard.gate.gated_app import holding
 from wsgi_busyguard.policy import Discipline
 
 FILES = {module.__file__ for module in (gate_module, queue_module, slots_module, gated_module)}

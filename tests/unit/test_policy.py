@@ -7,7 +7,7 @@ import pytest
 from wsgi_busyguard import Load, State
 from wsgi_busyguard.policy import (
     CLIENT_TIMEOUT,
-    PATIENCE,
+    DAMPED_PATIENCE,
     Limits,
     flag,
     is_ready,
@@ -64,7 +64,7 @@ def test_where_no_service_time_is_known_damped_goes_by_how_long_nobody_got_a_thr
 
 
 def test_patience_is_the_default_inter_of_haproxy():
-    assert PATIENCE == 2.0
+    assert DAMPED_PATIENCE == 2.0
 
 
 @pytest.mark.parametrize("ready", ["exact", "damped", "always"])

@@ -14,7 +14,7 @@ from wsgi_busyguard import responses as module
 from wsgi_busyguard.checks import LIVE, METHODS, READY, Check, Checks
 from wsgi_busyguard.load import UNKNOWN
 from wsgi_busyguard.policy import Reason, Verdict
-from wsgi_busyguard.responses import JITTER, Responses, figures, not_found, not_http
+from wsgi_busyguard.responses import JITTER_SECONDS, Responses, figures, not_found, not_http
 
 LOAD = Load(7, 10, 10, waited=0.84, service=0.1)
 
@@ -243,7 +243,7 @@ def test_a_refusal_says_why_and_when_to_come_back(responses, ask, reason, method
     assert response.headers["Busyguard-Refused"] == reason.value
     assert response.headers["Content-Length"] == "4"
     assert response.headers["Cache-Control"] == "no-store"
-    assert 1 <= int(response.headers["Retry-After"]) < 1 + JITTER
+    assert 1 <= int(response.headers["Retry-After"]) < 1 + JITTER_SECONDS
 
 
 def test_the_reasons_are_the_promised_words():
@@ -254,7 +254,7 @@ def test_the_reasons_are_the_promised_words():
 def test_those_who_are_refused_together_do_not_come_back_together(ask, least):
     refusal = Responses(retry_after=least).refused(Reason.QUEUE_FULL)
     pauses = {int(ask(refusal).headers["Retry-After"]) for _ in range(200)}
-    assert pauses == set(range(least, least + JITTER))
+    assert pauses == set(range(least, least + JITTER_SECONDS))
 
 
 def test_refusing_writes_no_log(responses, ask, caplog):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from wsgi_busyguard import Board, Load, Monitor
 from wsgi_busyguard.board.publisher import Publisher
 from wsgi_busyguard.load import BUSY, FREE, Transition
-from wsgi_busyguard.state_log import EVERY, StateLog
+from wsgi_busyguard.state_log import LOG_INTERVAL_SECONDS, StateLog
 
 CALM, CROWDED = Load(0, 1, 4, service=0.1), Load(9, 4, 4, waited=0.25, service=0.1)
 LATE = Load(9, 4, 4, waited=3.0, service=0.1)
@@ -74,7 +74,7 @@ def test_the_last_line_tells_the_state_that_is(monitor, telling, clock, caplog):
     telling.set(CALM)
     clock.now += 1
     telling.set(CROWDED)
-    clock.now += EVERY
+    clock.now += LOG_INTERVAL_SECONDS
     monitor.refresh()
     assert [line.split(":")[0] for _, line in lines(caplog)] == ["busy", "busy"]
     assert "(2 changes before got no line)" in lines(caplog)[-1][1]
@@ -123,15 +123,17 @@ def test_however_it_goes_lines_are_few_and_the_last_is_true(steps):
         elif line is not None:
             warned.append((now, line.event, line.state))
     for (before, _), (after, _) in itertools.pairwise(told):
-        assert after - before >= EVERY - 1e-9
+        assert after - before >= LOG_INTERVAL_SECONDS - 1e-9
     warnings = [at for at, event, _ in warned if event == "waiting"]
     for before, after in itertools.pairwise(warnings):
-        assert after - before >= EVERY - 1e-9
+        assert after - before >= LOG_INTERVAL_SECONDS - 1e-9
     frees = len(warned) - len(warnings)
     assert frees <= len(warnings)
     line = None
     if journal.watching:
-        line = journal.looked(state, CALM if state is FREE else CROWDED, since, now + EVERY)
+        line = journal.looked(
+            state, CALM if state is FREE else CROWDED, since, now + LOG_INTERVAL_SECONDS
+        )
     last = max([*told, *((at, entered) for at, _, entered in warned), (-1.0, FREE)])
     assert (line.state if line is not None else last[1]) is state
 
@@ -149,7 +151,7 @@ def test_of_several_processes_one_writes(clock, adapter, caplog):
     monitor.refresh()
     assert [record.busyguard_queued for record in caplog.records] == [9]
     board.is_leader = lambda: False
-    clock.now += 2 * EVERY
+    clock.now += 2 * LOG_INTERVAL_SECONDS
     adapter.load = CALM
     monitor.refresh()
     assert len(caplog.records) == 1

@@ -31,8 +31,8 @@ TIMEOUT = 2.0  # seconds; HAProxy's default for a check is its inter, 2 s
 LONGEST = 4 << 20
 
 
-class Said(NamedTuple):
-    """What a server said.
+class CheckResult(NamedTuple):
+    """What comes of a check.
 
     :param code: the exit code that it amounts to: 0 free, 1 busy or draining, 2 no answer.
     :param text: the state, or what was in the way.
@@ -47,11 +47,11 @@ def default_target(variables: Mapping[str, str] = os.environ) -> str:
     return variables.get(CHECK_VARIABLE) or CHECK_PORT
 
 
-def ask(target: str, timeout: float = TIMEOUT) -> Said:
+def ask(target: str, timeout: float = TIMEOUT) -> CheckResult:
     """Ask for the state.
 
     :param target: ``http://host:port/readyz``; or ``host:port`` or ``port`` of a check port, whose
-        figures are told as well.
+        figures are shown as well.
     :param timeout: seconds to connect, and seconds for the whole answer.
     :raises ValueError: if the target is none.
     """
@@ -59,22 +59,22 @@ def ask(target: str, timeout: float = TIMEOUT) -> Said:
     try:
         status, content_type, body = fetched(url, timeout)
     except (OSError, http.client.HTTPException) as error:
-        return Said(NO_ANSWER, f"no answer from {url.geturl()}: {_reason(error)}")
+        return CheckResult(NO_ANSWER, f"no answer from {url.geturl()}: {_reason(error)}")
     if url.path == "/load" and status == 200:
         return _figures(body)
     text = body.decode("utf-8", "replace").strip().splitlines()
     line = text[0][:200] if text else ""
     if status == 503:  # also a balancer's own, that no server is there, and a custom refusal
-        return Said(NOT_NOW, line)
+        return CheckResult(NOT_NOW, line)
     if status != 200:
-        words = f"no answer to a check from {url.geturl()}: {status} {line}"
-        return Said(NO_ANSWER, words.rstrip())
+        reason = f"no answer to a check from {url.geturl()}: {status} {line}"
+        return CheckResult(NO_ANSWER, reason.rstrip())
     if not _is_a_guards(content_type, text):  # the path is wrong, or no guard is there
         what = f"200 {content_type}".rstrip()
-        return Said(
+        return CheckResult(
             NO_ANSWER, f"{url.geturl()} is no check of a guard (is the path right?): {what}"
         )
-    return Said(FREE, line)
+    return CheckResult(FREE, line)
 
 
 def split(target: str) -> SplitResult:
@@ -121,7 +121,7 @@ def fetched(url: SplitResult, timeout: float) -> tuple[int, str, bytes]:
 
 @contextlib.contextmanager
 def _within(connection: socket.socket, seconds: float) -> Iterator[None]:
-    """Cut the connection off after so many seconds; then what was said is too late."""
+    """Cut the connection off after so many seconds; then an answer is too late."""
     late = threading.Event()
 
     def cut() -> None:
@@ -155,16 +155,16 @@ def _is_a_guards(content_type: str, text: list[str]) -> bool:
     return state in STATES and all("=" in figure for figure in figures)
 
 
-def _figures(body: bytes) -> Said:
+def _figures(body: bytes) -> CheckResult:
     """Return what the JSON of /load says."""
     try:
         load: Any = json.loads(body)
-        word, code = str(load["state"]), FREE if load["ready"] else NOT_NOW
+        state, code = str(load["state"]), FREE if load["ready"] else NOT_NOW
     except (ValueError, KeyError, TypeError):
-        return Said(NO_ANSWER, "no answer to a check: this is no check port's /load")
+        return CheckResult(NO_ANSWER, "no answer to a check: this is no check port's /load")
     shown = ("queued", "active", "capacity", "delay")
     figures = [f"{name}={load[name]}" for name in shown if load.get(name) is not None]
-    return Said(code, " ".join([word, *figures]))
+    return CheckResult(code, " ".join([state, *figures]))
 
 
 def _reason(error: Exception) -> str:

@@ -8,14 +8,13 @@ threads; nothing of what they do.
 
 from __future__ import annotations
 
-import threading
 import time
 import weakref
 from types import MethodType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .forks import Stage, after_fork
-from .locks import tried
+from .locks import owned_lock, tried
 from .log import logger
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ RETRY_SECONDS = 0.25
 
 # In their order; the values are nothing.
 _postponed: dict[Callable[[], Callable[[], object] | None], None] = {}
-_trying: Any = threading.RLock()  # never waited for
+_trying = owned_lock()  # never waited for
 _due = 0.0
 
 
@@ -75,7 +74,7 @@ def _failure(start: Callable[[], object]) -> RuntimeError | None:
 def _after_fork_in_child() -> None:
     """Forget what the parent could not start: whoever goes on in the child begins anew there."""
     global _trying
-    _trying = threading.RLock()
+    _trying = owned_lock()
     _postponed.clear()
 
 

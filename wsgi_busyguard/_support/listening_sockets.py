@@ -10,13 +10,16 @@ import os
 import socket
 import stat
 import weakref
-from typing import TYPE_CHECKING, Protocol
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from .unpatched import socket_at
 
 if TYPE_CHECKING:
     import _socket
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
+
+R = TypeVar("R")
 
 
 class Listening(Protocol):
@@ -47,7 +50,7 @@ def listens() -> bool:
 
     Some 2 us for each open descriptor.
     """
-    found = [number for number in _descriptors() if _is_listener(number)]
+    found = [number for number in _descriptors() if look_at(number, is_listener)]
     # Looked at last: each is noted before it listens, so what was found of them is among these.
     ours = {port.listener.fileno() for port in list(_ours)} if found else ()
     return any(number not in ours for number in found)
@@ -65,24 +68,29 @@ def is_socket(number: int) -> bool:
         return False
 
 
-def _is_listener(number: int) -> bool:
+def look_at(number: int, look: Callable[[Any], R]) -> R | None:
+    """Return what a look at the socket of this number says; ``None`` if it is none."""
     if not is_socket(number):
-        return False
+        return None
     try:
         copy = os.dup(number)
     except OSError:
-        return False
+        return None
     try:
         sock = socket_at(copy)
     except OSError:
         os.close(copy)
-        return False
-    try:
-        return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
-    except OSError:
-        return False
-    finally:
-        sock.close()
+        return None
+    with closing(sock):
+        try:
+            return look(sock)
+        except OSError:
+            return None
+
+
+def is_listener(sock: _socket.socket) -> bool:
+    """Return whether connections are accepted from a socket."""
+    return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
 def _descriptors() -> Iterable[int]:

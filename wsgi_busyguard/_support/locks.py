@@ -6,7 +6,7 @@ What is done under one, and what one thread does for all, so that the others nee
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,7 +15,28 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def under(lock: Any, step: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+class Lock(Protocol):
+    """What can be taken and given back."""
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        """Take it; return whether that was possible."""
+
+    def release(self) -> None:
+        """Give it back."""
+
+
+class OwnedLock(Lock, Protocol):
+    """A lock that knows its owner: an RLock, whose types leave that out."""
+
+    def _is_owned(self) -> bool: ...
+
+
+def owned_lock() -> OwnedLock:
+    """Return a lock that knows its owner; under gevent's monkey patching one of gevent's."""
+    return cast("OwnedLock", threading.RLock())
+
+
+def under(lock: Lock, step: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """Return what ``step`` does, done under ``lock``, an RLock.
 
     Not ``with lock``: from Python 3.14 on a signal handler may raise after the lock is taken and
@@ -34,7 +55,7 @@ def under(lock: Any, step: Callable[P, R], *args: P.args, **kwargs: P.kwargs) ->
             pass
 
 
-def tried(lock: Any, step: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | None:
+def tried(lock: Lock, step: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | None:
     """Do the same if the lock is free, and wait for nobody; ``None`` if it is not."""
     try:
         return step(*args, **kwargs) if lock.acquire(blocking=False) else None
@@ -54,7 +75,7 @@ class Turn:
     """
 
     def __init__(self) -> None:
-        self._lock: Any = threading.RLock()
+        self._lock = owned_lock()
 
     def take(self, left: Callable[[], object], work: Callable[[], object]) -> None:
         """Call ``work`` for as long as ``left()`` is true, unless somebody is at it already.

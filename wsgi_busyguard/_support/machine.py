@@ -32,9 +32,14 @@ def sees_main_thread() -> bool:
     return os.access(MAIN_THREAD, os.R_OK)
 
 
+def one_at_a_time() -> bool:
+    """Return whether the interpreter runs one thread at a time."""
+    return bool(getattr(sys, "_is_gil_enabled", lambda: True)())  # from Python 3.13 on
+
+
 def this_machine() -> Machine:
     """Return what this process runs on."""
-    return Machine(getattr(sys, "_is_gil_enabled", lambda: True)(), _cores())
+    return Machine(one_at_a_time(), _cores())
 
 
 def main_thread() -> float:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .forks import Stage, after_fork
 from .launcher import launch
-from .locks import under
+from .locks import owned_lock, under
 from .log import Streak
 from .unpatched import Bell
 from .weak_calls import weakly
@@ -62,7 +62,7 @@ class Periodic:
         self._in_children = in_children
         self._failing = failing or f"{name} raised; tried again"
         self._at_end = weakly(at_end)
-        self._lock: Any = threading.RLock()
+        self._lock = owned_lock()
         self._run: _Run | None = None
         after_fork(Stage.OWN, self._forget)
         after_fork(Stage.THREADS, self._resume)
@@ -149,7 +149,7 @@ class Periodic:
         """Be without a thread, as a child is. One that forked, and goes on there, ends."""
         if self._run is not None:
             self._run.ended = True
-        self._lock, self._run = threading.RLock(), None
+        self._lock, self._run = owned_lock(), None
         self.wanted = self.wanted and self._in_children
 
     def _resume(self) -> None:

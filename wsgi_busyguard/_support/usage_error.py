@@ -3,5 +3,5 @@
 from __future__ import annotations
 
 
-class Mistake(Exception):
-    """Something the user can put right; told in one line, without a traceback."""
+class UsageError(Exception):
+    """Something the user can put right; shown in one line, without a traceback."""

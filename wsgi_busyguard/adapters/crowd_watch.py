@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from .._support.machine import this_machine
 from .._support.periodic import BEAT_SECONDS, Periodic
-from .._support.turns import Turns
+from .._support.switch_interval import SwitchInterval
 from ..board.publisher import Publisher
 from ..gate import Gate
 from ..load import Shares
@@ -58,7 +58,7 @@ class CrowdWatch:
         self._next_call = next_call
         self._step: object = None  # what the next call does
         self._idle = 0  # beats without a call
-        self._turns = Turns()
+        self._interval = SwitchInterval()
         self._usable = this_machine().usable if adaptive else math.inf
         self._had = (time.monotonic(), time.process_time())
         # Turns are as before at the end of the thread, too, which may just be shortening them.
@@ -67,7 +67,7 @@ class CrowdWatch:
             BEAT_SECONDS,
             "busyguard-crowd",
             in_children=True,
-            at_end=self._turns.restore,
+            at_end=self._interval.restore,
         )
 
     @property
@@ -80,7 +80,7 @@ class CrowdWatch:
         if adapter is None or self._pick_up.is_off:
             self._pick_up.read = None
             self._beats.stop()
-            self._turns.restore()
+            self._interval.restore()
             return
         # What knows how long a request takes is not timed by it.
         if not isinstance(adapter, SamplingAdapter):
@@ -106,9 +106,9 @@ class CrowdWatch:
         (since, before), self._had = self._had, (time.monotonic(), time.process_time())
         now, had = self._had
         if had - before >= TAKEN_SHARE * self._usable * (now - since):
-            self._turns.shorten()
+            self._interval.shorten()
         else:
-            self._turns.restore()
+            self._interval.restore()
 
     def _ask(self) -> None:
         if not self._next_call.is_next(self._step):

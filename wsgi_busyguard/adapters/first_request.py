@@ -13,7 +13,7 @@ from ..board.publisher import Publisher
 from ..board.respawn import is_late
 from ..counters import Counts
 from ..deadlines.deadline import MONITOR
-from ..gate.gated import Held
+from ..gate.gated_app import Held
 from ..load import Shares, Subscribes
 from ..monitor import Monitor
 from .crowd_watch import own_part

@@ -11,42 +11,33 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from .._support.log import logger
-from ..counters import LENGTH, NAMED, of
+from ..counters import LENGTH, NAMED, SECOND, of
 from ..load import BUSY, FREE, UNKNOWN, Load, State
 from ..load import judge as judged
 from ..policy import whole
-from .draining import take_back, tell, told_rows
+from .draining import draining_rows, start_draining, stop_draining
 from .history import note_change
 from .layout import (
     ASKED,
     BEAT,
-    BEFORE,
-    CALLS,
     CHECKED,
     COLUMNS,
     COUNTS,
     EXPECTED,
     LAST_READY,
-    LIMIT_COLUMNS,
-    LIMITS,
     LOAD_COLUMNS,
     POST_SECONDS,
     READY,
-    SECOND,
     STATE,
-    STATES,
     STOPPING,
     THERE,
     TOOK,
     UNREADY,
-    limits_in,
     summed,
 )
 from .memory import MOST_ROWS
-from .outside_calls import COLUMNS as CALL_COLUMNS
-from .outside_calls import unpacked
 from .processes import is_gone
-from .row import Row
+from .row import Row, row_in
 from .table import BORN, FLAGS, OWNER, Table
 from .totals import Totals
 
@@ -67,7 +58,7 @@ BELIEVED_NS = int(0.25 * SECOND)
 SILENT_SECONDS = 1.0
 
 # How many processes may post, unless somebody says so.
-SLOTS = 256
+DEFAULT_SLOTS = 256
 
 # Between two looks at whether the path still names the file that is mapped.
 PATH_LOOK_NS = SECOND
@@ -105,7 +96,7 @@ class Board:
     def __init__(
         self,
         path: str | os.PathLike[str] | None = None,
-        slots: int = SLOTS,
+        slots: int = DEFAULT_SLOTS,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -129,7 +120,7 @@ class Board:
         board = cls.__new__(cls)
         board.path, board._where, board._is_late = path, os.path.abspath(path), True
         board._clock = time.monotonic
-        board._turn_to(Table(None, SLOTS, COLUMNS, alone=True))
+        board._turn_to(Table(None, DEFAULT_SLOTS, COLUMNS, alone=True))
         return board
 
     def _turn_to(self, table: Table) -> None:
@@ -176,23 +167,7 @@ class Board:
     def rows(self) -> list[Row]:
         """Return what each process that is there has posted."""
         now, living, columns = self._look(THERE, COUNTS + NAMED)
-        rows = []
-        for row in living:
-            admitted, served, *refused, dropped = (
-                max(0, columns[COUNTS + n][row] - columns[BEFORE + n][row]) for n in range(NAMED)
-            )
-            rows.append(
-                Row(
-                    columns[OWNER][row] >> FLAGS,
-                    STATES[columns[OWNER][row] & THERE],
-                    summed(columns, [row], now),
-                    max(0, now - columns[BEAT][row]) / SECOND,
-                    *(served, sum(refused), dropped, admitted, row),
-                    limits_in([columns[LIMITS + n][row] for n in range(LIMIT_COLUMNS - LIMITS)]),
-                    unpacked([columns[CALLS + n][row] for n in range(CALL_COLUMNS)], now),
-                )
-            )
-        return rows
+        return [row_in(columns, row, now) for row in living]
 
     def awake(self) -> dict[int, Load]:
         """Return, by its id, the load of each ready process that gave a sign of life just now.
@@ -237,7 +212,7 @@ class Board:
         return self._totals.changes(self.now())
 
     def drain(self) -> list[int]:
-        """Have every check say draining, while requests are served; return whom this was told.
+        """Have every check say draining, while requests are served; return whom this reaches.
 
         Those are the processes that are there now, by their ids. It ends with them, and those that
         their server makes in their place; or with :meth:`undrain`.
@@ -245,20 +220,20 @@ class Board:
         :raises OSError: if another process is in the middle of a claim, and stopped there.
         """
         _, living, columns = self._look(THERE)
-        return tell(self.table, living, columns[OWNER])
+        return start_draining(self.table, living, columns[OWNER])
 
     def undrain(self) -> list[int]:
         """Have checks say again how things are; return the ids of those that were to drain.
 
         :raises OSError: as :meth:`drain`.
         """
-        return take_back(self.current())
+        return stop_draining(self.current())
 
     @property
     def draining(self) -> bool:
-        """Whether one of the ready processes was told to drain, which is then told of all."""
-        told = told_rows(self.current())
-        return bool(told) and not set(told).isdisjoint(self._look(READY)[1])
+        """Whether one of the ready processes is to drain, which then goes for all."""
+        draining = draining_rows(self.current())
+        return bool(draining) and not set(draining).isdisjoint(self._look(READY)[1])
 
     def free(self, pid: int) -> None:
         """Give away the slot of a process that is known to be gone, if nobody is to be waited for.
@@ -377,7 +352,7 @@ class Board:
 
     def _opened(self) -> Table | None:
         try:
-            table = Table(self._where, SLOTS, COLUMNS)
+            table = Table(self._where, DEFAULT_SLOTS, COLUMNS)
         except (OSError, ValueError):
             return None
         self._is_late = False

@@ -1,9 +1,9 @@
 """The word in each row that tells its process to drain, stored from outside.
 
-Whoever may write the board may say so, for as long as the processes are there that it was said to.
-The word is the id of the process's server, even while nobody says anything, odd when it is told to
+Whoever may write the board may say so, for as long as the processes that it reaches are there.
+The word is the id of the process's server, even as long as nobody drains it, odd when it is to
 drain. Processes have the same server if they were forked from one that had this module: a worker
-that takes the place of one that was told is told as well, be the other one gone by then. A server
+that takes the place of one that drains does so as well, be the other one gone by then. A server
 that is started anew has another id, so none is born draining.
 """
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from .board import Board
     from .table import Table
 
-# The bit of the word that is set in who was told.
-TOLD = 1
+# The bit of the word that is set where a process is to drain.
+DRAIN_BIT = 1
 
 # Made once in the first process that imports this, and had by all that are forked from it.
 SERVER_ID = int.from_bytes(os.urandom(7), "little") << 1
 
 
-def told_rows(table: Table) -> list[int]:
-    """Return the rows whose process was told, be it there or not."""
-    return [row for row, word in enumerate(table.column(SERVER)) if word & TOLD]
+def draining_rows(table: Table) -> list[int]:
+    """Return the rows whose process is to drain, be it there or not."""
+    return [row for row, word in enumerate(table.column(SERVER)) if word & DRAIN_BIT]
 
 
 def newcomer(table: Table) -> int:
@@ -39,11 +39,11 @@ def newcomer(table: Table) -> int:
 
     The row of the one in whose place it comes may be nobody's by now, but keeps its words.
     """
-    told = SERVER_ID | TOLD
-    return told if told in table.column(SERVER) else SERVER_ID
+    drained = SERVER_ID | DRAIN_BIT
+    return drained if drained in table.column(SERVER) else SERVER_ID
 
 
-def tell(table: Table, living: Sequence[int], owners: Sequence[int]) -> list[int]:
+def start_draining(table: Table, living: Sequence[int], owners: Sequence[int]) -> list[int]:
     """Tell the processes of these rows to drain; return their ids.
 
     :param owners: whose the rows were when it was looked who lives.
@@ -55,23 +55,23 @@ def tell(table: Table, living: Sequence[int], owners: Sequence[int]) -> list[int
         for row in living:
             owner = table.words[table.at(OWNER, row)]
             if owner & THERE and owner >> FLAGS == owners[row] >> FLAGS:
-                table.words[table.at(SERVER, row)] |= TOLD
+                table.words[table.at(SERVER, row)] |= DRAIN_BIT
                 pids.append(owner >> FLAGS)
         return pids
 
     return table.alone(store)
 
 
-def take_back(table: Table) -> list[int]:
-    """Have nobody be told any more; return the ids of those that were, as far as they are there.
+def stop_draining(table: Table) -> list[int]:
+    """Have nobody drain any more; return the ids of those that did, as far as they are there.
 
     :raises OSError: as :func:`tell`.
     """
 
     def store() -> list[int]:
         pids = []
-        for row in told_rows(table):
-            table.words[table.at(SERVER, row)] &= ~TOLD
+        for row in draining_rows(table):
+            table.words[table.at(SERVER, row)] &= ~DRAIN_BIT
             owner = table.words[table.at(OWNER, row)]
             if owner & THERE:
                 pids.append(owner >> FLAGS)

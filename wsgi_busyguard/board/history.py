@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from ..counters import Change
+from ..counters import SECOND, Change
 from ..load import BUSY, FREE
-from .layout import BUSY_FOR, BUSY_FROM, CHANGE, CHANGES, RECENT, SECOND, STATE, change, changed
+from .layout import BUSY_FOR, BUSY_FROM, CHANGE, CHANGES, RECENT, STATE, change, changed
 from .memory import MOST_WORD
 
 if TYPE_CHECKING:

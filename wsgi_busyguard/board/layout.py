@@ -5,21 +5,18 @@ A value in, a value out: nothing here reads a clock, takes a lock or knows where
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING
 
-from ..counters import CHECKS, NAMED
+from ..counters import CHECKS, NAMED, SECOND
 from ..counters import LENGTH as COUNTED
 from ..load import ACTS, LAG_FREE, LIMITED, ORIGINS, GuardLimits, Load
 from ..policy import READY_POLICIES
-from .memory import OTHERS
-from .outside_calls import COLUMNS as CALL_COLUMNS
+from .bulkheads import COLUMNS as CALL_COLUMNS
+from .memory import OTHERS, text_in, text_words
 from .table import OWNER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-SECOND = 10**9  # the words are nanoseconds
 
 # Seconds between two beats of a process.
 POST_SECONDS = 0.25
@@ -40,7 +37,7 @@ STATES = {
 BEAT, FIGURES, WAITING, SERVICE, LAG = range(2, 7)
 LOAD_COLUMNS = LAG + 1  # the columns before this one are those that make a load
 
-# The server of the process, and whether that is told to drain; see draining.py.
+# The server of the process, and whether that is to drain; see draining.py.
 SERVER = LOAD_COLUMNS
 
 # What is in force in the guard of the process: slots now, slots at the most and how many may wait
@@ -50,7 +47,7 @@ LIMITS = SERVER + 1
 WHY_WORDS = 16
 LIMIT_COLUMNS = LIMITS + 5 + WHY_WORDS
 
-# The process's bulkheads, posted together with the limits; see outside_calls.py.
+# The process's bulkheads, posted together with the limits; see bulkheads.py.
 CALLS = LIMIT_COLUMNS
 
 # What has been counted is added to what the row's last process left, so what a process counted
@@ -72,12 +69,10 @@ STATE, UNREADY, LAST_READY, EXPECTED, BUSY_FROM, BUSY_FOR, TOOK = range(OTHERS, 
 # that caused it.
 CHANGES, CHANGE, RECENT = 16, 7, 16
 
-WHY = f"{WHY_WORDS}Q"
-
-LONGEST = (1 << 63) - 1  # ns; nobody waits for that
+LONGEST_NS = (1 << 63) - 1  # ns; nobody waits for that
 
 BITS = 21
-MOST = (1 << BITS) - 1  # more are taken to be so many; as a capacity it is the unknown one
+MOST_REQUESTS = (1 << BITS) - 1  # more are taken to be so many; as a capacity it is the unknown one
 
 
 def packed(load: Load, now: int) -> list[int]:
@@ -85,12 +80,12 @@ def packed(load: Load, now: int) -> list[int]:
     queued, active, capacity, waited, service, lag = load
     if min(queued, active, capacity or 0, waited, service or 0, lag) < 0:
         raise ValueError(f"expected no figure below 0, not {load!r}")
-    room = MOST if capacity is None else min(capacity, MOST - 1)
+    room = MOST_REQUESTS if capacity is None else min(capacity, MOST_REQUESTS - 1)
     return [
-        min(queued, MOST) << 2 * BITS | min(active, MOST) << BITS | room,
+        min(queued, MOST_REQUESTS) << 2 * BITS | min(active, MOST_REQUESTS) << BITS | room,
         max(1, now - int(waited * SECOND)) if waited else 0,
-        0 if service is None else max(1, min(int(service * SECOND), LONGEST)),
-        min(int(lag * SECOND), LONGEST),
+        0 if service is None else max(1, min(int(service * SECOND), LONGEST_NS)),
+        min(int(lag * SECOND), LONGEST_NS),
     ]
 
 
@@ -100,15 +95,16 @@ def packed_limits(limits: GuardLimits | None) -> list[int]:
         return [0] * (LIMIT_COLUMNS - LIMITS)
     bounds = 0
     for bound in (limits.slots, limits.at_most, limits.max_queue):
-        bounds = bounds << BITS | (MOST if bound is None else min(int(bound), MOST - 1))
+        bounds = bounds << BITS | (
+            MOST_REQUESTS if bound is None else min(int(bound), MOST_REQUESTS - 1)
+        )
     times = limits.max_wait or 0, limits.client_timeout, limits.patience
     kinds = READY_POLICIES.index(limits.ready)
     for origin in limits.origins:
         kinds = kinds * len(ORIGINS) + ORIGINS.index(origin)
     kinds = kinds * (len(ACTS) + 1) + 1 + ACTS.index(limits.acts)
-    why = limits.why.encode("ascii", "replace")[: 8 * WHY_WORDS].ljust(8 * WHY_WORDS, b"\0")
-    nanoseconds = (int(min(time * SECOND, LONGEST)) for time in times)
-    return [bounds, *nanoseconds, *struct.unpack(WHY, why), kinds]
+    nanoseconds = (int(min(time * SECOND, LONGEST_NS)) for time in times)
+    return [bounds, *nanoseconds, *text_words(limits.why, WHY_WORDS), kinds]
 
 
 def limits_in(words: Sequence[int]) -> GuardLimits | None:
@@ -124,31 +120,38 @@ def limits_in(words: Sequence[int]) -> GuardLimits | None:
     if kinds >= len(READY_POLICIES):  # not from here: somebody else has written on the board
         return None
     slots, at_most, max_queue = (
-        None if (bound := bounds >> shift & MOST) == MOST else bound
+        None if (bound := bounds >> shift & MOST_REQUESTS) == MOST_REQUESTS else bound
         for shift in (2 * BITS, BITS, 0)
     )
     max_wait, client_timeout, patience = (time / SECOND for time in nanoseconds)
     return GuardLimits(
-        *(ACTS[acts - 1], slots, at_most, max_queue, max_wait or None),
-        *(client_timeout, READY_POLICIES[kinds], patience, tuple(reversed(origins))),
-        struct.pack(WHY, *words[4:-1]).rstrip(b"\0").decode("ascii", "replace"),
+        ACTS[acts - 1],
+        slots,
+        at_most,
+        max_queue,
+        max_wait or None,
+        client_timeout,
+        READY_POLICIES[kinds],
+        patience,
+        tuple(reversed(origins)),
+        text_in(words[4:-1]),
     )
 
 
 def change(number: int, at: int, wall: int, load: Load) -> list[int]:
     """Return the words of a change of state."""
     figures, _, service, lag = packed(load, at)
-    return [number, at, wall, figures, min(int(load.waited * SECOND), LONGEST), service, lag]
+    return [number, at, wall, figures, min(int(load.waited * SECOND), LONGEST_NS), service, lag]
 
 
 def changed(words: Sequence[int]) -> tuple[int, int, int, Load]:
     """Return the number of a change, when it was, the time of day, and its load."""
     number, at, wall, figures, waited, service, lag = words
-    room = figures & MOST
+    room = figures & MOST_REQUESTS
     load = Load(
         figures >> 2 * BITS,
-        figures >> BITS & MOST,
-        None if room == MOST else room,
+        figures >> BITS & MOST_REQUESTS,
+        None if room == MOST_REQUESTS else room,
         waited / SECOND,
         service / SECOND if service else None,
         lag / SECOND,
@@ -160,13 +163,13 @@ def summed(columns: Sequence[Sequence[int]], rows: Sequence[int], now: int) -> L
     """Return the load of these rows together."""
     words = columns[FIGURES]
     figures = [words[row] for row in rows]
-    capacities = [word & MOST for word in figures]
+    capacities = [word & MOST_REQUESTS for word in figures]
     waiting = columns[WAITING]
     since = min([waiting[row] for row in rows if waiting[row]], default=now)
     return Load(
         sum([word >> 2 * BITS for word in figures]),
-        sum([word >> BITS & MOST for word in figures]),
-        None if MOST in capacities else sum(capacities),
+        sum([word >> BITS & MOST_REQUESTS for word in figures]),
+        None if MOST_REQUESTS in capacities else sum(capacities),
         max(0, now - since) / SECOND,
         _service(capacities, [columns[SERVICE][row] for row in rows]),
         _lag(columns, rows, now),
@@ -178,12 +181,12 @@ def _service(capacities: list[int], services: list[int]) -> float | None:
     known = [
         (capacity, service)
         for capacity, service in zip(capacities, services, strict=True)
-        if service and 0 < capacity < MOST
+        if service and 0 < capacity < MOST_REQUESTS
     ]
     if not known:
         return None
     rate = sum([capacity / service for capacity, service in known])
-    return min(round(sum([capacity for capacity, _ in known]) / rate), LONGEST) / SECOND
+    return min(round(sum([capacity for capacity, _ in known]) / rate), LONGEST_NS) / SECOND
 
 
 def _lag(columns: Sequence[Sequence[int]], rows: Sequence[int], now: int) -> float:

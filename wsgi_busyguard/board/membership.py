@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from .._support.forks import Stage, after_fork
 from .._support.listening_sockets import listens
 from .._support.log import logger
+from ..counters import SECOND
 from .board import Board
-from .layout import CALLED, POST_SECONDS, READY, SECOND, STARTING, STOPPING
+from .layout import CALLED, POST_SECONDS, READY, STARTING, STOPPING
 from .publisher import Publisher
 from .respawn import is_late
 
@@ -62,7 +63,7 @@ class Forking(Member):
     """A member in a process that has imported an app, and may serve it, or fork those who do.
 
     :param forgotten: called in a child of a process that has been called, so that the first call
-        there is told to :meth:`call` again.
+        there comes to :meth:`call` again.
 
     *Who serves?* Whoever imports the app makes the guard: a server, but also a shell, a queue
     worker, a test run, and the parent that only reloads. So a process is counted when it is called,

@@ -14,21 +14,21 @@ import errno
 import mmap
 import os
 import stat
+import struct
 import sys
-import threading
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
 from .._support.forks import Stage, after_fork
-from .._support.locks import tried, under
+from .._support.locks import owned_lock, tried, under
 
 with suppress(ImportError):  # Windows, where no board can be made
     import fcntl  # here, for the loop of the ports imports nothing and comes by the lock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 R = TypeVar("R")
 
@@ -53,7 +53,18 @@ LOCK_PATIENCE_SECONDS = 0.25
 LOCK_PAUSE_SECONDS = 0.002
 
 
-class Held(OSError):
+def text_words(text: str, count: int) -> tuple[int, ...]:
+    """Return a text as so many words; what is longer is cut off."""
+    size = count * WORD
+    return struct.unpack(f"{count}Q", text.encode("ascii", "replace")[:size].ljust(size, b"\0"))
+
+
+def text_in(words: Sequence[int]) -> str:
+    """Return the text that these words stand for."""
+    return struct.pack(f"{len(words)}Q", *words).rstrip(b"\0").decode("ascii", "replace")
+
+
+class LockHeld(OSError):
     """Another process has the lock, and does not let go of it: it may have been stopped."""
 
 
@@ -79,7 +90,7 @@ class Memory:
     def alone(self, step: Callable[[], R]) -> R:
         """Return what ``step`` does while nobody else claims.
 
-        :raises Held: if another process has the lock and does not let go.
+        :raises LockHeld: if another process has the lock and does not let go.
         """
         return under(_lock, self._alone, step)
 
@@ -129,7 +140,9 @@ class Memory:
         """Do it while no other process claims. Requires _lock."""
         results: list[R] = []
         if not self._tried(lambda: results.append(step()), LOCK_PATIENCE_SECONDS):
-            raise Held(errno.EAGAIN, "another process holds the board's lock and may be stopped")
+            raise LockHeld(
+                errno.EAGAIN, "another process holds the board's lock and may be stopped"
+            )
         return results[0]
 
     def __del__(self) -> None:
@@ -161,7 +174,7 @@ class OwnMemory(Memory):
 # A process loses its record locks on a file with *any* descriptor of that file that it closes. So
 # each file is opened once in a process, and only while nobody here claims.
 _memories: WeakValueDictionary[tuple[int, int], Memory] = WeakValueDictionary()
-_lock: Any = threading.RLock()
+_lock = owned_lock()
 
 
 def opened(path: str | os.PathLike[str] | None, rows: int, columns: int) -> Memory:
@@ -191,17 +204,7 @@ def _opened(path: str | os.PathLike[str] | None, rows: int, columns: int) -> Mem
         memory = _memories.get((found.st_dev, found.st_ino))
         if memory is not None:
             return memory
-    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | (os.O_CREAT if rows else 0)
-    try:
-        descriptor = os.open(path, flags, 0o660)
-    except FileNotFoundError:
-        folder = os.path.dirname(os.path.abspath(os.fspath(path)))
-        if os.path.isdir(folder):  # it is the file that is missing, and is not to be made
-            raise
-        raise FileNotFoundError(
-            f"the folder {os.fsdecode(folder)!r} for the board is missing: make it first,"
-            " or name another"
-        ) from None
+    descriptor = _descriptor(path, os.O_CREAT if rows else 0)
     memory = Memory(descriptor)
     # What is whole stays so, and needs no lock; a board is whole when its first word is there.
     if not rows or _begins_well(descriptor):
@@ -227,6 +230,19 @@ def _must_be_a_file(path: str, mode: int) -> None:
         )
     if not stat.S_ISREG(mode):
         raise ValueError(f"expected a file for a board, not {path!r}")
+
+
+def _descriptor(path: str | os.PathLike[str], create: int) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | create, 0o660)
+    except FileNotFoundError:
+        folder = os.path.dirname(os.path.abspath(os.fspath(path)))
+        if os.path.isdir(folder):  # it is the file that is missing, and is not to be made
+            raise
+        raise FileNotFoundError(
+            f"the folder {os.fsdecode(folder)!r} for the board is missing: make it first,"
+            " or name another"
+        ) from None
 
 
 def _begins_well(descriptor: int) -> bool:
@@ -296,7 +312,7 @@ def _examine(path: str | os.PathLike[str], descriptor: int, columns: int) -> Non
 
 def _after_fork_in_child() -> None:
     global _lock
-    _lock = threading.RLock()  # another thread may have held it
+    _lock = owned_lock()  # another thread may have held it
     for memory in list(_memories.values()):
         memory._depth = 0
 

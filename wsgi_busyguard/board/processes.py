@@ -47,13 +47,13 @@ def _seen(pid: int) -> tuple[bytes, int] | None:
     except FileNotFoundError:
         return None
     try:
-        said = os.read(descriptor, 4096)
+        stat = os.read(descriptor, 4096)
     except ProcessLookupError:
         return None
     finally:
         os.close(descriptor)
     # The second field is the program's name in parentheses, and may contain any.
-    fields = said.rpartition(b")")[2].split()
+    fields = stat.rpartition(b")")[2].split()
     return fields[0], int(fields[19])
 
 

@@ -6,20 +6,20 @@ Nothing that is called here, and nothing that goes wrong, reaches a request.
 from __future__ import annotations
 
 import os
-import threading
 import weakref
 from collections import defaultdict
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .._support.forks import Stage, after_fork
 from .._support.launcher import relaunch
-from .._support.locks import Turn, under
+from .._support.locks import Turn, owned_lock, under
 from .._support.log import Streak
 from .._support.periodic import Periodic
-from ..counters import NAMED, Counters
+from ..counters import NAMED, SECOND, Counters
 from ..load import UNKNOWN, Adapter, Load, known_adapter
 from .board import Board, BoardFull
+from .bulkheads import calls_now
 from .draining import DrainLog, newcomer
 from .layout import (
     BEAT,
@@ -31,7 +31,6 @@ from .layout import (
     LOOP,
     POST_SECONDS,
     READY,
-    SECOND,
     SERVER,
     STARTING,
     STOPPING,
@@ -39,11 +38,10 @@ from .layout import (
     packed,
     packed_limits,
 )
-from .outside_calls import calls_now
+from .posted_counts import Tally
 from .processes import born
-from .row import Place
+from .row import RowPlace
 from .table import BORN, FLAGS, OWNER, Full
-from .tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -89,18 +87,18 @@ class Publisher:
         self.adapter = known_adapter(adapter)
         # Who is made by a server, and not by an app that anybody may import, serves for certain.
         self._flags = CALLED | (LOOP if loop else 0)
-        self._told: list[Callable[[], object]] = []
+        self._subscribers: list[Callable[[], object]] = []
         self._asked: list[Mapping[str, Sequence[int]]] = []
         self.limits: Callable[[], GuardLimits] | None = None
         self._renew()
         _publishers.add(self)
         after_fork(Stage.OWN, self._after_fork)
 
-    _place: Place | None = None
+    _place: RowPlace | None = None
 
     def _renew(self) -> None:
         """Begin without a slot."""
-        self._lock: Any = threading.RLock()
+        self._lock = owned_lock()
         self._interrupted = False
         self._place = None
         self._pid = os.getpid()
@@ -128,7 +126,7 @@ class Publisher:
         """Whether this process has a slot."""
         return self._mine() is not None
 
-    def _mine(self) -> Place | None:
+    def _mine(self) -> RowPlace | None:
         """Return the place of this process, if it has one on the board of now."""
         place = self._place
         if place is None or not place.table.shares(self.board.table):
@@ -158,7 +156,7 @@ class Publisher:
         self._place = self._claimed(self.board.table)
         return True
 
-    def _claimed(self, table: Table) -> Place:
+    def _claimed(self, table: Table) -> RowPlace:
         """Return a place for this process. Requires _joining."""
         pid, now = self._pid, self.board.now()
         began = born(pid, now)
@@ -181,7 +179,7 @@ class Publisher:
         for other in others:
             if other._place is not None and other._place.row == row:
                 other._place = None  # it was declared dead, and would take this for its own
-        return Place(table, row, pid)
+        return RowPlace(table, row, pid)
 
     def seek(self) -> None:
         """Take a slot, now or at a later beat; what stands in the way is logged once."""
@@ -235,7 +233,7 @@ class Publisher:
 
     def subscribe(self, changed: Callable[[], object]) -> None:
         """Have ``changed`` called at every beat: other processes change without a word."""
-        self._told.append(changed)
+        self._subscribers.append(changed)
 
     def post(self) -> None:
         """Post what the adapter reads now.
@@ -271,10 +269,10 @@ class Publisher:
             load = self.adapter.read()
             if not isinstance(load, Load):
                 raise TypeError(f"expected a Load from read(), not {load!r}")
-            words = packed(load, now)
+            message = packed(load, now)
         except Exception as raised:
-            error, words = raised, packed(UNKNOWN, now)
-        for column, word in enumerate(words, FIGURES):
+            error, message = raised, packed(UNKNOWN, now)
+        for column, word in enumerate(message, FIGURES):
             place.put(column, word)
         return error
 
@@ -293,7 +291,7 @@ class Publisher:
         self.post_counts()
         self._call(self._post_limits)
         self._call(self._drain_log.look)
-        for changed in tuple(self._told):
+        for changed in tuple(self._subscribers):
             self._call(changed)
 
     def hears(self, asked: Mapping[str, Sequence[int]]) -> None:
@@ -371,12 +369,12 @@ class Publisher:
             error = raised
         self._note(function, error, "%r raised at a beat", function)
 
-    def _note(self, what: object, error: Exception | None, words: str, about: object) -> None:
+    def _note(self, what: object, error: Exception | None, message: str, about: object) -> None:
         """Log what went wrong, once until it goes well again."""
         if error is None:
             self._failing.pop(what, None)
         else:
-            self._failing[what].failed(f"{words}: %r", about, error)
+            self._failing[what].failed(f"{message}: %r", about, error)
 
     def __del__(self) -> None:
         if "_pid" in self.__dict__:
@@ -389,12 +387,12 @@ class Publisher:
 
 
 _publishers: weakref.WeakSet[Publisher] = weakref.WeakSet()
-_joining = threading.RLock()  # one thread of a process at a time takes slots
+_joining = owned_lock()  # one thread of a process at a time takes slots
 
 
 def _after_fork_in_child() -> None:
     global _joining
-    _joining = threading.RLock()
+    _joining = owned_lock()
 
 
 after_fork(Stage.OWN, _after_fork_in_child)

@@ -5,13 +5,28 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
+from ..counters import NAMED, SECOND
+from .bulkheads import COLUMNS as CALL_COLUMNS
+from .bulkheads import unpacked
+from .layout import (
+    BEAT,
+    BEFORE,
+    CALLS,
+    COUNTS,
+    LIMIT_COLUMNS,
+    LIMITS,
+    STATES,
+    THERE,
+    limits_in,
+    summed,
+)
 from .table import FLAGS, OWNER, Table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .._support.load_report import BulkheadFigures
     from ..load import GuardLimits, Load
+    from ..load_report import BulkheadFigures
 
 
 class Row(NamedTuple):
@@ -23,7 +38,7 @@ class Row(NamedTuple):
         They are posted at each beat.
     :param admitted: requests that got a slot.
     :param slot: the number of its place on the board, which others have had before it.
-    :param limits: what is in force in its guard, if that has said so.
+    :param limits: what is in force in its guard, if that has posted it.
     :param bulkheads: its bulkheads, those that are used most.
     """
 
@@ -40,6 +55,26 @@ class Row(NamedTuple):
     bulkheads: Sequence[BulkheadFigures] = ()
 
 
+def row_in(columns: Sequence[Sequence[int]], row: int, now: int) -> Row:
+    """Return what stands in a row of these columns."""
+    admitted, served, *refused, dropped = (
+        max(0, columns[COUNTS + n][row] - columns[BEFORE + n][row]) for n in range(NAMED)
+    )
+    return Row(
+        columns[OWNER][row] >> FLAGS,
+        STATES[columns[OWNER][row] & THERE],
+        summed(columns, [row], now),
+        max(0, now - columns[BEAT][row]) / SECOND,
+        served,
+        sum(refused),
+        dropped,
+        admitted,
+        row,
+        limits_in([columns[LIMITS + n][row] for n in range(LIMIT_COLUMNS - LIMITS)]),
+        unpacked([columns[CALLS + n][row] for n in range(CALL_COLUMNS)], now),
+    )
+
+
 @runtime_checkable
 class HasRows(Protocol):
     """A board, or a watcher of one: knows the processes one by one."""
@@ -48,7 +83,7 @@ class HasRows(Protocol):
         """Return what each process that is there has posted."""
 
 
-class Place(NamedTuple):
+class RowPlace(NamedTuple):
     """A row of a table, and the process whose it is.
 
     The three go together: what is written by a thread that has looked a moment ago never gets into

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from .memory import HEADER, ROWS, USED, Memory, OwnMemory, at_once, opened
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Container, Mapping
 
 R = TypeVar("R")
 
@@ -104,15 +104,13 @@ class Table:
         :param copied: the columns that start with what stands in another one.
         :param kept: from this column on, what the row's last owner left is kept.
         :raises Full: if there is none.
-        :raises Held: if another process has been in the middle of this for a quarter of a second.
+        :raises LockHeld: if another process has been in the middle of this for 0.25 s.
         """
 
         def claim() -> int:
-            pid, begins = owner >> FLAGS, first()
-            for row, word in enumerate(self.column(OWNER)):
-                # Another process that had this id, or this one before an exec().
-                if word >> FLAGS == pid and row not in mine:
-                    self.words[self.at(OWNER, row)] = 0
+            begins = first()
+            # Another process that had this id, or this one before an exec().
+            self._disown(owner >> FLAGS, mine)
             row = self._vacant(is_gone)
             # The owner is the first to go and the last to come, so what stands in a row with an
             # owner is never another one's.
@@ -133,13 +131,13 @@ class Table:
 
         Not if that means to wait: whoever looks sees within a second that it is gone.
         """
+        self.tried(partial(self._disown, pid))  # else the row might be somebody else's by now
 
-        def free() -> None:
-            for row, word in enumerate(self.column(OWNER)):
-                if word >> FLAGS == pid:
-                    self.words[self.at(OWNER, row)] = 0
-
-        self.tried(free)  # else the row might be somebody else's by now
+    def _disown(self, pid: int, but: Container[int] = ()) -> None:
+        """Have the rows of a process be nobody's, but for these. Requires the lock."""
+        for row, word in enumerate(self.column(OWNER)):
+            if word >> FLAGS == pid and row not in but:
+                self.words[self.at(OWNER, row)] = 0
 
     def turn(self, pid: int, before: int, after: int, unless: int) -> None:
         """Change a flag of a process, unless it has another one, or this would mean to wait."""
@@ -171,7 +169,7 @@ class Table:
         raise Full
 
     def alone(self, step: Callable[[], R]) -> R:
-        """Return what ``step`` does while nobody claims; :exc:`Held` as :meth:`claim`."""
+        """Return what ``step`` does while nobody claims; :exc:`LockHeld` as :meth:`claim`."""
         return self._memory.alone(step)
 
     def tried(self, step: Callable[[], object]) -> bool:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..counters import LENGTH, Changes
+from ..counters import LENGTH, SECOND, Changes
 from .history import recent_changes
-from .layout import BUSY_FOR, BUSY_FROM, CHECKED, COUNTS, SECOND, STATE
+from .layout import BUSY_FOR, BUSY_FROM, CHECKED, COUNTS, STATE
 
 if TYPE_CHECKING:
     from .table import Table

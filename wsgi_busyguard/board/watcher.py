@@ -9,7 +9,7 @@ from ..counters import BUSY_NOT, BUSY_READY, RefusalRate, asked, no_checks
 from ..counters import DRAINING as GOING
 from ..counters import FREE as IS_FREE
 from ..load import UNKNOWN, Load
-from ..policy import ABSENT, DAMPED, DRAINING, PATIENCE, Verdict, is_ready, known_policy
+from ..policy import ABSENT, DAMPED, DAMPED_PATIENCE, DRAINING, Verdict, is_ready, known_policy
 from .layout import READY
 from .processes import began
 from .table import BORN
@@ -62,7 +62,7 @@ class Watcher:
 
         Where all are stopping, what they have left to do.
         """
-        return self._read(PATIENCE)
+        return self._read(DAMPED_PATIENCE)
 
     def _read(self, patience: float) -> Load:
         load = self.board.read()
@@ -89,8 +89,10 @@ class Watcher:
         going = self.board.stopping if self._draining is None else self._draining
         return self.board.draining or going()
 
-    def check(self, ready: str = DAMPED, patience: float = PATIENCE, count: bool = True) -> Verdict:
-        """Return what a check is to be told under the policy ``ready``.
+    def check(
+        self, ready: str = DAMPED, patience: float = DAMPED_PATIENCE, count: bool = True
+    ) -> Verdict:
+        """Return the answer to a check under the policy ``ready``.
 
         :param patience: seconds of delay that ``damped`` bears, and for which it may be that no
             process is ready to serve.

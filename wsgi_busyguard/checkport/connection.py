@@ -16,7 +16,7 @@ class Peer:
     """One connection to a port.
 
     :ivar host: the address it came from.
-    :ivar said: what it has said so far.
+    :ivar received: what it has sent so far.
     :ivar ended: whether it will say no more.
     :ivar lingers: whether it may talk on when it has its answer.
     :ivar feed: says what to send it next, once a second, if its answer goes on.
@@ -32,17 +32,19 @@ class Peer:
         "host",
         "lingers",
         "port",
+        "received",
         "rest",
-        "said",
         "watched",
     )
 
-    def __init__(self, port: Face, connection: _socket.socket, host: str, deadline: float) -> None:
+    def __init__(
+        self, port: Endpoint, connection: _socket.socket, host: str, deadline: float
+    ) -> None:
         self.port = port
         self.connection = connection
         self.host = host
         self.deadline = deadline
-        self.said = b""
+        self.received = b""
         self.ended = False
         self.lingers = True
         self.feed: Callable[[], bytes] | None = None
@@ -52,8 +54,8 @@ class Peer:
         self.watched = 0  # the events that the poll object looks out for
 
 
-class Face:
-    """A place to listen at, and what is said there; whoever attends to it is no matter here.
+class Endpoint:
+    """A place to listen at, and what is answered there; whoever attends to it is no matter here.
 
     :param listen: where, as ``HOST:PORT``; port 0 has the kernel choose.
     :param patience: seconds in which a peer has to say what it wants.
@@ -75,7 +77,7 @@ class Face:
         note_ours(self)
 
     def heard(self, peer: Peer, late: bool) -> bytes | None:
-        """Return the answer to what ``peer`` has said so far.
+        """Return the answer to what ``peer`` has sent so far.
 
         ``None``: wait for more, which is no use if it is ``late`` or has ended. Nothing: close.
         An answer may go on: see ``feed`` of the peer.

@@ -31,11 +31,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from .._support.forks import Stage, after_fork
-from .._support.listener import address as address
-from .._support.listener import listening as listening
 from .._support.socket_calls import system_calls
 from .._support.unpatched import busy_threads, original
-from .connection import Face, Peer
+from .connection import Endpoint, Peer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -191,7 +189,7 @@ class Loop:
         descriptor = connection.fileno()
         peer = Peer(port, connection, host, time.monotonic() + port.patience)
         self._peers[descriptor] = peer
-        self._attend(peer)  # mostly it has said it all by now
+        self._attend(peer)  # mostly it has sent it all by now
         if not peer.watched and descriptor in self._peers:
             self._watch(peer, select.POLLIN)
 
@@ -231,7 +229,7 @@ class Loop:
         data = self._calls.receive(peer.connection)
         peer.ended = not data
         if not peer.answered:
-            peer.said += data
+            peer.received += data
             self._hear(peer)
             return
         peer.drained += len(data)
@@ -331,8 +329,8 @@ def _claim(peer: Peer) -> tuple[bool, bool]:
     return peer.feed is not None, bool(peer.rest)
 
 
-class Port(Face):
-    """A face that can be started by itself."""
+class Port(Endpoint):
+    """An endpoint that can be started by itself."""
 
     loop: Loop | None = None
 

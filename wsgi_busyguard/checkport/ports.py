@@ -9,18 +9,16 @@ import json
 import time
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from .._support.listener import address as address
-from .._support.listener import bound as bound
 from .._support.request_head import Head, read_head
 from .._support.wsgi_call import called, least_environ
 from ..board.watcher import Watcher
 from ..checks import LIVE, LONGEST_QUERY, Check, Checks
 from ..dashboard import Page
-from ..haproxy import MOST_BALANCERS, MOST_OF_ADDRESS, Agent, Newcomers
+from ..haproxy import MOST_BALANCERS, MOST_OF_ADDRESS, Agent, NewBalancers
 from ..metrics.prometheus import Collector, Exposition
 from ..metrics.report import look
 from ..monitor import Monitor
-from ..policy import DAMPED, PATIENCE, known_policy, seconds
+from ..policy import DAMPED, DAMPED_PATIENCE, known_policy, seconds
 from ..responses import (
     Responses,
     json_answer,
@@ -33,7 +31,6 @@ from ..responses import (
     stream_head,
     too_many,
 )
-from .event_loop import Loop as Loop
 from .event_loop import Port
 
 if TYPE_CHECKING:
@@ -41,24 +38,24 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-    from .._support.load_report import LoadReport
-    from ..haproxy import Watched
+    from ..counters import Watched
+    from ..load_report import LoadReport
     from ..responses import Answer
     from .connection import Peer
 
 # Seconds in which a peer of the check port has to send its request.
-SILENCE = 5.0
+REQUEST_SECONDS = 5.0
 
 # A browser's head with its cookies is a tenth of this; servers take 8 KiB and more.
 LONGEST_HEAD = 8192
 
 # Seconds that the agent waits for a balancer to say its name; most say none.
-NAME_WITHIN = 0.02
+NAME_SECONDS = 0.02
 
 LONGEST_NAME = 64
 
 # Seconds for which the figures that were sent to one who watches are new enough for the next.
-SAME = 0.5
+FRESH_SECONDS = 0.5
 
 
 class CheckPort(Port):
@@ -84,12 +81,12 @@ class CheckPort(Port):
         monitor: Watched,
         listen: str,
         ready: str = DAMPED,
-        patience: float = PATIENCE,
+        patience: float = DAMPED_PATIENCE,
         *,
         share: bool = False,
     ) -> None:
         self._app = CheckApp(monitor, ready, patience)
-        super().__init__(listen, SILENCE, share)
+        super().__init__(listen, REQUEST_SECONDS, share)
         host, port = self.address
         self._app.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._here = {"SERVER_NAME": host, "SERVER_PORT": str(port)}
@@ -108,15 +105,15 @@ class CheckPort(Port):
     def heard(self, peer: Peer, late: bool) -> bytes | None:
         """Return the answer to a request, once its head is complete."""
         try:
-            head = read_head(peer.said[:LONGEST_HEAD])
+            head = read_head(peer.received[:LONGEST_HEAD])
         except ValueError:
             return self._no_request
         if head is None:
-            return None if len(peer.said) < LONGEST_HEAD else self._endless
+            return None if len(peer.received) < LONGEST_HEAD else self._endless
         # Only where nothing more can come is it safe to close at once.
         length = int(head.headers.get("CONTENT_LENGTH") or 0)
         chunked = "HTTP_TRANSFER_ENCODING" in head.headers
-        peer.lingers = chunked or len(peer.said) != head.size + length
+        peer.lingers = chunked or len(peer.received) != head.size + length
         feed = self._feeds.get(head.path)
         if feed is not None and head.method == "GET" and _watches(head.query):
             return self._watched(peer, feed)
@@ -148,12 +145,12 @@ class Feed:
     def __init__(self, tell: Callable[[], str]) -> None:
         self._tell = tell
         self._event = b""
-        self._at = -SAME
+        self._at = -FRESH_SECONDS
 
     def __call__(self) -> bytes:
         """Return a server-sent event."""
         now = time.monotonic()
-        if now - self._at >= SAME:
+        if now - self._at >= FRESH_SECONDS:
             self._event = f"data: {self._tell()}\n\n".encode()
             self._at = now
         return self._event
@@ -170,7 +167,9 @@ class SeesProgress(Protocol):
 class CheckApp:
     """The WSGI app of the check port; answers at once."""
 
-    def __init__(self, monitor: Watched, ready: str = DAMPED, patience: float = PATIENCE) -> None:
+    def __init__(
+        self, monitor: Watched, ready: str = DAMPED, patience: float = DAMPED_PATIENCE
+    ) -> None:
         self._monitor = monitor
         self.agent: Agent | None = None
         self.address: str | None = None
@@ -274,27 +273,27 @@ class AgentPort(Port):
 
     def __init__(self, monitor: Watched, listen: str, *, share: bool = False) -> None:
         self.agent = Agent(monitor)
-        self._named: dict[str, str] = {}  # who has lately said its name from there
-        self._newcomers = Newcomers()  # who is without a name goes by its address
-        super().__init__(listen, NAME_WITHIN, share)
+        self._named: dict[str, str] = {}  # who has lately sent its name from there
+        self._new_balancers = NewBalancers()  # who is without a name goes by its address
+        super().__init__(listen, NAME_SECONDS, share)
 
     def heard(self, peer: Peer, late: bool) -> bytes | None:
-        """Return the line, once the balancer has said its name or has had its time."""
-        said = peer.said
-        if not (late or peer.ended or b"\n" in said or len(said) >= LONGEST_NAME):
+        """Return the line, once the balancer has sent its name or has had its time."""
+        received = peer.received
+        if not (late or peer.ended or b"\n" in received or len(received) >= LONGEST_NAME):
             return None
-        name = _name(said)
+        name = _name(received)
         if not name:
-            return self.agent.told(self._named.get(peer.host, peer.host))
+            return self.agent.line_for(self._named.get(peer.host, peer.host))
         if name != self._named.get(peer.host) and len(self._named) >= MOST_BALANCERS:
             self._named.clear()
         self._named[peer.host] = name
-        if self._newcomers.asked_before(peer.host, name) or self.agent.knows(name):
+        if self._new_balancers.asked_before(peer.host, name) or self.agent.knows(name):
             self.agent.note(name, peer.host)
-            return self.agent.told(name)
-        # All ask for the first time when the server has just started; each is told its share
+            return self.agent.line_for(name)
+        # All ask for the first time when the server has just started; each gets its share
         # beside the other newcomers, who take nothing from those who are known.
-        return self.agent.told(name, self._newcomers.count(MOST_OF_ADDRESS) - 1)
+        return self.agent.line_for(name, self._new_balancers.count(MOST_OF_ADDRESS) - 1)
 
     def answered(self, peer: Peer) -> None:
         """Count a balancer without a name.
@@ -304,9 +303,9 @@ class AgentPort(Port):
         it is where another time a name came from there, or will.
         """
         host = peer.host
-        if peer.ended or _name(peer.said) or self.agent.knows(self._named.get(host)):
+        if peer.ended or _name(peer.received) or self.agent.knows(self._named.get(host)):
             return
-        if self._newcomers.asked_before(host, host):
+        if self._new_balancers.asked_before(host, host):
             self.agent.note(host, host)
 
 
@@ -319,6 +318,6 @@ def introduce(ports: Iterable[Port]) -> None:
                 check.shows(agent)
 
 
-def _name(said: bytes) -> str:
-    first = said[:LONGEST_NAME].splitlines()
+def _name(received: bytes) -> str:
+    first = received[:LONGEST_NAME].splitlines()
     return first[0].decode("ascii", "replace").strip() if first else ""

@@ -8,7 +8,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from .. import __version__, demo
-from .._support.usage_error import Mistake
+from .._support.usage_error import UsageError
 from . import agent, check, drain, haproxy, top
 from .serve import command as serve
 
@@ -83,6 +83,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed.command.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         return int(parsed.run(parsed))
-    except Mistake as mistake:
-        print("busyguard:", *str(mistake).split(), file=sys.stderr)
+    except UsageError as error:
+        print("busyguard:", *str(error).split(), file=sys.stderr)
         return 2

@@ -9,20 +9,19 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING
 
-from .._support.usage_error import Mistake
+from .._support.usage_error import UsageError
 from ..board.board import Board
 from ..board.watcher import Watcher
 from ..checkport.event_loop import Loop
-from ..checkport.ports import AgentPort, CheckPort, introduce
 from ..haproxy import Push
 from ..options import OPTIONS, GuardOptions
 from .arguments import AGENT, add_options, read
-from .mistakes import opening, said_in_one_line
+from .ports import ports_of, say_where
+from .usage_errors import usage_errors
 
 if TYPE_CHECKING:
     import argparse
 
-    from ..checkport.event_loop import Port
     from ..load import Load, State
 
 ENDING = (signal.SIGTERM, signal.SIGINT)
@@ -43,27 +42,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Answer until SIGTERM or Ctrl-C."""
-    with said_in_one_line():
+    with usage_errors():
         options = GuardOptions(**read(AGENT, vars(arguments)))
         if options.check is None and options.agent is None:
-            raise Mistake("give --check or --agent, or both: an address to answer at")
+            raise UsageError("give --check or --agent, or both: an address to answer at")
         board = Board(arguments.board)
     watcher = Watcher(board, stall_after=options.stall_after)
-    ports = _ports(watcher, options)
+    ports = ports_of(watcher, options)
     # No handler: Python calls it when the main thread gets to it. One that has looked for signals
     # and has not begun to wait yet, because it hands the interpreter over, would wait for ever.
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     # One thread for both, as the watcher has it.
     answering = Loop(*ports.values()).start()
     where = {what: port.address for what, port in ports.items()}
-    print(
-        f"watching the board {arguments.board}",
-        *(f"{what}://{host}:{port}" for what, (host, port) in where.items()),
-        sep="\n",
-        flush=True,
-    )
+    say_where(f"watching the board {arguments.board}", where)
     # The loop's thread has a watcher of its own: one is for one thread.
-    pushing = Push(Watched(Watcher(board)), options.push).start() if options.push else None
+    pushing = Push(PolledWatcher(Watcher(board)), options.push).start() if options.push else None
     signal.sigwait(ENDING)
     answering.stop()
     if pushing is not None:
@@ -71,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-class Watched:
+class PolledWatcher:
     """A watcher as a push knows a monitor: looked at, for it tells of no changes."""
 
     adapter = shared = None
@@ -103,17 +97,3 @@ class Watched:
 
     def on_free(self, listener: object) -> None:
         """Call nobody."""
-
-
-def _ports(watcher: Watcher, options: GuardOptions) -> dict[str, Port]:
-    """Return the ports that are asked for, by what is said of them."""
-    ports: dict[str, Port] = {}
-    if options.check is not None:
-        with opening(options.check):
-            port = CheckPort(watcher, options.check, options.ready, options.patience)
-            ports["checks at http"] = port
-    if options.agent is not None:
-        with opening(options.agent):
-            ports["agent at tcp"] = AgentPort(watcher, options.agent)
-    introduce(ports.values())
-    return ports

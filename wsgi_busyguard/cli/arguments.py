@@ -32,8 +32,8 @@ def add_options(
             kind["action"] = "append"
         elif option.kind is POLICY:
             kind = {"choices": READY_POLICIES}
-        words = SUPPRESS if is_hidden else _small(help_of(option)).replace("%", "%%")
-        parser.add_argument(option.argument, dest=option.name, help=words, **kind)
+        text = SUPPRESS if is_hidden else _small(help_of(option)).replace("%", "%%")
+        parser.add_argument(option.argument, dest=option.name, help=text, **kind)
 
 
 def help_of(option: Option) -> str:

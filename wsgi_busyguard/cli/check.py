@@ -15,7 +15,7 @@ from .._support.health_client import (
     default_target,
 )
 from ..policy import seconds
-from .mistakes import said_in_one_line
+from .usage_errors import usage_errors
 
 if TYPE_CHECKING:
     import argparse
@@ -44,9 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Ask once."""
-    with said_in_one_line():
+    with usage_errors():
         seconds("timeout", arguments.timeout)
-        said = ask(arguments.url, arguments.timeout)
+        result = ask(arguments.url, arguments.timeout)
     if not arguments.quiet:
-        print(said.text, file=sys.stderr if said.code == NO_ANSWER else sys.stdout)
-    return min(said.code, NOT_NOW) if arguments.docker else said.code
+        print(result.text, file=sys.stderr if result.code == NO_ANSWER else sys.stdout)
+    return min(result.code, NOT_NOW) if arguments.docker else result.code

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from .._support.usage_error import Mistake
+from .._support.usage_error import UsageError
 from ..board.board import Board
-from .mistakes import said_in_one_line
+from .usage_errors import usage_errors
 
 if TYPE_CHECKING:
     import argparse
@@ -33,16 +33,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Store it on the board, and print whom it reaches."""
     path = arguments.board
-    with said_in_one_line():
+    with usage_errors():
         if not os.path.exists(path):
-            raise Mistake(f"no board at {path!r}: name the file that the server was given")
+            raise UsageError(f"no board at {path!r}: name the file that the server was given")
         board = Board(path)
         pids = board.undrain() if arguments.off else board.drain()
     if arguments.off:
         print("no longer draining:", _processes(pids) if pids else "no process was")
         return 0
     if not pids:
-        raise Mistake(f"no process is on the board {path!r}: there is nothing to drain")
+        raise UsageError(f"no process is on the board {path!r}: there is nothing to drain")
     print("draining:", _processes(pids))
     return 0
 

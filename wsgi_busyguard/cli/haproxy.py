@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._support.listener import address
-from .._support.usage_error import Mistake
+from .._support.usage_error import UsageError
 from ..haproxy import Server, Setting, configuration
 from ..haproxy.lint import backends, mistakes
 
@@ -63,14 +63,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Print, and return 1 if there are mistakes to name, 2 if there is nothing to judge."""
     if arguments.check_config is not None:
         if arguments.server:
-            raise Mistake("give --server or --check-config, not both")
+            raise UsageError("give --server or --check-config, not both")
         return _check(arguments.check_config)
     setting = Setting(arguments.threads, arguments.balancers, arguments.name, arguments.bind)
     try:
         servers = [_server(text, arguments) for text in arguments.server]
         print(configuration(servers, setting, minimal=arguments.minimal), end="")
     except (ValueError, TypeError) as error:
-        raise Mistake(str(error)) from error
+        raise UsageError(str(error)) from error
     return 0
 
 
@@ -105,13 +105,15 @@ def _check(file: str) -> int:
     try:
         text = sys.stdin.read() if file == "-" else Path(file).read_text(errors="replace")
     except OSError as error:
-        raise Mistake(f"cannot read {file}: {error.strerror}") from error
+        raise UsageError(f"cannot read {file}: {error.strerror}") from error
     count = len(backends(text))
     if not count:
-        raise Mistake(f"no backend in {file}: expected a server in mode http, to judge the way to")
+        raise UsageError(
+            f"no backend in {file}: expected a server in mode http, to judge the way to"
+        )
     found = mistakes(text)
-    for line, words in found:
-        print(f"{file}:{line}: {words}")
+    for line, text in found:
+        print(f"{file}:{line}: {text}")
     if not found:
         print(f"no mistake known in {count} backend{'' if count == 1 else 's'}")
     return 1 if found else 0

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 TAKEN = taken_by(TWIST)
 
 
-def _word(option: Option) -> str:
+def _option_name(option: Option) -> str:
     return option.argument[2:]
 
 
@@ -49,24 +49,28 @@ class Options(usage.Options):
         ["listen", None, "tcp:8080", "Endpoint that the app is served at."],
         ["threads", None, 10, "Requests in the app at once.", int],
         ["grace", None, GRACE_SECONDS, "Seconds for running requests to finish at SIGTERM.", float],
-        *([_word(option), None, None, help_of(option)] for option in TAKEN if _is_valued(option)),
+        *(
+            [_option_name(option), None, None, help_of(option)]
+            for option in TAKEN
+            if _is_valued(option)
+        ),
     ]
 
     optFlags = [  # noqa: RUF012
-        [_word(option), None, help_of(option)] for option in TAKEN if not _is_valued(option)
+        [_option_name(option), None, help_of(option)] for option in TAKEN if not _is_valued(option)
     ]
 
     def parseOptions(self, options: list[str] | None = None) -> None:
-        """Read them; one that is not taken here is told with what to do instead."""
-        given = {word.partition("=")[0] for word in options or ()}
+        """Read them; one that is not taken here is an error that names what to do instead."""
+        given = {argument.partition("=")[0] for argument in options or ()}
         for option in OPTIONS.values():
-            words = refusal(TWIST, option.name, option.argument)
-            if words is not None and option.argument in given:
-                raise usage.UsageError(words)
+            reason = refusal(TWIST, option.name, option.argument)
+            if reason is not None and option.argument in given:
+                raise usage.UsageError(reason)
         super().parseOptions(options)
 
     def postOptions(self) -> None:
-        """Find the app and judge the rest, while a mistake can still be told in one line."""
+        """Find the app and judge the rest, while a mistake can still be shown in one line."""
         if self["wsgi"] is None:
             raise usage.UsageError("say which app to serve: --wsgi=mysite.wsgi.application")
         search_here_first()  # as busyguard serve does; twist itself does not
@@ -87,21 +91,21 @@ class Options(usage.Options):
 
     def _texts(self) -> dict[str, Any]:
         return {
-            option.name: self[_word(option)]
+            option.name: self[_option_name(option)]
             if _is_valued(option)
-            else (flipped(option) if self[_word(option)] else None)
+            else (flipped(option) if self[_option_name(option)] else None)
             for option in TAKEN
         }
 
 
-def makeService(options: Options) -> Draining:
+def makeService(options: Options) -> DrainService:
     """Return the service: the site, and the two ports where they are asked for."""
-    with _told_in_one_line():
+    with _one_line():
         chosen = GuardOptions(**options["given"])
         ours = ("check", "agent")
         given = {name: value for name, value in options["given"].items() if name not in ours}
         site = guarded_site(options["app"], options["threads"], grace=options["grace"], **given)
-    parent = Draining(site, options["grace"])
+    parent = DrainService(site, options["grace"])
     monitor = site.guard.monitor
     made: list[CheckPort | AgentPort] = []
     where, policy = chosen.check, (chosen.ready, chosen.patience)
@@ -116,7 +120,7 @@ def makeService(options: Options) -> Draining:
     return parent
 
 
-class Draining(service.MultiService):
+class DrainService(service.MultiService):
     """Drains the site before it stops the listeners, so that balancers hear of it from them."""
 
     def __init__(self, site: GuardedSite, grace: float) -> None:
@@ -126,12 +130,12 @@ class Draining(service.MultiService):
 
     def privilegedStartService(self) -> None:
         """Listen at ports that only root may."""
-        with _told_in_one_line():
+        with _one_line():
             super().privilegedStartService()
 
     def startService(self) -> None:
         """Listen."""
-        with _told_in_one_line():
+        with _one_line():
             super().startService()
 
     def stopService(self) -> Deferred[Any]:
@@ -142,7 +146,7 @@ class Draining(service.MultiService):
         return drained.addCallback(lambda _: stop())
 
 
-class Port(service.Service):
+class PortService(service.Service):
     """A port of ours as a service: made when it starts, for twistd forks before that."""
 
     def __init__(
@@ -168,7 +172,7 @@ class Port(service.Service):
 
 
 @contextmanager
-def _told_in_one_line() -> Iterator[None]:
+def _one_line() -> Iterator[None]:
     """End with one line if it cannot listen or post; Twisted's runner prints a traceback."""
     try:
         yield
@@ -177,11 +181,11 @@ def _told_in_one_line() -> Iterator[None]:
 
 
 def _attach(
-    parent: Draining,
+    parent: DrainService,
     make: Callable[[], CheckPort | AgentPort],
     beside: list[CheckPort | AgentPort],
 ) -> None:
-    Port(make, beside).setServiceParent(parent)
+    PortService(make, beside).setServiceParent(parent)
 
 
 def _with_backlog(endpoint: str) -> str:

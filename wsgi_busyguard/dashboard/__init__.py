@@ -15,13 +15,14 @@ from base64 import b64encode
 from hashlib import sha256
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from .history import Past, look_at, names_in
+from .history import LookHistory, look_at, names_in
 from .html import parts, title
 
 if TYPE_CHECKING:
-    from .._support.load_report import LoadReport
+    from ..counters import Watched
+    from ..load_report import LoadReport
 
 HERE = Path(__file__).parent
 
@@ -35,18 +36,18 @@ class Page:
     For one thread.
     """
 
-    def __init__(self, monitor: Any) -> None:
+    def __init__(self, monitor: Watched) -> None:
         css, js = (_text(name) for name in ("page.css", "page.js"))
         self.headers = [("Content-Security-Policy", policy(css, js)), *HEADERS]
         template = _text("page.html").replace("@css@", css).replace("@js@", js)
         # What is between the marks, and at every second place a mark.
         self._pieces = re.split(r"@(\w+)@", template)
         self._monitor = monitor
-        self._past = Past()
+        self._history = LookHistory()
 
     def look(self, now: float) -> None:
         """Remember how things are now, for the charts. Once a second."""
-        self._past.keep(look_at(self._monitor, now))
+        self._history.keep(look_at(self._monitor, now))
 
     def body(self, shown: LoadReport) -> str:
         """Return the page that tells what ``/load`` shows."""
@@ -60,8 +61,8 @@ class Page:
     def _parts(self, shown: LoadReport) -> dict[str, str]:
         names = names_in(shown)
         if names is not None:
-            self._past.asking(names)
-        return parts(shown, list(self._past.looks))
+            self._history.asking(names)
+        return parts(shown, list(self._history.looks))
 
 
 def policy(css: str, js: str) -> str:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .history import KEPT
+from .history import KEPT_LOOKS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 # Units of the drawing, which is stretched to fit.
-WIDE, HIGH = KEPT, 60
+WIDE, HIGH = KEPT_LOOKS, 60
 
 # A chart is at least so many seconds wide: less is no course of anything.
 LEAST_SECONDS = 30.0
 
 # What is further apart than this was not looked at in between.
-GAP = 3.0
+GAP_SECONDS = 3.0
 
 
 def chart(
@@ -33,7 +33,7 @@ def chart(
     :param ages: how many seconds ago each of them was, the oldest first.
     :param top: the value at the upper edge.
     :param line: a limit to draw above them; ``second``: values that are drawn as the bad ones.
-    :param says: what somebody is told who cannot see it.
+    :param says: the drawing in words, for who cannot see it.
     """
     top = top or 1.0
     drawn = [f'<path class="area" d="{_area(run)}"/>' for run in _runs(ages, values, top)]
@@ -48,7 +48,7 @@ def chart(
 
 def reach(ages: Sequence[float]) -> float:
     """Return how many seconds a chart of these looks shows."""
-    return min(float(KEPT), max([LEAST_SECONDS, *ages]))
+    return min(float(KEPT_LOOKS), max([LEAST_SECONDS, *ages]))
 
 
 def _runs(
@@ -58,10 +58,10 @@ def _runs(
     runs: list[list[tuple[float, float]]] = []
     before, wide = None, reach(ages)
     for age, value in zip(ages, values, strict=False):
-        if value is None or age > KEPT:
+        if value is None or age > KEPT_LOOKS:
             before = None
             continue
-        if before is None or before - age > GAP:
+        if before is None or before - age > GAP_SECONDS:
             runs.append([])
         runs[-1].append((WIDE * (1 - age / wide), HIGH * (1 - min(value / top, 1.0))))
         before = age

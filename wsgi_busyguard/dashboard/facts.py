@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from .formatting import plain, span
 
 if TYPE_CHECKING:
-    from .._support.load_report import LoadReport
+    from ..load_report import LoadReport
 
 
 def where(shown: LoadReport) -> str:
@@ -19,11 +19,11 @@ def where(shown: LoadReport) -> str:
 
 def facts(shown: LoadReport) -> str:
     """Return what this is: the host, the app, the version, and since when it is up."""
-    said = [where(shown), shown.get("app") or ""]
+    parts = [where(shown), shown.get("app") or ""]
     if release := shown.get("release"):
-        said.append(f"wsgi_busyguard {release}")
+        parts.append(f"wsgi_busyguard {release}")
     since = shown.get("since")
     if since is not None:
         day = strftime("%Y-%m-%d %H:%M UTC", gmtime(since))
-        said.append(f"up for {span(max(0.0, shown['at'] - since))}, since {day}")
-    return " \N{MIDDLE DOT} ".join(plain(one) for one in said if one)
+        parts.append(f"up for {span(max(0.0, shown['at'] - since))}, since {day}")
+    return " \N{MIDDLE DOT} ".join(plain(one) for one in parts if one)

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from .._support.unpatched import original
-from .stack_lines import Frame, StackFigures, Thread, dumped, folded, nothing
+from .stack_lines import Frame, Thread, dumped, folded, nothing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from ..load_report import StackFigures
 
 # As deep as faulthandler goes; and so many that the hub stands still for a few milliseconds.
 MOST_CALLS, MOST_GREENLETS = 100, 300

@@ -7,20 +7,21 @@ from __future__ import annotations
 
 from collections import deque
 from math import inf
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from ..counters import BOUNDS, BUCKETS, REASONS, KeepsHistory
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from .._support.load_report import LoadReport
+    from ..counters import Watched
+    from ..load_report import LoadReport, TimeFigures
 
 # So many looks are kept, one a second: five minutes.
-KEPT = 300
+KEPT_LOOKS = 300
 
 # Two looks that are further apart than this tell nothing of what was between them.
-APART = 10.0
+MOST_APART_SECONDS = 10.0
 
 
 class Look(NamedTuple):
@@ -49,7 +50,7 @@ class Look(NamedTuple):
     waits: tuple[int, ...] | None = None
 
 
-class Lately(NamedTuple):
+class RecentCounts(NamedTuple):
     """How much was counted within some time.
 
     :param seconds: how long that was.
@@ -63,11 +64,11 @@ class Lately(NamedTuple):
     asked: int
 
 
-class Past:
+class LookHistory:
     """The last looks, the oldest first. For one thread."""
 
     def __init__(self, looks: Iterable[Look] = ()) -> None:
-        self.looks: deque[Look] = deque(looks, KEPT)
+        self.looks: deque[Look] = deque(looks, KEPT_LOOKS)
 
     def asking(self, names: Iterable[str]) -> None:
         """Remember with the last look which balancers ask the agent."""
@@ -82,12 +83,12 @@ class Past:
 
 
 def _goes_on(before: Look, after: Look) -> bool:
-    if not 0 <= after.at - before.at <= APART:
+    if not 0 <= after.at - before.at <= MOST_APART_SECONDS:
         return False
     return before.served is None or after.served is None or before.served <= after.served
 
 
-def look_at(monitor: Any, at: float) -> Look:
+def look_at(monitor: Watched, at: float) -> Look:
     """Return a look at what a check port speaks for; less work than all of its figures."""
     load = monitor.load
     look = Look(at, load.queued, load.active, load.capacity, load.delay)
@@ -112,11 +113,11 @@ def look_in(shown: LoadReport, at: float) -> Look:
         return look
     refused = tuple(counts["refused"].get(reason.value, 0) for reason in REASONS)
     look = look._replace(served=counts["served"], refused=refused, dropped=counts["dropped"])
-    took, waited = (_buckets(counts.get(key)) for key in ("service_time", "queue_time"))
-    return look._replace(service=took, waits=waited)
+    took, waited = counts.get("service_time"), counts.get("queue_time")
+    return look._replace(service=_buckets(took), waits=_buckets(waited))
 
 
-def _buckets(times: Any) -> tuple[int, ...] | None:
+def _buckets(times: TimeFigures | None) -> tuple[int, ...] | None:
     """Return a histogram's buckets, where they are those that are known here: versions differ."""
     return tuple(times["counts"]) if times and len(times["counts"]) == BUCKETS else None
 
@@ -187,7 +188,7 @@ def stuck_for(looks: Sequence[Look], share: float = 1.0) -> float:
     return last.at - since
 
 
-def lately(looks: Sequence[Look], seconds: float = 60.0) -> Lately | None:
+def lately(looks: Sequence[Look], seconds: float = 60.0) -> RecentCounts | None:
     """Return what was counted in the last ``seconds``; ``None`` before there were two looks."""
     if len(looks) < 2:
         return None
@@ -196,7 +197,7 @@ def lately(looks: Sequence[Look], seconds: float = 60.0) -> Lately | None:
     if first is last:
         return None
     before, after = (look.refused or (0,) * len(REASONS) for look in (first, last))
-    return Lately(
+    return RecentCounts(
         last.at - first.at,
         _more(first.served, last.served),
         {why.value: _more(a, b) for why, a, b in zip(REASONS, before, after, strict=True)},

@@ -10,15 +10,15 @@ from ..policy import DRAINING, share
 from .facts import facts, where
 from .formatting import DASH, grouped, length, many, of, plain, span
 from .history import lengths
+from .last_minutes import minutes
 from .limits import in_force
-from .minutes import minutes
-from .processes import READY, STALLED, row_word, word
+from .processes import READY, STALLED, row_state, shown_state
 from .sentences import sentences, stack_lines, summary
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from .._support.load_report import LoadReport
+    from ..load_report import LoadReport
     from .history import Look
 
 
@@ -53,7 +53,7 @@ def parts(shown: LoadReport, looks: Sequence[Look]) -> dict[str, str]:
     """
     return {
         "state": _state(shown),
-        "said": _said(shown, looks),
+        "sentences": _sentences(shown, looks),
         "stacks": _stacks(shown),
         "charts": minutes(shown, looks),
         "lengths": _lengths(looks),
@@ -69,21 +69,21 @@ def parts(shown: LoadReport, looks: Sequence[Look]) -> dict[str, str]:
 def title(shown: LoadReport) -> str:
     """Return what the browser's tab says: the state first, for there is little room."""
     named = [plain(name) for name in (where(shown), shown.get("app")) if name]
-    return " \N{MIDDLE DOT} ".join([word(shown), *named, "busyguard"])
+    return " \N{MIDDLE DOT} ".join([shown_state(shown), *named, "busyguard"])
 
 
 def _state(shown: LoadReport) -> str:
-    said = word(shown)
-    kind = said if said in KNOWN else "busy"
+    state = shown_state(shown)
+    kind = state if state in KNOWN else "busy"
     return (
-        f'<div class="state {kind}"><h1>{escape(said)}</h1>'
+        f'<div class="state {kind}"><h1>{escape(state)}</h1>'
         f'<p class="facts">{escape(facts(shown))}</p>'
         f"<p>{escape(summary(shown))}</p>"
         f'<p class="at">{_time(shown["at"])} UTC</p></div>'
     )
 
 
-def _said(shown: LoadReport, looks: Sequence[Look]) -> str:
+def _sentences(shown: LoadReport, looks: Sequence[Look]) -> str:
     items = [
         f'<li class="{s.kind}">{escape(s.text)}{_do(s.do)}</li>' for s in sentences(shown, looks)
     ]
@@ -112,7 +112,7 @@ def _processes(shown: LoadReport) -> str:
     body = [
         [
             escape(str(row["pid"])),
-            _row_word(row_word(row, shown)),
+            _row_state(row_state(row, shown)),
             grouped(row["queued"]),
             _bar(row["active"], row["capacity"]) + of(row["active"], row["capacity"]),
             span(row["waited"]) if row["queued"] else DASH,
@@ -134,10 +134,10 @@ def _processes(shown: LoadReport) -> str:
     return _section(name, table + none + more)
 
 
-def _row_word(said: str) -> str:
-    if said == READY:
-        return said
-    return f'<b class="bad">{said}</b>' if said == STALLED else f"<b>{escape(said)}</b>"
+def _row_state(state: str) -> str:
+    if state == READY:
+        return state
+    return f'<b class="bad">{state}</b>' if state == STALLED else f"<b>{escape(state)}</b>"
 
 
 def _bar(part: int, whole: int | None) -> str:
@@ -213,7 +213,7 @@ def _balancers(shown: LoadReport) -> str:
 
 
 def _share(shown: LoadReport) -> str:
-    """Return what the balancers are told, as far as can be known without being one."""
+    """Return what the balancers hear, as far as can be known without being one."""
     capacity = shown["capacity"]
     if capacity is None:
         return ""
@@ -292,11 +292,11 @@ def _section(name: str, body: str) -> str:
     return f"<h2>{name}</h2>{body}"
 
 
-def _table(heads: Iterable[str], body: Iterable[Iterable[str]], words: int) -> str:
-    """Return a table of what is HTML already; the first ``words`` columns are words."""
+def _table(heads: Iterable[str], body: Iterable[Iterable[str]], texts: int) -> str:
+    """Return a table of what is HTML already; the first ``texts`` columns are no numbers."""
     top = "".join(f'<th scope="col">{head}</th>' for head in heads)
     rows = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in body)
-    kind = f"words{words}"
+    kind = f"texts{texts}"
     return (
         f'<div class="table" tabindex="0"><table class="{kind}"><thead><tr>{top}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"

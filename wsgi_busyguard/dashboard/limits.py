@@ -10,11 +10,11 @@ from .formatting import many, of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .._support.load_report import LimitFigures, LoadReport
+    from ..load_report import LimitFigures, LoadReport
     from .history import Look
 
 
-class Alike(NamedTuple):
+class LimitsGroup(NamedTuple):
     """What is in force in processes that differ at most in how many slots they have now.
 
     :param name: what the guard does there; and in how many processes, if other guards do otherwise.
@@ -25,11 +25,11 @@ class Alike(NamedTuple):
     rows: list[tuple[str, str, str]]
 
     def __str__(self) -> str:
-        said = [f"{name} {value} ({origin})" for name, value, origin in self.rows]
-        return f"{self.name}: {', '.join(said)}"
+        parts = [f"{name} {value} ({origin})" for name, value, origin in self.rows]
+        return f"{self.name}: {', '.join(parts)}"
 
 
-def in_force(shown: LoadReport) -> list[Alike]:
+def in_force(shown: LoadReport) -> list[LimitsGroup]:
     """Return what is in force, once for all processes in which it is the same."""
     together: dict[GuardLimits, list[LimitFigures]] = {}
     for figures in shown.get("limits", ()):
@@ -42,9 +42,9 @@ def disabled(shown: LoadReport, _: Sequence[Look]) -> str | None:
     off = [each["processes"] for each in shown.get("limits", ()) if each["acts"] == DISABLED]
     if not off:
         return None
-    said = f"guard is disabled by {DISABLE}: it answers checks, and does nothing else."
+    text = f"guard is disabled by {DISABLE}: it answers checks, and does nothing else."
     every = sum(off) == _processes(shown)
-    return f"The {said}" if every else f"In {of(sum(off), _processes(shown))} processes the {said}"
+    return f"The {text}" if every else f"In {of(sum(off), _processes(shown))} processes the {text}"
 
 
 def fewer(shown: LoadReport, _: Sequence[Look]) -> str | None:
@@ -60,20 +60,26 @@ def fewer(shown: LoadReport, _: Sequence[Look]) -> str | None:
 
 
 def _processes(shown: LoadReport) -> int:
-    """Return how many processes have said what is in force."""
+    """Return for how many processes it is known what is in force."""
     return sum(limits["processes"] for limits in shown["limits"])
 
 
 def _known(figures: LimitFigures, slots: int | None, slots_from: str) -> GuardLimits:
     origins = {**figures["origins"], "slots": slots_from}
     return GuardLimits(
-        *(figures["acts"], slots, figures["at_most"], figures["max_queue"], figures["max_wait"]),
-        *(figures["client_timeout"], figures["ready"], figures["patience"]),
+        figures["acts"],
+        slots,
+        figures["at_most"],
+        figures["max_queue"],
+        figures["max_wait"],
+        figures["client_timeout"],
+        figures["ready"],
+        figures["patience"],
         tuple(origins.get(name, "") for name in LIMITED),
     )
 
 
-def _alike(each: list[LimitFigures], is_one_of_several: bool) -> Alike:
+def _alike(each: list[LimitFigures], is_one_of_several: bool) -> LimitsGroup:
     slots = sorted({figures["slots"] or 0 for figures in each})
     now = " to ".join(map(str, dict.fromkeys([slots[0], slots[-1]])))
     origins = [figures["origins"].get("slots", "") for figures in each]
@@ -82,4 +88,4 @@ def _alike(each: list[LimitFigures], is_one_of_several: bool) -> Alike:
     if is_one_of_several:
         processes = sum(figures["processes"] for figures in each)
         name = f"{many(processes, 'process', 'processes')}: {name}"
-    return Alike(name, known.rows(now))
+    return LimitsGroup(name, known.rows(now))

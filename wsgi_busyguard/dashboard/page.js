@@ -9,12 +9,12 @@ let source;
 function connect() {
   source = new EventSource("?watch");
   source.onmessage = (event) => {
-    const told = JSON.parse(event.data);
+    const news = JSON.parse(event.data);
     heard = Date.now();
     silence.hidden = true;
     document.body.classList.remove("stale");
-    document.title = told.title;
-    for (const [id, html] of Object.entries(told.parts)) {
+    document.title = news.title;
+    for (const [id, html] of Object.entries(news.parts)) {
       if (shown[id] !== html) {
         shown[id] = html;
         document.getElementById(id).innerHTML = html;

@@ -13,7 +13,7 @@ from .formatting import many, span
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .._support.load_report import LoadReport, ProcessFigures
+    from ..load_report import LoadReport, ProcessFigures
     from .history import Look
 
 FREE, BUSY, STALLED = "free", "busy", "stalled"
@@ -21,29 +21,29 @@ FREE, BUSY, STALLED = "free", "busy", "stalled"
 READY = "ready"  # of a process
 
 # A process beats four times a second.
-SILENT = 5.0
+SILENT_SECONDS = 5.0
 
 # A wait that is worth a word: clients begin to notice.
-LONG = 0.5
+LONG_WAIT_SECONDS = 0.5
 
 # So many of the threads, and it is no longer some request that always takes long.
-MANY = 0.5
+MANY_SHARE = 0.5
 
-NAMED = 3
+MOST_NAMED = 3
 
 
-def word(shown: LoadReport) -> str:
-    """Return the state in a word: one more than a check is told, for processes that are stuck."""
+def shown_state(shown: LoadReport) -> str:
+    """Return the state: one more than checks know, for processes that are stuck."""
     state = str(shown["state"])
     return STALLED if state in (FREE, BUSY) and shown.get("alive") is False else state
 
 
-def row_word(row: ProcessFigures, shown: LoadReport) -> str:
-    """Return the state of a process in a word; it says none itself when it is stuck."""
+def row_state(row: ProcessFigures, shown: LoadReport) -> str:
+    """Return the state of a process; one that is stuck does not post that itself."""
     state = str(row["state"])
     if state != READY:
         return state
-    stuck = word(shown) == STALLED or (row["beat"] or 0.0) > SILENT
+    stuck = shown_state(shown) == STALLED or (row["beat"] or 0.0) > SILENT_SECONDS
     return STALLED if stuck else state
 
 
@@ -70,7 +70,7 @@ def deserted(shown: LoadReport) -> bool:
 
 def stalled(shown: LoadReport, _: Sequence[Look]) -> str | None:
     """Say that none makes progress."""
-    if word(shown) != STALLED:
+    if shown_state(shown) != STALLED:
         return None
     beats = [row["beat"] or 0.0 for row in ready(shown)]
     since = f" for {span(min(beats))}" if beats else ""
@@ -88,19 +88,19 @@ def ready(shown: LoadReport) -> list[ProcessFigures]:
 def held(shown: LoadReport) -> bool:
     """Return whether it is processes that make no progress which keep requests in the app."""
     rows = ready(shown)
-    moving = [row for row in rows if row_word(row, shown) != STALLED]
+    moving = [row for row in rows if row_state(row, shown) != STALLED]
     room = sum(row["capacity"] or 0 for row in moving)
-    return len(moving) < len(rows) and sum(row["active"] for row in moving) < MANY * room
+    return len(moving) < len(rows) and sum(row["active"] for row in moving) < MANY_SHARE * room
 
 
 def silent(shown: LoadReport, _: Sequence[Look]) -> str | None:
     """Say which make no progress, where others do."""
-    silent = [row for row in ready(shown) if row_word(row, shown) == STALLED]
-    if not silent or word(shown) == STALLED:
+    silent = [row for row in ready(shown) if row_state(row, shown) == STALLED]
+    if not silent or shown_state(shown) == STALLED:
         return None
     silent.sort(key=lambda row: -(row["beat"] or 0.0))
-    names = ", ".join(str(row["pid"]) for row in silent[:NAMED])
-    more = f" and {len(silent) - NAMED} more" if len(silent) > NAMED else ""
+    names = ", ".join(str(row["pid"]) for row in silent[:MOST_NAMED])
+    more = f" and {len(silent) - MOST_NAMED} more" if len(silent) > MOST_NAMED else ""
     if len(silent) == 1:
         return f"Process {names} has made no progress for {span(silent[0]['beat'])}."
     least = min(row["beat"] or 0.0 for row in silent)
@@ -109,8 +109,8 @@ def silent(shown: LoadReport, _: Sequence[Look]) -> str | None:
 
 def uneven(shown: LoadReport, _: Sequence[Look]) -> str | None:
     """Say that some have too much to do and others too little."""
-    rows = [row for row in ready(shown) if row_word(row, shown) == READY]
-    behind = [row for row in rows if row["queued"] and row["waited"] >= LONG]
+    rows = [row for row in ready(shown) if row_state(row, shown) == READY]
+    behind = [row for row in rows if row["queued"] and row["waited"] >= LONG_WAIT_SECONDS]
     idle = sum(row["idle"] or 0 for row in rows if not row["queued"])
     if not behind or not idle:
         return None

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..load import LAG_BUSY
 from ..policy import ABSENT, DRAINING, Reason
+from .bulkheads import failing
 from .formatting import many, of, plain, span
 from .history import gone, lately, stuck_for
 from .limits import disabled, fewer
-from .outside import failing
 from .processes import (
     BUSY,
     FREE,
-    MANY,
-    NAMED,
+    MANY_SHARE,
+    MOST_NAMED,
     STALLED,
     absent,
     coming_and_going,
@@ -26,18 +26,17 @@ from .processes import (
     empty,
     held,
     ready,
+    shown_state,
     silent,
     stalled,
     uneven,
-    word,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from .._support.load_report import LoadReport
+    from ..load_report import LineFigures, LoadReport, StackFigures
     from .history import Look
-    from .stack_lines import LineFigures, StackFigures
 
     Rule = Callable[[LoadReport, Sequence[Look]], "str | None"]
 
@@ -45,7 +44,7 @@ WRONG, NOTE, WELL = "wrong", "note", "well"
 
 # Seconds after which threads that do not come back are worth a word, if requests are mostly
 # quicker; and after which they are whatever is usual.
-STUCK, STUCK_ANYHOW = 5.0, 30.0
+STUCK_SECONDS, STUCK_ANYHOW_SECONDS = 5.0, 30.0
 
 # What to do where requests do not come back.
 LOOK_INSIDE = (
@@ -58,7 +57,7 @@ AFTER_DRAINING = "Stop it once its balancers have left, or take it back with bus
 
 # So many changes of the state within a minute are a nuisance to balancers: ``damped`` is made to
 # stay below two as they see them.
-RESTLESS = 6
+RESTLESS_CHANGES = 6
 
 
 class Sentence(NamedTuple):
@@ -79,15 +78,15 @@ def sentences(shown: LoadReport, looks: Sequence[Look] = ()) -> list[Sentence]:
     :param shown: what ``/load`` shows.
     :param looks: the last minutes, the oldest first.
     """
-    said = [Sentence(kind, text, do) for kind, rule, do in RULES if (text := rule(shown, looks))]
-    if not any(sentence.kind == WRONG for sentence in said) and shown["state"] == FREE:
-        said.insert(0, Sentence(WELL, _all_well(shown)))
-    return said
+    found = [Sentence(kind, text, do) for kind, rule, do in RULES if (text := rule(shown, looks))]
+    if not any(sentence.kind == WRONG for sentence in found) and shown["state"] == FREE:
+        found.insert(0, Sentence(WELL, _all_well(shown)))
+    return found
 
 
 def stack_lines(shown: LoadReport) -> list[str]:
     """Return in which lines the requests are, those with the most first."""
-    stacks: StackFigures | None = shown.get("stacks")
+    stacks = shown.get("stacks")
     if stacks is None:
         return []
     if stacks["why"] is not None:
@@ -107,7 +106,7 @@ def summary(shown: LoadReport) -> str:
     queued, delay = shown["queued"], shown["delay"]
     waits = "nobody waits" if not queued else f"{many(queued, 'request')} waiting"
     answer = "ready (200)" if shown["ready"] else "not ready (503)"
-    state, stuck = shown["state"], word(shown) == STALLED
+    state, stuck = shown["state"], shown_state(shown) == STALLED
     # What comes now is refused in a shutdown, and of processes that are stuck nobody can tell.
     late = f", one that comes now waits {span(delay)}" if delay and state != DRAINING else ""
     inside = of(shown["active"], shown["capacity"])
@@ -137,14 +136,16 @@ def _shutting_down(shown: LoadReport, _: Sequence[Look]) -> str | None:
 
 
 def _stuck(shown: LoadReport, looks: Sequence[Look]) -> str | None:
-    if word(shown) == STALLED:
+    if shown_state(shown) == STALLED:
         return None  # then nothing comes out of anywhere
     usual = _usual(shown)
     if usual is None:  # nothing has ever come out; it is worse where somebody waits for it
-        least = STUCK if shown["state"] == BUSY and shown["queued"] else STUCK_ANYHOW
+        least = (
+            STUCK_SECONDS if shown["state"] == BUSY and shown["queued"] else STUCK_ANYHOW_SECONDS
+        )
     else:
-        least = max(STUCK, min(STUCK_ANYHOW, 3 * usual))
-    full, many_of_them = stuck_for(looks), stuck_for(looks, MANY)
+        least = max(STUCK_SECONDS, min(STUCK_ANYHOW_SECONDS, 3 * usual))
+    full, many_of_them = stuck_for(looks), stuck_for(looks, MANY_SHARE)
     if full >= least:
         which = "The only thread" if shown["capacity"] == 1 else "Every thread"
         return f"{which} has been in the app for more than {span(int(full))}: the outside service?"
@@ -171,7 +172,7 @@ def _slow(shown: LoadReport, looks: Sequence[Look]) -> str | None:
     """Where nobody counts what comes back, the age of what is inside is all there is."""
     service, idle = shown.get("service"), shown["idle"]
     counted = bool(looks) and looks[-1].served is not None
-    if counted or idle is None or idle > 0 or service is None or service < STUCK:
+    if counted or idle is None or idle > 0 or service is None or service < STUCK_SECONDS:
         return None
     return f"Every thread is in the app and a request takes {span(service)}: the outside service?"
 
@@ -186,7 +187,7 @@ def _queue(shown: LoadReport, looks: Sequence[Look]) -> str | None:
 
 
 def _full(shown: LoadReport, looks: Sequence[Look]) -> str | None:
-    if word(shown) != BUSY or shown["queued"] or (shown.get("lag") or 0.0) >= LAG_BUSY:
+    if shown_state(shown) != BUSY or shown["queued"] or (shown.get("lag") or 0.0) >= LAG_BUSY:
         return None
     if _stuck(shown, looks) or _slow(shown, looks):
         return None  # which says more
@@ -244,7 +245,7 @@ def _left(shown: LoadReport, looks: Sequence[Look]) -> str | None:
 def _restless(shown: LoadReport, _: Sequence[Look]) -> str | None:
     at = shown["at"]
     recent = [c for c in shown.get("changes", ()) if 0 <= at - c["at"] <= 60]
-    if len(recent) < RESTLESS:
+    if len(recent) < RESTLESS_CHANGES:
         return None
     return f"The state has changed {len(recent)} times in the last minute, between free and busy."
 
@@ -272,8 +273,10 @@ def _balancers_gone(looks: Sequence[Look]) -> str | None:
     lost = gone(looks)
     if not lost:
         return None
-    names = ", ".join(f"{plain(name)} (last seen {span(ago)} ago)" for name, ago in lost[:NAMED])
-    more = f" and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
+    names = ", ".join(
+        f"{plain(name)} (last seen {span(ago)} ago)" for name, ago in lost[:MOST_NAMED]
+    )
+    more = f" and {len(lost) - MOST_NAMED} more" if len(lost) > MOST_NAMED else ""
     return f"{names}{more}."
 
 

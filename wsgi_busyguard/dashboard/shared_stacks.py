@@ -15,13 +15,14 @@ import time
 import zlib
 from typing import TYPE_CHECKING, Any, cast
 
-from .stack_lines import StackFigures, nothing, together
-from .stacks import EVERY
+from .stack_lines import nothing, together
+from .stacks import LOOK_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..board.board import Board
+    from ..load_report import StackFigures
     from ..state_log import StackView
 
 # So much of a worker's is kept: its lines with the most requests, as far as they fit.
@@ -48,7 +49,7 @@ class SharedStacks:
         self._asked = memoryview(self._memory)[:8].cast("Q")
         self._since: float | None = None  # since when somebody asks without a longer pause
         self._seen = nothing("nobody has looked yet")
-        self._at = -EVERY
+        self._at = -LOOK_SECONDS
 
     def post(self, stacks: StackView) -> None:
         """Write what this process sees, if somebody asks."""
@@ -63,7 +64,7 @@ class SharedStacks:
     def look(self) -> StackFigures:
         """Return what the workers saw within the last seconds, and have them look again."""
         now = self._clock()
-        if now - self._at >= EVERY:
+        if now - self._at >= LOOK_SECONDS:
             if now - self._at >= WANTED:
                 self._since = now
             self._at = now

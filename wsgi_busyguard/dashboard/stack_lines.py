@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import sysconfig
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..deadlines.deadline import Streamed
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
+
+    from ..load_report import LineFigures, StackFigures
 
 # So many lines are shown, those with the most threads.
 MOST_LINES = 8
@@ -26,23 +28,6 @@ _INSTALLED = re.compile(r"(?:site|dist)-packages/")
 _BODIES = dumped(Streamed.__iter__.__code__.co_filename)
 _OURS = dumped(__file__).removesuffix("dashboard/stack_lines.py")
 _CALLS = _OURS + "dashboard/stacks.py"
-
-
-class LineFigures(TypedDict):
-    """A line in which threads are that have a request."""
-
-    threads: int
-    at: str
-    oldest: float | None
-
-
-class StackFigures(TypedDict):
-    """What holds the slots of this process, as ``/load`` shows it."""
-
-    threads: int
-    complete: bool
-    lines: list[LineFigures]
-    why: str | None
 
 
 class Frame(NamedTuple):

@@ -23,6 +23,7 @@ import time
 from threading import get_ident
 from typing import TYPE_CHECKING
 
+from .._support.machine import one_at_a_time
 from .._support.unpatched import is_patched
 from .greenlets import Greenlets
 from .sentences import stack_line
@@ -33,10 +34,10 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-    from .stack_lines import StackFigures
+    from ..load_report import StackFigures
 
 # Seconds for which a look is new enough: the interpreter stands still for one.
-EVERY = 1.0
+LOOK_SECONDS = 1.0
 
 # So much is read of a dump; 100 threads with 100 calls each are a tenth of it.
 MOST_BYTES = 10_000_000
@@ -72,7 +73,7 @@ def unsafe() -> str | None:
     """Return why stacks are not to be looked at here; ``None`` if they may be."""
     if sys.implementation.name != "cpython" or not hasattr(os, "memfd_create"):
         return "only CPython on Linux can show them"
-    if not getattr(sys, "_is_gil_enabled", lambda: True)():
+    if not one_at_a_time():
         return "without the interpreter's lock it is not safe to look at other threads' stacks"
     return None
 
@@ -101,7 +102,7 @@ class Stacks:
         self._began: dict[int, float] = {}
         self._greenlets: Greenlets | None = None
         self._seen: StackFigures = nothing("nobody has looked yet")
-        self._at = -EVERY
+        self._at = -LOOK_SECONDS
 
     def noting(self, app: WSGIApplication) -> WSGIApplication:
         """Return ``app`` with its calls known, and when each began."""
@@ -128,7 +129,7 @@ class Stacks:
     def look(self) -> StackFigures:
         """Return what holds the slots, as it was within the last second."""
         now = self._clock()
-        if now - self._at >= EVERY:
+        if now - self._at >= LOOK_SECONDS:
             self._at = now  # before, so that another thread does not look as well
             try:
                 self._seen = self._looked(now)
@@ -137,7 +138,7 @@ class Stacks:
         return self._seen
 
     def first(self) -> str:
-        """Return the line in which most requests are, in words; empty if it cannot be said."""
+        """Return the line in which most requests are, in words; empty if it is not known."""
         seen = self.look()
         return stack_line(seen["lines"][0], seen) if seen["lines"] else ""
 

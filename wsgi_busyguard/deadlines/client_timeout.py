@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9, "": 1e-3}
 
 # Nobody looks at a page that takes longer.
-LONGEST = 600.0
+LONGEST_SECONDS = 600.0
 
 # Several values are a proxy's doing, and they are few.
 LONGEST_HEADER = 100
@@ -41,8 +41,8 @@ def patience(header: str) -> float | None:
     """
     if len(header) > LONGEST_HEADER:
         return None
-    told = [match for value in header.split(",") if (match := _VALUE.fullmatch(value.strip()))]
-    seconds = [min(int(number) * UNITS[unit], LONGEST) for number, unit in map(_groups, told)]
+    matches = [match for value in header.split(",") if (match := _VALUE.fullmatch(value.strip()))]
+    seconds = [min(int(match[1]) * UNITS[match[2]], LONGEST_SECONDS) for match in matches]
     return min((value for value in seconds if value > 0), default=None)
 
 
@@ -63,8 +63,8 @@ def reader(
         ago = 0.0
         if queue_header is not None:
             ago = queue_header.ago(environ, environ.get("REMOTE_ADDR", ""))
-        told = None if key is None else environ.get(key)
-        own = patience(told) if isinstance(told, str) else None
+        value = None if key is None else environ.get(key)
+        own = patience(value) if isinstance(value, str) else None
         return Client(ago, client_timeout if own is None else own)
 
     return read
@@ -83,8 +83,3 @@ def client_reader(
     """
     queue_header = QueueHeader(is_idle, client_timeout) if trust_queue_header else None
     return reader(client_timeout, header, queue_header)
-
-
-def _groups(match: re.Match[str]) -> tuple[str, str]:
-    number, unit = match.groups()
-    return number, unit

@@ -11,7 +11,7 @@ import math
 import time
 from typing import TYPE_CHECKING, Any
 
-from .queue_header import AHEAD, proxied, queued_here
+from .queue_header import AHEAD_SECONDS, proxied, queued_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 # Requests that must have been older than their proxy's offset, one after the other while the server
 # was idle, before it grows: more than a browser asks for at once, so that one that comes after a
 # pause of the proxy does not teach it.
-ENOUGH = 20
+ENOUGH_REQUESTS = 20
 
 # Proxies that have an offset each. Where servers give the client's address for the proxy's, as
 # behind nginx's uwsgi_params, there are more addresses than proxies; those that come later share
 # one offset.
-PEERS = 16
+MOST_PEERS = 16
 
 
 class Offset:
@@ -47,13 +47,13 @@ class Offset:
         """
         beyond = age - self.seconds
         if beyond < 0:  # by a little it was too much; by more, a clock was set or it never was true
-            self._change(age if beyond > -AHEAD or age >= implausible else 0.0)
+            self._change(age if beyond > -AHEAD_SECONDS or age >= implausible else 0.0)
         elif idle and beyond >= implausible:
             self._change(age)
         else:
             self._least = min(self._least, age)
             self._idle += idle
-            if self._idle >= ENOUGH:
+            if self._idle >= ENOUGH_REQUESTS:
                 self._change(self._least)
         return max(0.0, age - self.seconds)
 
@@ -96,7 +96,7 @@ class QueueHeader:
         age = proxied(headers, now)
         if age is None:
             return here
-        if peer not in self._offsets and len(self._offsets) >= PEERS:
+        if peer not in self._offsets and len(self._offsets) >= MOST_PEERS:
             peer = ""
         offset = self._offsets.get(peer) or self._offsets.setdefault(peer, Offset())
         return max(here, offset.take(age, self._is_idle(), self._implausible))

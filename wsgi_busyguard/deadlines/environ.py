@@ -51,16 +51,16 @@ def stamping(
     app: WSGIApplication,
     monitor: object,
     client_timeout: float,
-    told: Callable[[Mapping[str, Any]], Client] | None = None,
+    client_of: Callable[[Mapping[str, Any]], Client] | None = None,
 ) -> WSGIApplication:
     """Return ``app`` behind the stamps, for a guard that is not a gate: nothing waits there.
 
-    :param told: says what a request tells of its client, where that is trusted.
+    :param client_of: says what a request tells of its client, where that is trusted.
     """
 
     def stamped(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if DEADLINE not in environ:  # else a guard in front has stamped it, and knows the queue
-            ago, patience = (0.0, client_timeout) if told is None else told(environ)
+            ago, patience = (0.0, client_timeout) if client_of is None else client_of(environ)
             stamp(environ, monitor, ago, time.monotonic() - ago + patience)
         until: float = environ[DEADLINE]
         return timed(call_until(until, app, environ, start_response), until, environ.get(MONITOR))

@@ -19,17 +19,17 @@ HEADERS = ("HTTP_X_REQUEST_START", "HTTP_X_QUEUE_START")
 HERE = "mod_wsgi.queue_start"
 
 # No proxy that is alive keeps a request for longer (New Relic's .NET agent has the same limit).
-OLDEST = 600.0
+OLDEST_SECONDS = 600.0
 
 # Two clocks that are kept by NTP differ by less; a time later than that is not from this request.
-AHEAD = 1.0
+AHEAD_SECONDS = 1.0
 
 # No request is from before 2000, so what would be is in another unit.
 NOT_BEFORE = 946684800.0
 UNITS = (1e9, 1e6, 1e3, 1.0)  # Render says ns, Apache us, Heroku ms, nginx s
 
 # A proxy appends its own at the end; a client may have put any number in front of it.
-VALUES = 8
+MOST_VALUES = 8
 
 _TIME = re.compile(r"[0-9]{9,20}(?:\.[0-9]{0,9})?")
 
@@ -46,9 +46,9 @@ def arrived(header: object, wall_now: float) -> float | None:
         return _ago(header, wall_now)
     if not isinstance(header, str):
         return None
-    values = header.rsplit(",", VALUES)[-VALUES:]
-    said = [_said(value, wall_now) for value in values]
-    return max((ago for ago in said if ago is not None), default=None)
+    values = header.rsplit(",", MOST_VALUES)[-MOST_VALUES:]
+    ages = [_seconds_ago(value, wall_now) for value in values]
+    return max((ago for ago in ages if ago is not None), default=None)
 
 
 def proxied(environ: Mapping[str, Any], wall_now: float) -> float | None:
@@ -56,8 +56,8 @@ def proxied(environ: Mapping[str, Any], wall_now: float) -> float | None:
 
     ``None`` if none does. By two clocks: see :mod:`wsgi_busyguard.deadlines.clock_skew`.
     """
-    said = [arrived(environ.get(header), wall_now) for header in HEADERS]
-    return max((ago for ago in said if ago is not None), default=None)
+    ages = [arrived(environ.get(header), wall_now) for header in HEADERS]
+    return max((ago for ago in ages if ago is not None), default=None)
 
 
 def queued_here(environ: Mapping[str, Any], wall_now: float) -> float:
@@ -65,7 +65,7 @@ def queued_here(environ: Mapping[str, Any], wall_now: float) -> float:
     return arrived(environ.get(HERE), wall_now) or 0.0
 
 
-def _said(value: str, wall_now: float) -> float | None:
+def _seconds_ago(value: str, wall_now: float) -> float | None:
     """Return what one value says; nginx writes ``t=...``, others ``server=a t=...``."""
     time = value.rpartition("t=")[2].strip()
     return _ago(float(time), wall_now) if _TIME.fullmatch(time) else None
@@ -75,5 +75,5 @@ def _ago(time: float, wall_now: float) -> float | None:
     for unit in UNITS:
         if time / unit >= NOT_BEFORE:
             ago = wall_now - time / unit
-            return max(0.0, ago) if -AHEAD <= ago <= OLDEST else None
+            return max(0.0, ago) if -AHEAD_SECONDS <= ago <= OLDEST_SECONDS else None
     return None

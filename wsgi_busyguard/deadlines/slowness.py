@@ -169,7 +169,7 @@ class Slowness:
     """What is known of how slow a service is. All of it requires its owner's lock.
 
     :param given: seconds from which on a call is slow; if not given, half of the timeout.
-    :ivar timeout: the longest that a call may take, if anybody has said.
+    :ivar timeout: the longest that a call may take, if that is known.
     :ivar client_timeout: seconds after which clients give up.
     :ivar probe: what stands for the call by which a shut one is tried.
     :ivar mean: seconds that a call takes which is not slow.
@@ -187,7 +187,7 @@ class Slowness:
         self.bad: deque[float] = deque(maxlen=MOST_CALLS)
 
     def expect(self, timeout: float) -> None:
-        """Take a call that needs more than half of this for slow, unless told."""
+        """Take a call that needs more than half of this for slow, unless ``given`` says."""
         if timeout != self.timeout:
             self.timeout = seconds("at_most", timeout)
 

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .._support.usage_error import Mistake
+from .._support.usage_error import UsageError
 
 if TYPE_CHECKING:
     import argparse
@@ -50,19 +50,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the demo; return the exit status.
 
-    :raises Mistake: if something is missing that it needs.
+    :raises UsageError: if something is missing that it needs.
     """
     missing = [name.partition(".")[0] for name in NEEDED if not _installed(name)]
     if missing:
-        raise Mistake(f"demo needs {', '.join(missing)}: pip install 'wsgi-busyguard[demo]'")
+        raise UsageError(f"demo needs {', '.join(missing)}: pip install 'wsgi-busyguard[demo]'")
     for file in (arguments.picture, arguments.json):
         if file is not None and not os.access(file.absolute().parent, os.W_OK):
-            raise Mistake(f"cannot write {str(file)!r}: no such directory, or it is not ours")
+            raise UsageError(f"cannot write {str(file)!r}: no such directory, or it is not ours")
     from .balancers import MISSING, find_haproxy
 
     haproxy = "" if arguments.computes else find_haproxy()  # that one has no balancers
     if haproxy is None:
-        raise Mistake(MISSING)
+        raise UsageError(MISSING)
     try:
         from .play import play, play_computing
 

@@ -15,13 +15,13 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from .._support.usage_error import Mistake
+from .._support.usage_error import UsageError
 from .configurations import Address, configuration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .stage import Stage
+    from .stage import ActProcesses
 
 BALANCERS = 4
 
@@ -31,7 +31,7 @@ MISSING = (
 )
 
 
-class Seen(NamedTuple):
+class HaproxyStats(NamedTuple):
     """How a balancer sees the servers.
 
     :param waiting: requests that wait in the balancer.
@@ -61,16 +61,16 @@ def find_haproxy() -> str | None:
 def version(haproxy: str) -> str:
     """Return the version of a HAProxy: ``2.8.25``.
 
-    :raises Mistake: if it does not say so.
+    :raises UsageError: if it does not say so.
     """
     try:
         said = subprocess.run([haproxy, "-v"], capture_output=True, text=True, check=True).stdout
         return said.split()[2].split("-")[0]
     except (OSError, subprocess.CalledProcessError, IndexError) as error:
-        raise Mistake(f"{haproxy} is no HAProxy that runs here: {error}") from None
+        raise UsageError(f"{haproxy} is no HAProxy that runs here: {error}") from None
 
 
-class Balancer:
+class HaproxyProcess:
     """One HAProxy.
 
     :ivar url: where it takes visitors.
@@ -80,7 +80,7 @@ class Balancer:
         self.url = url
         self._stats = stats
 
-    async def see(self) -> Seen:
+    async def see(self) -> HaproxyStats:
         """Return how it sees the servers now."""
         reader, writer = await asyncio.open_connection(*self._stats)
         try:
@@ -91,12 +91,12 @@ class Balancer:
         return read_stats(said)
 
 
-def read_stats(said: str) -> Seen:
+def read_stats(said: str) -> HaproxyStats:
     """Read the answer to ``show stat``."""
     rows = list(csv.DictReader(said.removeprefix("# ").splitlines()))
     of_app = [row for row in rows if row["pxname"] == "app"]
     servers = [row for row in of_app if row["svname"] not in ("FRONTEND", "BACKEND")]
-    return Seen(
+    return HaproxyStats(
         # The row of the backend counts its own queue only, those of the servers theirs.
         waiting=sum(int(row["qcur"] or 0) for row in of_app if row["svname"] != "FRONTEND"),
         up=sum(row["status"].startswith("UP") for row in servers),
@@ -106,8 +106,8 @@ def read_stats(said: str) -> Seen:
 
 
 async def start(
-    stage: Stage, haproxy: str, act: str, servers: Sequence[Address], threads: int
-) -> list[Balancer]:
+    stage: ActProcesses, haproxy: str, act: str, servers: Sequence[Address], threads: int
+) -> list[HaproxyProcess]:
     """Start the HAProxies of an act."""
     return [
         await _start_one(stage, haproxy, act, servers, threads, number)
@@ -116,8 +116,13 @@ async def start(
 
 
 async def _start_one(
-    stage: Stage, haproxy: str, act: str, servers: Sequence[Address], threads: int, number: int
-) -> Balancer:
+    stage: ActProcesses,
+    haproxy: str,
+    act: str,
+    servers: Sequence[Address],
+    threads: int,
+    number: int,
+) -> HaproxyProcess:
     name = f"haproxy{number}"
     file = stage.directory / f"{name}.cfg"
     # The kernel chooses the ports, and nobody can take them before HAProxy has inherited them. (A
@@ -136,7 +141,7 @@ async def _start_one(
         command = [haproxy, "-db", "-f", str(file)]
         await stage.program(name, command, [listener.fileno(), stats.fileno()])
         host, port = listener.getsockname()
-        return Balancer(f"http://{host}:{port}/", stats.getsockname())
+        return HaproxyProcess(f"http://{host}:{port}/", stats.getsockname())
 
 
 def _bound() -> socket.socket:

@@ -17,7 +17,7 @@ from rich.table import Table
 from . import load, probe
 from .child import obey, say
 from .figures import Record, Timeline
-from .stage import Stage
+from .stage import ActProcesses
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -64,7 +64,7 @@ async def tell(timeline: Timeline, directory: Path, console: Console) -> list[Ou
         console.print(f"  {name}: {timeline.end:.0f} seconds", highlight=False)
         place = directory / name.replace(" ", "-")
         place.mkdir()
-        async with Stage(place) as stage:
+        async with ActProcesses(place) as stage:
             site = await stage.python("web", "computing", *arguments)
             outcomes.append(await _play(name, site, timeline))
     return outcomes

@@ -36,7 +36,7 @@ class Timeline(NamedTuple):
 
 
 @dataclass
-class Visit:
+class PageVisit:
     """Somebody who wants the home page.
 
     :ivar arrived: seconds from the beginning of the act.
@@ -48,7 +48,7 @@ class Visit:
 
 
 @dataclass
-class Check:
+class AskedCheck:
     """A health check: when it was asked, and how long the answer took or has been missing."""
 
     asked: float
@@ -56,7 +56,7 @@ class Check:
     answered: bool = False
 
 
-class Queue(NamedTuple):
+class QueuePeak(NamedTuple):
     """The longest queue that one server had in a tenth of a second."""
 
     at: float
@@ -64,7 +64,7 @@ class Queue(NamedTuple):
     queued: int
 
 
-class Balance(NamedTuple):
+class BalancersSeen(NamedTuple):
     """What all balancers say together: requests that wait, servers that are up, of how many."""
 
     at: float
@@ -79,10 +79,10 @@ class Record:
 
     timeline: Timeline
     patience: float
-    visits: list[Visit] = field(default_factory=list)
-    checks: list[Check] = field(default_factory=list)
-    queues: list[Queue] = field(default_factory=list)
-    balances: list[Balance] = field(default_factory=list)
+    visits: list[PageVisit] = field(default_factory=list)
+    checks: list[AskedCheck] = field(default_factory=list)
+    queues: list[QueuePeak] = field(default_factory=list)
+    balances: list[BalancersSeen] = field(default_factory=list)
     pages: dict[str, int] = field(default_factory=dict)  # rendered, by whom for
     spent_on_nobody: float = 0.0  # seconds of threads, in calls for visitors who had left
     times_down: int = 0  # servers taken out, counted by each balancer
@@ -106,7 +106,7 @@ class Record:
                 return round(step * STEP, 3)
         return None
 
-    def _is_good(self, visit: Visit) -> bool:
+    def _is_good(self, visit: PageVisit) -> bool:
         return visit.took is not None and visit.took <= self.patience
 
 

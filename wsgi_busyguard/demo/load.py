@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from .figures import Visit
+from .figures import PageVisit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,7 +59,7 @@ class Crowd:
     :param visits: gets one entry for each visitor as he arrives.
     """
 
-    def __init__(self, urls: Sequence[str], patience: float, visits: list[Visit]) -> None:
+    def __init__(self, urls: Sequence[str], patience: float, visits: list[PageVisit]) -> None:
         self._urls = itertools.cycle(urls)
         self._patience = patience
         self._visits = visits
@@ -75,7 +75,7 @@ class Crowd:
             try:
                 for at in times:
                     await asyncio.sleep(begun + at - loop.time())
-                    visit = Visit(at)
+                    visit = PageVisit(at)
                     self._visits.append(visit)
                     task = asyncio.create_task(self._visit(session, visit, begun + at))
                     self._inside[task] = at
@@ -91,7 +91,9 @@ class Crowd:
         while any(begun + at + self._patience > loop.time() for at in self._inside.values()):
             await asyncio.sleep(0.05)
 
-    async def _visit(self, session: aiohttp.ClientSession, visit: Visit, arrived: float) -> None:
+    async def _visit(
+        self, session: aiohttp.ClientSession, visit: PageVisit, arrived: float
+    ) -> None:
         loop = asyncio.get_running_loop()
         url = next(self._urls)
         for last_try in (False, True):

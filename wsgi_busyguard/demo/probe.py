@@ -12,12 +12,12 @@ import itertools
 import math
 from typing import TYPE_CHECKING
 
-from .figures import Balance, Check, Queue, Record
+from .figures import AskedCheck, BalancersSeen, QueuePeak, Record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .balancers import Balancer
+    from .balancers import HaproxyProcess
     from .stage import Child
 
 # Seconds between two checks, of one server and then the other: one a second for each of two. The
@@ -35,7 +35,7 @@ async def watch_checks(ports: Sequence[int], begun: float, record: Record) -> No
     try:
         for n, port in zip(range(math.ceil(record.timeline.end / EVERY)), itertools.cycle(ports)):
             await asyncio.sleep(begun + n * EVERY - loop.time())
-            check = Check(loop.time() - begun, 0.0)
+            check = AskedCheck(loop.time() - begun, 0.0)
             record.checks.append(check)
             task = asyncio.create_task(_ask(port, check, begun))
             asking.add(task)
@@ -47,7 +47,7 @@ async def watch_checks(ports: Sequence[int], begun: float, record: Record) -> No
         await asyncio.gather(*asking, return_exceptions=True)
 
 
-async def _ask(port: int, check: Check, begun: float) -> None:
+async def _ask(port: int, check: AskedCheck, begun: float) -> None:
     loop = asyncio.get_running_loop()
     writer = None
     try:
@@ -69,7 +69,7 @@ async def watch_queue(child: Child, number: int, begun: float, record: Record) -
     async for line in child.lines():
         pages: dict[str, int] = line["pages"]
         if line["at"] >= begun:
-            record.queues.append(Queue(line["at"] - begun, number, line["queued"]))
+            record.queues.append(QueuePeak(line["at"] - begun, number, line["queued"]))
             for who, count in pages.items():
                 more = count - before.get(who, 0)
                 record.pages[who] = record.pages.get(who, 0) + more
@@ -77,7 +77,9 @@ async def watch_queue(child: Child, number: int, begun: float, record: Record) -
         before, spent_before = pages, line["spent"]
 
 
-async def watch_balancers(balancers: Sequence[Balancer], begun: float, record: Record) -> None:
+async def watch_balancers(
+    balancers: Sequence[HaproxyProcess], begun: float, record: Record
+) -> None:
     """Write down how the balancers see it until cancelled."""
     loop = asyncio.get_running_loop()
     for n in itertools.count():
@@ -87,7 +89,7 @@ async def watch_balancers(balancers: Sequence[Balancer], begun: float, record: R
             with contextlib.suppress(OSError):
                 seen.append(await balancer.see())
         record.balances.append(
-            Balance(
+            BalancersSeen(
                 loop.time() - begun,
                 waiting=sum(one.waiting for one in seen),
                 up=sum(one.up for one in seen),

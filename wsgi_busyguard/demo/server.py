@@ -35,7 +35,7 @@ SAY = 0.1  # seconds between two lines; each tells the longest queue since the l
 reactor: Any = _reactor
 
 
-class Server(NamedTuple):
+class ActServer(NamedTuple):
     """What an act makes of the site."""
 
     site: Site
@@ -62,22 +62,22 @@ class CheckOffThePool(Resource):
         return verdict.word.encode()
 
 
-def act_one(app: WSGIApplication, threads: int, client_timeout: float) -> Server:
+def act_one(app: WSGIApplication, threads: int, client_timeout: float) -> ActServer:
     """Serve as it was: everything goes through a pool whose queue has no bound."""
     pool = ThreadPool(threads, threads)
     reactor.callWhenRunning(pool.start)
-    return Server(Site(WSGIResource(reactor, pool, app)), TwistedAdapter(pool).read, {})
+    return ActServer(Site(WSGIResource(reactor, pool, app)), TwistedAdapter(pool).read, {})
 
 
-def act_two(app: WSGIApplication, threads: int, client_timeout: float) -> Server:
+def act_two(app: WSGIApplication, threads: int, client_timeout: float) -> ActServer:
     """Serve with the remedy of 2013: a pool that knows when it is busy; still no bound."""
     pool = BusyThreadPool(threads, threads, "demo")
     reactor.callWhenRunning(pool.start)
     resource = CheckOffThePool(WSGIResource(reactor, pool, app), pool.monitor)
-    return Server(Site(resource), pool.monitor.adapter.read, {})
+    return ActServer(Site(resource), pool.monitor.adapter.read, {})
 
 
-def act_three(app: WSGIApplication, threads: int, client_timeout: float) -> Server:
+def act_three(app: WSGIApplication, threads: int, client_timeout: float) -> ActServer:
     """Serve with the guard as it is shipped."""
     guarded = guarded_site(app, threads=threads, client_timeout=client_timeout)
     monitor: Monitor = guarded.guard.monitor
@@ -86,7 +86,7 @@ def act_three(app: WSGIApplication, threads: int, client_timeout: float) -> Serv
     check.start()
     agent.start()
     ports = {"check": check.address[1], "agent": agent.address[1]}
-    return Server(guarded, monitor.adapter.read, ports)
+    return ActServer(guarded, monitor.adapter.read, ports)
 
 
 ACTS = {"one": act_one, "two": act_two, "three": act_three}

@@ -82,7 +82,7 @@ class Child:
         return "its last words: " + " | ".join(words) if words else "it left no word"
 
 
-class Stage:
+class ActProcesses:
     """The processes of an act; use it in ``async with``.
 
     :param directory: for logs and the like.
@@ -92,7 +92,7 @@ class Stage:
         self.directory = directory
         self._children: list[Child] = []
 
-    async def __aenter__(self) -> Stage:
+    async def __aenter__(self) -> ActProcesses:
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -10,7 +10,7 @@ from . import balancers, load, probe
 from .acts import ACTS, Act
 from .configurations import Address
 from .figures import Record, Timeline
-from .stage import Broken, Child, Stage
+from .stage import ActProcesses, Broken, Child
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -47,14 +47,14 @@ async def tell(
         narration.curtain(act)
         place = directory / f"act-{act.name}"
         place.mkdir()
-        async with Stage(place) as stage:
+        async with ActProcesses(place) as stage:
             records.append(await _play(act, stage, haproxy, timeline, narration))
         narration.applause(act, records[-1])
     return records
 
 
 async def _play(
-    act: Act, stage: Stage, haproxy: str, timeline: Timeline, narration: Narration
+    act: Act, stage: ActProcesses, haproxy: str, timeline: Timeline, narration: Narration
 ) -> Record:
     outside = await stage.python("outside", "outside", "--seconds", OUTSIDE)
     servers = await asyncio.gather(
@@ -82,7 +82,7 @@ async def _play(
     return record
 
 
-async def _server(act: Act, stage: Stage, number: int, outside: Child) -> Child:
+async def _server(act: Act, stage: ActProcesses, number: int, outside: Child) -> Child:
     return await stage.python(
         f"web{number}",
         "server",
@@ -115,7 +115,7 @@ async def _comment(record: Record, begun: float, narration: Narration) -> None:
         await asyncio.sleep(TICK)
 
 
-async def _look(stage: Stage, seconds: float) -> None:
+async def _look(stage: ActProcesses, seconds: float) -> None:
     """Notice a process that ends, until cancelled; and that this takes longer than ``seconds``."""
     loop = asyncio.get_running_loop()
     begun = loop.time()

@@ -1,7 +1,7 @@
 """The gate: at most N requests in the application at once, and a bounded queue in front of it.
 
 Nothing in ``gate.py``, ``queue.py`` and ``slots.py`` knows a server, a request or HTTP.
-``gated.py`` puts a WSGI app behind a gate; ``dry_run.py`` only counts what a gate would refuse.
+``gated_app.py`` puts a WSGI app behind a gate; ``dry_run.py`` only counts what a gate would refuse.
 
 What is promised
 ----------------
@@ -70,7 +70,7 @@ from __future__ import annotations
 from .gate import Gate
 from .queue import Ticket
 from .slots import Slot
-from .waiting import Refused
+from .thread_wait import Refused
 
 __all__ = [
     "Gate",

@@ -6,13 +6,12 @@ An estimate. It takes each request to need as long as requests have needed latel
 from __future__ import annotations
 
 import heapq
-import threading
 import time
 from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 from .._support.forks import Stage, after_fork
-from .._support.locks import under
+from .._support.locks import owned_lock, under
 from .._support.log import logger
 from ..deadlines.environ import WAITED
 from ..load import service_time, smoothed
@@ -55,7 +54,7 @@ class DryRun:
         after_fork(Stage.OWN, self._renew_lock)
 
     def _renew_lock(self) -> None:
-        self._lock = threading.RLock()  # a finalizer may come in between
+        self._lock = owned_lock()  # a finalizer may come in between
 
     def arrive(self, request: object, ago: float = 0.0) -> None:
         """Count a request, as any object that stands for it.

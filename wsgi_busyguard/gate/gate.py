@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import threading
 import time
 import weakref
 from bisect import bisect_left
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .._support.forks import Stage, after_fork
-from .._support.locks import under
+from .._support.locks import owned_lock, under
 from .._support.log import logger
 from ..counters import BOUNDS
 from ..load import SMOOTHING, Load, service_time
 from ..policy import Discipline, Reason, limits
 from .queue import Queue, Ticket, waking
-from .slots import Circulation, Place, Slot, Tally, tell_lost
-from .waiting import wait
+from .slots import Circulation, Slot, SlotCounts, SlotPlace, tell_lost
+from .thread_wait import wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,21 +84,21 @@ class Gate:
     def _reset(self) -> None:
         """Start with every slot free and nobody waiting."""
         self.why: str | None = None
-        self._lock: Any = threading.RLock()
+        self._lock = owned_lock()
         # First, so that the slots from before, which are dropped here, are not missed.
-        self._places: dict[Place, object] = {}  # each with what watches its slot
+        self._places: dict[SlotPlace, object] = {}  # each with what watches its slot
         self._circulation = Circulation(self.limits.slots)
         self._free = self._circulation.free
         for _ in range(self.limits.slots):
-            self._add(Place())
+            self._add(SlotPlace())
         self._pop, self._push = self._free.pop, self._free.append  # to look them up takes long
-        self._tally = Tally(self._places)
+        self._tally = SlotCounts(self._places)
         self.discipline = Discipline(self.limits.slots, *self._given)
         self._queue = Queue(self.discipline, self._clock, self._circulation, self._tally.lost)
         self._waiting = self._queue.tickets
         self.crowded = False
 
-    def _add(self, place: Place) -> None:
+    def _add(self, place: SlotPlace) -> None:
         """Have one more free slot, for this place."""
         slot = Slot(place)
         self._places[place] = slot.watched(partial(tell_lost, self._gone, place))
@@ -145,7 +144,7 @@ class Gate:
             # out (it is smoothed()) because the call would be a tenth of what a request costs here.
             took, mean = self._clock() - since, self._service
             self._service = took if mean is None else mean + (took - mean) * SMOOTHING
-            # Place.count(), written out for the same reason, the most frequent bucket by itself.
+            # SlotPlace.count(), written out likewise, the most frequent bucket by itself.
             place.took += took
             if took <= QUICK:
                 place.quick += 1
@@ -159,8 +158,8 @@ class Gate:
     def abandon(self, slot: Slot) -> None:
         """Return a slot from a finalizer.
 
-        Nobody is told, for a finalizer may interrupt a listener or what a listener needs. The next
-        who leaves, or the next look, tells that the state has changed.
+        No listener is called, for a finalizer may interrupt a listener or what a listener needs.
+        The next who leaves, or the next look, tells that the state has changed.
         """
         place, since = slot.place, slot.place.since
         if since is None:
@@ -172,10 +171,10 @@ class Gate:
             self._free.append(slot)
         self._hand_over(tell=False)
 
-    def lost(self, place: Place) -> None:
+    def lost(self, place: SlotPlace) -> None:
         """Have another slot for a place that was not left, and to whose slot nobody refers.
 
-        As from a finalizer; nobody is told, as in :meth:`abandon`.
+        As from a finalizer; no listener is called, as in :meth:`abandon`.
         """
         since = place.since
         if since is not None and since is place.owed:

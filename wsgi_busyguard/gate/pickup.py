@@ -16,12 +16,11 @@ Nothing here knows a server. Whatever goes wrong with a look, requests are serve
 from __future__ import annotations
 
 import math
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 from .._support.forks import Stage, after_fork
-from .._support.locks import tried, under
+from .._support.locks import owned_lock, tried, under
 from ..counters import REASONS, Counters
 from ..policy import Discipline, Reason, limits
 
@@ -45,7 +44,7 @@ class PickUp:
         with ``math.inf`` nothing is ever refused.
     :param count: called for each that is refused.
     :param instead: in a dry run, called with how many would have been refused, and nobody is.
-    :param unreadable: called when the queue could not be read, so that it is said somewhere.
+    :param unreadable: called when the queue could not be read, so that somebody logs it.
     :param clock: monotonic seconds.
     :ivar crowded: whether an app should be behind :meth:`around`.
     :ivar changed: called when that has changed, in whichever thread saw it.
@@ -58,7 +57,7 @@ class PickUp:
     def __init__(
         self,
         refused: Callable[[Reason], WSGIApplication],
-        read_off: Callable[[Mapping[str, Any]], object] | None = None,
+        read_off: Callable[[Mapping[str, Any]], object] = bool,
         *,
         max_wait: float | None = None,
         client_timeout: float | None = None,
@@ -82,7 +81,7 @@ class PickUp:
 
     def _reset(self) -> None:
         """Know of no queue, as a child does: the one that was seen is its parent's."""
-        self._lock: Any = threading.RLock()
+        self._lock = owned_lock()
         self.crowded = self._is_broken = False
         self._discipline: Discipline | None = None
         self._ordinary = limits(1, None, *self._limits)
@@ -105,8 +104,7 @@ class PickUp:
         def pick_up(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
             if not self._is_too_many():
                 return app(environ, start_response)
-            if self._read_off is not None:
-                self._read_off(environ)
+            self._read_off(environ)
             return self.refused(Reason.QUEUE_AGE)(environ, start_response)
 
         return pick_up

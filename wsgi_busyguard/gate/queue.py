@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from .._support.locks import under
 from .._support.log import logger
@@ -13,6 +13,7 @@ from ..policy import Reason
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .._support.locks import Lock
     from ..policy import Discipline
     from .slots import Circulation, Slot
 
@@ -198,7 +199,7 @@ class Queue:
 
 
 def waking(
-    lock: Any, step: Callable[Concatenate[list[Ticket], P], R], *args: P.args, **kwargs: P.kwargs
+    lock: Lock, step: Callable[Concatenate[list[Ticket], P], R], *args: P.args, **kwargs: P.kwargs
 ) -> R:
     """Take a step, under the lock, that adds to a list whoever got an outcome; wake those.
 

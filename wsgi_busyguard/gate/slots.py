@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..policy import Reason
 
 
-class Place:
+class SlotPlace:
     """A place in the application. It has one holder at a time, so to count them needs no lock.
 
     :ivar since: monotonic seconds at which it was taken; ``None`` while it is free. Each holder
@@ -64,7 +64,7 @@ class Slot:
 
     __slots__ = ("_guard", "place")
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: SlotPlace) -> None:
         self.place = place
         # Goes with the slot, and not before. A finalizer of the slot's own would not do: the
         # garbage collector calls the finalizers of all that it has found in a cycle, in any order,
@@ -128,17 +128,17 @@ class Circulation:
                 return
 
 
-class Tally:
+class SlotCounts:
     """What is counted of the holders of all places, and of those who got none.
 
     All of it requires the gate's lock.
     """
 
-    def __init__(self, places: Iterable[Place]) -> None:
+    def __init__(self, places: Iterable[SlotPlace]) -> None:
         self._places = tuple(places)
         self._refused = dict.fromkeys(REASONS, 0)
         self._dropped = 0
-        self._admitted = 0  # as last said, and of these those who did not wait
+        self._admitted = 0  # as last returned, and of these those who did not wait
         self._unwaited = 0
 
     def lost(self, reason: Reason | None) -> None:
@@ -175,7 +175,7 @@ class Tally:
 
 
 def tell_lost(
-    gone: Callable[[], Callable[[Place], object] | None], place: Place, _: object
+    gone: Callable[[], Callable[[SlotPlace], object] | None], place: SlotPlace, _: object
 ) -> None:
     """Call what ``gone`` returns, if that is there still: nobody refers to a place's slot now."""
     tell = gone()

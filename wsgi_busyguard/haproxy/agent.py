@@ -2,32 +2,32 @@
 
 Busy is not down. A server that is called down gets nothing, and when all are, HAProxy answers 503
 and queues nothing; what moves the queue into HAProxy, where any free server takes from it, is
-``maxconn``. So that is all that is ever said, and never less than 1.
+``maxconn``. So that is all that the agent ever answers, and never less than 1.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..policy import share
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .._support.load_report import BalancerFigures
+    from ..counters import Watched
     from ..load import Load
-    from ..policy import Verdict
+    from ..load_report import BalancerFigures
 
 # HAProxy's default agent-inter, taken for the period of a balancer until it is known.
-PERIOD = 2.0
+DEFAULT_PERIOD_SECONDS = 2.0
 
 # So many gaps between its questions have to be known for it.
-GAPS = 4
+KNOWN_GAPS = 4
 
 # A balancer that has missed this many of its own periods is gone, and its share the others'.
-MISSED = 5
+MISSED_PERIODS = 5
 
 # More balancers than this do not share one server; names beyond are somebody's mistake or game,
 # and must not cost memory.
@@ -36,21 +36,6 @@ MOST_BALANCERS = 64
 # Behind one address there may be several, as on one machine or behind NAT. More names than this
 # from there do not count: each takes a share from all others, and anybody can make up names.
 MOST_OF_ADDRESS = 4
-
-
-class Watched(Protocol):
-    """What a port can tell of: a monitor, or whatever watches several processes."""
-
-    @property
-    def load(self) -> Load:
-        """The load now."""
-
-    @property
-    def draining(self) -> bool:
-        """Whether the server is shutting down."""
-
-    def check(self, ready: str, patience: float, count: bool = True) -> Verdict:
-        """Return what a check is to be told; not counted as one if it is only looked at."""
 
 
 class Balancer(NamedTuple):
@@ -66,28 +51,30 @@ class Balancer(NamedTuple):
     @property
     def period(self) -> float:
         """The longest of the last gaps: one that has this server in two backends asks in pairs."""
-        return max(self.gaps if len(self.gaps) == GAPS else (PERIOD, *self.gaps))
+        return max(
+            self.gaps if len(self.gaps) == KNOWN_GAPS else (DEFAULT_PERIOD_SECONDS, *self.gaps)
+        )
 
     def live(self, now: float) -> bool:
         """Return whether it can be expected to ask again."""
-        return now - self.last <= MISSED * self.period
+        return now - self.last <= MISSED_PERIODS * self.period
 
     def asks(self, now: float, host: str | None = None) -> Balancer:
         """Return it after it has asked at ``now``."""
-        gaps = (*self.gaps, now - self.last)[-GAPS:] if self.live(now) else ()
+        gaps = (*self.gaps, now - self.last)[-KNOWN_GAPS:] if self.live(now) else ()
         return Balancer(now, gaps, host)
 
 
-def next_limit(limit: int, told: int, load: Load) -> int:
+def next_limit(limit: int, shared_out: int, load: Load) -> int:
     """Return how many requests all balancers together may have here.
 
-    Less by what is queued, if that is more than they were told beyond the limit (a share is
+    Less by what is queued, if that is more than their shares are beyond the limit (a share is
     rounded up): then other traffic fills the server. More by what is idle.
 
     :param limit: what it was.
-    :param told: what the shares came to.
+    :param shared_out: what the shares came to.
     """
-    others = load.queued - max(0, told - limit)
+    others = load.queued - max(0, shared_out - limit)
     if others > 0:
         return max(1, limit - others)
     return min(load.capacity or 1, limit + max(0, load.idle or 0))
@@ -141,12 +128,12 @@ class Agent:
     def line(self, name: str) -> bytes:
         """Note that the balancer called ``name`` asks now, and return the line for it."""
         self.note(name)
-        return self.told(name)
+        return self.line_for(name)
 
-    def told(self, name: str, beside: int = 0) -> bytes:
+    def line_for(self, name: str, beside: int = 0) -> bytes:
         """Return the line for ``name``, which is a balancer only if that is noted.
 
-        :param beside: how many more share with this one, as far as it is told now.
+        :param beside: how many more share with this one, as far as this answer goes.
 
         Both words each time: what a line does not say stays as it was. Never ``drain``, ``ready``
         or ``maint``, which are the operator's flags, nor ``down``, which would outlive us.

@@ -14,7 +14,7 @@ MOST_NAMES = 16
 MOST_ADDRESSES = 64
 
 
-class Newcomers:
+class NewBalancers:
     """Remembers who has asked once. For one thread."""
 
     def __init__(self) -> None:

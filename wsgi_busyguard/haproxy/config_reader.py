@@ -44,10 +44,10 @@ class Finding(NamedTuple):
     """A mistake: its line, and what is wrong with it and why."""
 
     line: int
-    words: str
+    text: str
 
 
-class Line(NamedTuple):
+class ConfigLine(NamedTuple):
     """A line of a configuration, in words."""
 
     number: int
@@ -59,8 +59,8 @@ class Line(NamedTuple):
         return self.words[: len(words)] == words
 
 
-class Server(NamedTuple):
-    """A line with ``server``, and all that is said of it there or by ``default-server``."""
+class ServerLine(NamedTuple):
+    """A line with ``server``, and all its settings, there or by ``default-server``."""
 
     number: int
     name: str
@@ -68,7 +68,7 @@ class Server(NamedTuple):
     settings: dict[str, str]
 
     def on(self, word: str) -> bool:
-        """Return whether this is said of it."""
+        """Return whether this is set."""
         return self.settings.get(word, "off") != "off"
 
 
@@ -78,9 +78,9 @@ class Section(NamedTuple):
     number: int
     kind: str
     name: str
-    lines: tuple[Line, ...]
+    lines: tuple[ConfigLine, ...]
 
-    def last(self, text: str) -> Line | None:
+    def last(self, text: str) -> ConfigLine | None:
         """Return the last line that begins so, for that is the one that counts."""
         found = [line for line in self.lines if line.begins(text)]
         off = [line for line in self.lines if line.begins(f"no {text}")]
@@ -88,7 +88,7 @@ class Section(NamedTuple):
             return None
         return found[-1]
 
-    def all(self, text: str) -> list[Line]:
+    def all(self, text: str) -> list[ConfigLine]:
         """Return every line that begins so."""
         return [line for line in self.lines if line.begins(text)]
 
@@ -99,7 +99,7 @@ class Section(NamedTuple):
         return mode is not None and mode.words[1:2] == ("http",)
 
     @property
-    def check(self) -> Line | None:
+    def check(self) -> ConfigLine | None:
         """The line with the option that says how its servers are checked."""
         found = [line for kind in CHECKS if (line := self.last(f"option {kind}"))]
         return max(found, default=None)
@@ -111,9 +111,9 @@ class Section(NamedTuple):
         names = {line.words[1] for line in lines if len(line.words) > 1}
         return {"*" if "%" in name or "$" in name else name for name in names}
 
-    def servers(self) -> list[Server]:
+    def servers(self) -> list[ServerLine]:
         """Return its servers; those of a template are one."""
-        servers: list[Server] = []
+        servers: list[ServerLine] = []
         common: dict[str, str] = {}
         for number, words in self.lines:
             if words[0] == "default-server":
@@ -121,15 +121,15 @@ class Section(NamedTuple):
             elif words[0] in ADDRESSES and len(words) > ADDRESSES[words[0]]:
                 at = ADDRESSES[words[0]]
                 settings = {**common, **_settings(words[at + 1 :])}
-                servers.append(Server(number, words[1], words[at], settings))
+                servers.append(ServerLine(number, words[1], words[at], settings))
         return servers
 
 
-class Backend(NamedTuple):
+class BackendSection(NamedTuple):
     """A section with servers, and those that may send it requests."""
 
     section: Section
-    servers: Sequence[Server]
+    servers: Sequence[ServerLine]
     fronts: Sequence[Section]
 
     def everywhere(self, holds: Callable[[Section], bool]) -> bool:
@@ -155,11 +155,13 @@ def sections(text: str) -> list[Section]:
             inherited = _inherited(found, words)
             found.append(Section(number, words[0], name, inherited))
         elif words and found:
-            found[-1] = found[-1]._replace(lines=(*found[-1].lines, Line(number, tuple(words))))
+            found[-1] = found[-1]._replace(
+                lines=(*found[-1].lines, ConfigLine(number, tuple(words)))
+            )
     return found
 
 
-def _inherited(before: Sequence[Section], words: Sequence[str]) -> tuple[Line, ...]:
+def _inherited(before: Sequence[Section], words: Sequence[str]) -> tuple[ConfigLine, ...]:
     """Return the lines that a section begins with: those of its defaults, or of the last ones."""
     defaults = [section for section in before if section.kind == "defaults"]
     if "from" in words[1:-1]:

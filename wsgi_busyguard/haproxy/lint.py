@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from .config_reader import Backend, Finding, Line, Section, number, sections
+from .config_reader import BackendSection, ConfigLine, Finding, Section, number, sections
 from .lint_checks import check_mistakes
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 # Seconds that are more than most clients wait.
-LONG = 5.0
+LONG_QUEUE_SECONDS = 5.0
 
 # By any of these the guard knows that a request was passed on for a client.
 PASSED_ON = {"x-forwarded-for", "forwarded", "via", "x-real-ip"}
@@ -29,18 +29,20 @@ def mistakes(text: str) -> list[Finding]:
     return sorted({f for backend in backends(text) for look in LOOKS for f in look(backend)})
 
 
-def backends(text: str) -> list[Backend]:
+def backends(text: str) -> list[BackendSection]:
     """Return the backends that are judged: those in mode http that have servers."""
     every = sections(text)
     fronts = [section for section in every if section.kind in ("frontend", "listen")]
     return [
-        Backend(it, it.servers(), [front for front in fronts if front.leads_to & {it.name, "*"}])
+        BackendSection(
+            it, it.servers(), [front for front in fronts if front.leads_to & {it.name, "*"}]
+        )
         for it in every
         if it.kind in ("backend", "listen") and it.in_http and it.servers()
     ]
 
 
-def _retries(backend: Backend) -> Iterator[Finding]:
+def _retries(backend: BackendSection) -> Iterator[Finding]:
     section = backend.section
     line = section.last("retry-on")
     if line is None or not {"503", "all-retryable-errors"} & set(line.words):
@@ -62,7 +64,7 @@ def _retries(backend: Backend) -> Iterator[Finding]:
         )
 
 
-def _redispatch(section: Section, retry_on: Line, times: int | None) -> Iterator[Finding]:
+def _redispatch(section: Section, retry_on: ConfigLine, times: int | None) -> Iterator[Finding]:
     line = section.last("option redispatch")
     if line is None:
         yield Finding(
@@ -82,7 +84,7 @@ def _redispatch(section: Section, retry_on: Line, times: int | None) -> Iterator
         )
 
 
-def _queue(backend: Backend) -> Iterator[Finding]:
+def _queue(backend: BackendSection) -> Iterator[Finding]:
     section = backend.section
     for server in backend.servers:
         # A backup serves when no other can: a page that says sorry, mostly.
@@ -99,7 +101,7 @@ def _queue(backend: Backend) -> Iterator[Finding]:
             f"no timeout queue for {section.name}: then it is timeout connect, which means"
             " something else; write timeout queue 700ms, or what your clients bear",
         )
-    elif len(timeout.words) > 2 and _seconds(timeout.words[2]) > LONG:
+    elif len(timeout.words) > 2 and _seconds(timeout.words[2]) > LONG_QUEUE_SECONDS:
         yield Finding(
             timeout.number,
             f"timeout queue {timeout.words[2]}: most clients have left by then, and their requests"
@@ -107,7 +109,7 @@ def _queue(backend: Backend) -> Iterator[Finding]:
         )
 
 
-def _balance(backend: Backend) -> Iterator[Finding]:
+def _balance(backend: BackendSection) -> Iterator[Finding]:
     line = backend.section.last("balance")
     algorithm = line.words[1] if line and len(line.words) > 1 else "roundrobin"
     queues = any(number(server.settings.get("maxconn", "0")) != 0 for server in backend.servers)
@@ -119,7 +121,7 @@ def _balance(backend: Backend) -> Iterator[Finding]:
         )
 
 
-def _agent(backend: Backend) -> Iterator[Finding]:
+def _agent(backend: BackendSection) -> Iterator[Finding]:
     for server in backend.servers:
         if not server.on("agent-check"):
             continue
@@ -138,7 +140,7 @@ def _agent(backend: Backend) -> Iterator[Finding]:
             )
 
 
-def _killing(backend: Backend) -> Iterator[Finding]:
+def _killing(backend: BackendSection) -> Iterator[Finding]:
     for server in backend.servers:
         if server.settings.get("on-marked-down") == "shutdown-sessions":
             yield Finding(
@@ -154,7 +156,7 @@ def _killing(backend: Backend) -> Iterator[Finding]:
             )
 
 
-def _clients(backend: Backend) -> Iterator[Finding]:
+def _clients(backend: BackendSection) -> Iterator[Finding]:
     if not backend.everywhere(_says_for_whom):
         section = backend.section
         yield Finding(
@@ -165,14 +167,14 @@ def _clients(backend: Backend) -> Iterator[Finding]:
 
 
 def _says_for_whom(section: Section) -> bool:
-    """Return whether what comes from a client is told from HAProxy's own checks."""
+    """Return whether a client's requests can be told from HAProxy's own checks."""
     if section.last("option forwardfor") or section.last("option forwarded"):
         return True
     sets = [*section.all("http-request set-header"), *section.all("http-request add-header")]
     return any(name.lower() in PASSED_ON for line in sets for name in line.words[2:3])
 
 
-LOOKS: list[Callable[[Backend], Iterator[Finding]]]
+LOOKS: list[Callable[[BackendSection], Iterator[Finding]]]
 LOOKS = [_retries, _queue, _balance, _agent, check_mistakes, _killing, _clients]
 
 

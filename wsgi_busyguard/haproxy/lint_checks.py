@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from .config_reader import Backend, Finding, Line, Section, Server, number
+from .config_reader import BackendSection, ConfigLine, Finding, Section, ServerLine, number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,7 +37,7 @@ class Probe(NamedTuple):
     has_host: bool
 
 
-def check_mistakes(backend: Backend) -> Iterator[Finding]:
+def check_mistakes(backend: BackendSection) -> Iterator[Finding]:
     """Yield what is known to go wrong with the checks of a backend."""
     section = backend.section
     checked = [server for server in backend.servers if server.on("check")]
@@ -63,7 +63,7 @@ def check_mistakes(backend: Backend) -> Iterator[Finding]:
         )
 
 
-def _no_http(section: Section, server: Server, line: Line | None) -> Finding:
+def _no_http(section: Section, server: ServerLine, line: ConfigLine | None) -> Finding:
     is_plain = line is None or line.words[1] == "tcp-check"
     if line is None:
         what = f"check without option httpchk in {section.name}"
@@ -77,7 +77,7 @@ def _no_http(section: Section, server: Server, line: Line | None) -> Finding:
 
 
 def _asks(
-    section: Section, line: Line, probe: Probe, checked: Sequence[Server]
+    section: Section, line: ConfigLine, probe: Probe, checked: Sequence[ServerLine]
 ) -> Iterator[Finding]:
     """Yield what is wrong with what is asked for, at the app's port or at a check port."""
     method, path = probe.method, probe.path.partition("?")[0]
@@ -108,12 +108,12 @@ def _asks(
         )
 
 
-def has_own_port(server: Server) -> bool:
+def has_own_port(server: ServerLine) -> bool:
     """Return whether the checks of a server go to another port than its requests."""
     return server.settings.get("port", "") not in ("", server.where.rpartition(":")[2])
 
 
-def probed(section: Section, option: Line) -> Probe:
+def probed(section: Section, option: ConfigLine) -> Probe:
     """Return what the checks of a section ask for."""
     words = option.words[2:]
     method, path, version = "OPTIONS", "/", ""

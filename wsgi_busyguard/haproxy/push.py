@@ -6,19 +6,18 @@ of an agent takes its place. So both follow the same rule, and what is pushed is
 
 from __future__ import annotations
 
-import threading
 import time
 import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .._support.forks import Stage, after_fork
-from .._support.locks import under
+from .._support.locks import owned_lock, under
 from .._support.log import logger
 from .._support.periodic import Periodic
-from ..load import BUSY, Load
+from ..load import BUSY, Load, Subscribes
 from ..policy import seconds, share
 from .agent import Limit
-from .runtime_api import say, targets, words
+from .runtime_api import address_text, say, targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from ..load import State, Transition
     from .runtime_api import Where
 
-# Seconds after which what was said is said again, for HAProxy may have been restarted. A reload
+# Seconds after which a number is sent again, for HAProxy may have been restarted. A reload
 # costs it the numbers; the agent, which asks more often, sets them before that.
 REPEAT_SECONDS = 1.0
 
@@ -88,11 +87,11 @@ class Push:
     :param to: ``unix:PATH#BACKEND/SERVER`` or ``tcp:HOST:PORT#BACKEND/SERVER``, each the Runtime
         API of one balancer (``stats socket ... level admin``) and this server's line there. Name
         every balancer: they share.
-    :param every: seconds after which a number is said again.
+    :param every: seconds after which a number is sent again.
     :raises ValueError, TypeError: for what is not valid.
 
-    When the server becomes busy with what comes past its balancers, each is told 1, the least there
-    is: the next request waits there, not here. Else they are told what the agent would tell them.
+    When the server becomes busy with what comes past its balancers, each gets a 1, the least there
+    is: the next request waits there, not here. Else they get what the agent would answer.
 
     Each balancer has a thread, so one that hangs holds up no other. One that is not there is tried
     again, with longer and longer pauses, and logged once until it is back. Where several processes
@@ -108,9 +107,9 @@ class Push:
             servers.setdefault(one.where, []).append(one.server)
         self._monitor = monitor
         self._every = seconds("every", every)
-        alone = monitor.shared is None and hasattr(monitor.adapter, "subscribe")
+        alone = monitor.shared is None and isinstance(monitor.adapter, Subscribes)
         self._look_every = LOOK_SECONDS if alone else LOOK_AT_OTHERS_SECONDS
-        self._lines = [Line(self, where, names) for where, names in servers.items()]
+        self._lines = [BalancerLink(self, where, names) for where, names in servers.items()]
         self._watching = Periodic(
             self._watch,
             LOOK_SECONDS,
@@ -125,17 +124,17 @@ class Push:
 
     def _renew(self) -> None:
         """Begin as if nothing had been pushed, in a child for one."""
-        self._starting = threading.RLock()
-        self._lock = threading.RLock()
+        self._starting = owned_lock()
+        self._lock = owned_lock()
         self._limit = Limit()
         self._number: int | None = None
         self._due = 0.0  # when the number is next thought over
-        self._filled = False  # by others, so that 1 was said
+        self._filled = False  # by others, so that 1 was sent
         self._settled: float | None = None  # when a queue that was seen counts
 
     @property
     def number(self) -> int | None:
-        """What each balancer is told now; ``None`` if nothing is said."""
+        """What each balancer gets now; ``None`` if nothing is sent."""
         return self._number
 
     def start(self) -> Push:
@@ -154,7 +153,7 @@ class Push:
             self._monitor.on_free(self._changed)
 
     def stop(self) -> None:
-        """Say no more; what was said last stays in force there. Waits for no balancer."""
+        """Send no more; what was sent last stays in force there. Waits for no balancer."""
         self._watching.stop()
         for line in self._lines:
             line.telling.stop()
@@ -211,7 +210,7 @@ class Push:
         return load.queued - max(0, share(load.capacity, live) * live - load.capacity)
 
     def _think(self, load: Load, filled: bool) -> None:
-        """Note what to say from now on, and have it said if it is something else."""
+        """Note what to send from now on, and have it sent if it is something else."""
         if under(self._lock, self._decide, load, filled):
             for line in self._lines:
                 line.telling.wake()
@@ -234,7 +233,7 @@ class Push:
         return f"<Push of {self._number} to {', '.join(map(repr, self._lines))}>"
 
 
-class Line:
+class BalancerLink:
     """The way to one balancer, and the thread that goes it.
 
     :ivar well: whether it took the last command, or none was tried yet.
@@ -258,8 +257,8 @@ class Line:
 
     def _tell_now(self) -> None:
         """Say the number, and see to it when to say it next."""
-        number = getattr(self._push(), "number", None)
-        now = time.monotonic()
+        push, now = self._push(), time.monotonic()
+        number = None if push is None else push.number
         if now < self._retry_at:  # what changes meanwhile it hears when it is back
             self.telling.pause = self._retry_at - now
         elif number is None:
@@ -299,4 +298,4 @@ class Line:
                 push._due = 0.0  # others have a share more, or a share less
 
     def __repr__(self) -> str:
-        return words(self._where)
+        return address_text(self._where)

@@ -1,4 +1,4 @@
-"""HAProxy's Runtime API: where it is, and how a command is said to it.
+"""HAProxy's Runtime API: where it is, and how a command is sent to it.
 
 Knows sockets and HAProxy's words; nothing of loads, and of threads only that each may call.
 """
@@ -25,7 +25,7 @@ Where = str | tuple[str, int]
 NAMES = re.compile(r"[A-Za-z0-9_.:-]+/[A-Za-z0-9_.:-]+")
 
 # Seconds in which a balancer has to take a command and answer it: it mostly takes a thousandth.
-WITHIN = 1.0
+COMMAND_SECONDS = 1.0
 
 # An answer is a line. More is not HAProxy, and is not waited for.
 LONGEST_ANSWER = 4096
@@ -73,7 +73,7 @@ def targets(texts: Iterable[str] | str) -> list[Target]:
     return named
 
 
-def words(where: Where) -> str:
+def address_text(where: Where) -> str:
     """Return how an operator writes it."""
     if isinstance(where, str):
         return f"unix:{where}"
@@ -89,7 +89,7 @@ def say(where: Where, command: str) -> str:
 
     :raises OSError: if nobody is there, or does not answer in time.
     """
-    until = time.monotonic() + WITHIN
+    until = time.monotonic() + COMMAND_SECONDS
     with _connected(where) as connection:
         connection.sendall(command.encode() + b"\n")
         answer = b""
@@ -106,13 +106,13 @@ def say(where: Where, command: str) -> str:
 
 def _connected(where: Where) -> socket.socket:
     if isinstance(where, tuple):
-        connection = socket.create_connection(where, WITHIN)
+        connection = socket.create_connection(where, COMMAND_SECONDS)
         with suppress(OSError):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connection
     connection = socket.socket(socket.AF_UNIX)
     try:
-        connection.settimeout(WITHIN)
+        connection.settimeout(COMMAND_SECONDS)
         connection.connect(where)
     except BaseException:
         connection.close()

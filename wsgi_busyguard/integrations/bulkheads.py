@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any
 
 from .._support.forks import Stage, after_fork
-from .._support.locks import under
+from .._support.locks import owned_lock, under
 from ..bulkhead import Bulkhead
 
 if TYPE_CHECKING:
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 MOST_HOSTS = 32
 OTHER_HOSTS = "other hosts"
 
-_lock: Any = threading.RLock()
+_lock = owned_lock()
 _hosts: dict[str, Bulkhead] = {}
 
 
@@ -46,17 +45,19 @@ def _made(host: str) -> Bulkhead:
     return _hosts[name]
 
 
-def from_settings(said: Any, where: str) -> dict[str, Mapping[str, Any]]:
+def from_settings(settings: Any, where: str) -> dict[str, Mapping[str, Any]]:
     """Return the limits of bulkheads, by their names, from settings in capitals.
 
-    :param said: ``{"rates": {"AT_MOST": 3}}``.
+    :param settings: ``{"rates": {"AT_MOST": 3}}``.
     :param where: what it is called in errors.
     :raises ValueError, TypeError: for what is not valid.
     """
-    if not isinstance(said, dict) or not all(isinstance(one, dict) for one in said.values()):
-        raise TypeError(f"{where} must be as {{'rates': {{'AT_MOST': 3}}}}, not {said!r}")
+    if not isinstance(settings, dict) or not all(
+        isinstance(one, dict) for one in settings.values()
+    ):
+        raise TypeError(f"{where} must be as {{'rates': {{'AT_MOST': 3}}}}, not {settings!r}")
     found: dict[str, Mapping[str, Any]] = {}
-    for name, given in said.items():
+    for name, given in settings.items():
         wrong = [key for key in given if key not in ("AT_MOST", "SHARE", "SLOW")]
         if wrong:
             raise ValueError(
@@ -72,7 +73,7 @@ def from_settings(said: Any, where: str) -> dict[str, Mapping[str, Any]]:
 
 def _after_fork_in_child() -> None:
     global _lock
-    _lock = threading.RLock()
+    _lock = owned_lock()
 
 
 after_fork(Stage.OWN, _after_fork_in_child)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from flask import current_app
 
-from .._support.health_client import NO_ANSWER, TIMEOUT, Said, ask, default_target
+from .._support.health_client import NO_ANSWER, TIMEOUT, CheckResult, ask, default_target
 from .._support.wsgi_app import wsgi_app
 from ..bulkhead import configure
 from ..deadlines.deadline import carrying
@@ -52,9 +52,9 @@ class BusyGuard:
         if NAME in app.extensions:
             raise RuntimeError(f"{app!r} has a guard already: app.extensions[{NAME!r}]")
         config = app.config.get("BUSYGUARD") or {}
-        said = from_capitals(config, CONFIG, [BULKHEADS])
+        settings = from_capitals(config, CONFIG, [BULKHEADS])
         configure(from_settings(config.get(BULKHEADS) or {}, f'{CONFIG}["{BULKHEADS}"]'))
-        guard = Guard(carrying(inner), **{**self._options, **said})
+        guard = Guard(carrying(inner), **{**self._options, **settings})
         app.extensions[NAME] = guard
         app.wsgi_app = guard  # type: ignore[method-assign]
 
@@ -75,8 +75,8 @@ def command(url: str | None, timeout: float) -> None:
     answer.
     """
     try:
-        said = ask(url or default_target(), timeout)
+        result = ask(url or default_target(), timeout)
     except ValueError as error:
-        said = Said(NO_ANSWER, str(error))
-    click.echo(said.text, err=said.code == NO_ANSWER)
-    raise SystemExit(said.code)
+        result = CheckResult(NO_ANSWER, str(error))
+    click.echo(result.text, err=result.code == NO_ANSWER)
+    raise SystemExit(result.code)

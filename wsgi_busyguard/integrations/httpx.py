@@ -53,9 +53,9 @@ class DeadlineTransport(httpx.BaseTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request, if there is time for an answer."""
-        said = (request.extensions.get("timeout") or {}).get("read")
+        timeout = (request.extensions.get("timeout") or {}).get("read")
         _limit(request, self._least)
-        place = _taken(self._bulkhead, request, said)
+        place = _taken(self._bulkhead, request, timeout)
         if place is None:
             return self._transport.handle_request(request)
         try:
@@ -94,9 +94,9 @@ class AsyncDeadlineTransport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request, if there is time for an answer."""
-        said = (request.extensions.get("timeout") or {}).get("read")
+        timeout = (request.extensions.get("timeout") or {}).get("read")
         _limit(request, self._least)
-        place = _taken(self._bulkhead, request, said)
+        place = _taken(self._bulkhead, request, timeout)
         if place is None:
             return await self._transport.handle_async_request(request)
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .._support.imported import named
+from .._support.import_by_name import named
 from .._support.spelling import nearest
 from ..options import MIDDLEWARE, OBJECT, OPTIONS, from_texts, refusal, taken_by
 
@@ -41,7 +41,7 @@ def from_capitals(
 
 
 def complaints(settings: Iterable[str], where: str, more: Iterable[str] = ()) -> list[str]:
-    """Return what is to be said about keys in capitals that there are not, a line each."""
+    """Return a line about each key in capitals that there is not."""
     return _complaints(settings, where, str.upper, more)
 
 
@@ -63,11 +63,11 @@ def _complaints(
 ) -> list[str]:
     """Name the nearest right key for each that there is not, or say why it is not taken here."""
     names = sorted([*(spell(option.name) for option in taken_by(MIDDLEWARE)), *more])
-    said = []
+    messages = []
     for key in given:
         if key not in names:
             near = nearest(str(key), names)
             meant = f"did you mean {near!r}?" if near else f"there are {', '.join(names)}"
-            words = refusal(MIDDLEWARE, str(key).lower(), f"{key} in {where}")
-            said.append(words or f"{where} has no {key!r}; {meant}")
-    return said
+            reason = refusal(MIDDLEWARE, str(key).lower(), f"{key} in {where}")
+            messages.append(reason or f"{where} has no {key!r}; {meant}")
+    return messages

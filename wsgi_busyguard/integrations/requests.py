@@ -42,7 +42,7 @@ class CutShort(ReadTimeout, NoConnection):
 
 
 class DeadlineAdapter(HTTPAdapter):
-    """Gives every call the time that the client has left, and never more than is said.
+    """Gives every call the time that the client has left, and never more than its own limit.
 
     :param at_most: seconds for calls that are made without ``timeout=``; ``None`` where it is the
         client alone who limits them. A ``timeout=`` of a call is a limit likewise. Both are, as
@@ -54,7 +54,7 @@ class DeadlineAdapter(HTTPAdapter):
     :param options: see :class:`requests.adapters.HTTPAdapter`.
 
     ``session.mount("https://", DeadlineAdapter(3.0))``. Where no deadline is known it limits to
-    what is said alone.
+    its own limit alone.
     """
 
     __attrs__ = (*HTTPAdapter.__attrs__, "at_most", "least", "bulkhead")
@@ -85,8 +85,8 @@ class DeadlineAdapter(HTTPAdapter):
             call_timeout(least=self.least)
         except TooLate as late:
             raise NotBegun(str(late), request=request) from None
-        said = self.at_most if timeout is None else timeout
-        connect, read = said if isinstance(said, tuple) else (said, said)
+        limits = self.at_most if timeout is None else timeout
+        connect, read = limits if isinstance(limits, tuple) else (limits, limits)
         limit: Any = DeadlineTimeout(connect, read, least=self.least)
         place = self._place(request, read)
         if place is None:

@@ -31,7 +31,7 @@ class NotBegun(ConnectTimeoutError):
 
 
 class DeadlineTimeout(Timeout):
-    """A timeout for a pool or a call: what the client has left, and never more than is said.
+    """A timeout for a pool or a call: what the client has left, and never more than its own limit.
 
     :param connect: seconds that connecting may take, as :class:`urllib3.Timeout` has it.
     :param read: seconds between two bytes of the answer.
@@ -95,13 +95,13 @@ class DeadlineTimeout(Timeout):
             _end_answer(connection, math.inf if deadline is None else deadline, self._place)
         return left
 
-    def _left(self, said: Any) -> Any:
-        at_most = said if isinstance(said, (int, float)) else None
+    def _left(self, limit: Any) -> Any:
+        at_most = limit if isinstance(limit, (int, float)) else None
         try:
             left = call_timeout(at_most, least=self._least)
         except TooLate as late:
             raise NotBegun(str(late)) from late
-        return said if left is None else left
+        return limit if left is None else left
 
 
 class DeadlineRetry(Retry):
@@ -147,14 +147,14 @@ class _TimedReads(io.RawIOBase):
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError("the client's patience ended before the answer did")
-        said = self._sock.gettimeout()
-        if left == math.inf or (said is not None and said <= left):
+        before = self._sock.gettimeout()
+        if left == math.inf or (before is not None and before <= left):
             return self._raw.readinto(buffer)
         self._sock.settimeout(left)
         try:
             return self._raw.readinto(buffer)
         finally:
-            self._sock.settimeout(said)  # the next call may send on this connection
+            self._sock.settimeout(before)  # the next call may send on this connection
 
     def fileno(self) -> int:
         return self._raw.fileno()
@@ -215,8 +215,8 @@ def _end_sending(connection: Any, deadline: float) -> None:
         left, sock = deadline - time.monotonic(), connection.sock
         if left <= 0:
             raise TimeoutError("the client's patience ended before all was sent")
-        said = sock and sock.gettimeout()
-        if sock is not None and (said is None or said > left):
+        before = sock and sock.gettimeout()
+        if sock is not None and (before is None or before > left):
             sock.settimeout(left)
         send(connection, data)
 

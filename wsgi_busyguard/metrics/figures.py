@@ -13,7 +13,7 @@ from ..policy import DRAINING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from .._support.load_report import LoadReport
+    from ..load_report import LoadReport
 
     TimeKey = Literal["service_time", "queue_time"]
     ProcessKey = Literal["queued", "active", "capacity", "beat"]

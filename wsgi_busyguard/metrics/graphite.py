@@ -9,19 +9,21 @@ import contextlib
 import os
 import re
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..board.row import HasRows
+from ..monitor import ReadsSeveral
 from .figures import COUNTER, FIGURES, GAUGE, HISTOGRAM, TIME, Figure, Times
 from .sender import SEND_SECONDS, Sender
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from .._support.load_report import LoadKey, LoadReport
+    from ..counters import Watched
+    from ..load_report import KnowsBalancers, LoadKey, LoadReport
 
 # Seconds in which a daemon has to take a connection, and then what is sent.
-WITHIN = 5.0
+CONNECT_SECONDS = 5.0
 
 # What fits into an Ethernet frame with the headers of IPv6 and UDP, as statsd recommends.
 LONGEST_DATAGRAM = 1432
@@ -96,17 +98,18 @@ class _Named(Sender):
 
     def __init__(
         self,
-        monitor: Any,
+        monitor: Watched,
         to: str,
         *,
         prefix: str | None = None,
         every: float = SEND_SECONDS,
         threadpool: str = "",
-        agent: Any = None,
+        agent: KnowsBalancers | None = None,
     ) -> None:
         super().__init__(monitor, to, every=every, agent=agent)
         if prefix is None:
-            alone = not isinstance(monitor, HasRows) and monitor.shared is None
+            shared = monitor.shared if isinstance(monitor, ReadsSeveral) else None
+            alone = shared is None and not isinstance(monitor, HasRows)
             prefix = "busyguard.{host}.{pid}" if alone else "busyguard.{host}"
         self._prefix = prefix
         self._threadpool = threadpool
@@ -141,7 +144,7 @@ class Graphite(_Named):
         connection = self._connection
         if connection is None or _is_closed(connection):
             self.close()
-            connection = self._connection = socket.create_connection(self.to, WITHIN)
+            connection = self._connection = socket.create_connection(self.to, CONNECT_SECONDS)
         connection.sendall("".join(lines).encode())
 
     def close(self) -> None:
@@ -204,4 +207,4 @@ def _is_closed(connection: socket.socket) -> bool:
     except OSError:
         return True
     finally:
-        connection.settimeout(WITHIN)
+        connection.settimeout(CONNECT_SECONDS)

@@ -6,7 +6,7 @@ Through the API only: which SDK, reader and exporter there are is the applicatio
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .figures import COUNTER, FIGURES, GAUGE, HISTOGRAM, REQUESTS, TIME, Figure
 from .report import look
@@ -16,14 +16,15 @@ if TYPE_CHECKING:
 
     from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
-    from .._support.load_report import LoadReport
+    from ..counters import Watched
+    from ..load_report import KnowsBalancers, LoadReport
 
 # Units as the semantic conventions have them (UCUM, with annotations in braces).
 UNITS = {REQUESTS: "{request}", TIME: "s"}
 COUNTED = {"transitions": "{transition}", "checks": "{check}"}
 
 # Seconds for which one look serves the instruments of a collection.
-SAME = 0.5
+FRESH_SECONDS = 0.5
 
 
 def named(figure: Figure) -> str:
@@ -38,7 +39,9 @@ def unit(figure: Figure) -> str:
     return COUNTED.get(figure.name, "{request}") if figure.kind == COUNTER else "1"
 
 
-def instrument(monitor: Any, meter: Meter | None = None, *, agent: Any = None) -> None:
+def instrument(
+    monitor: Watched, meter: Meter | None = None, *, agent: KnowsBalancers | None = None
+) -> None:
     """Make the instruments of a guard's figures, once in a process.
 
     :param monitor: a :class:`~wsgi_busyguard.Monitor`, or what watches several processes.
@@ -56,11 +59,11 @@ def instrument(monitor: Any, meter: Meter | None = None, *, agent: Any = None) -
     from opentelemetry.metrics import Observation, get_meter
 
     meter = meter or get_meter("wsgi_busyguard")
-    looking = _Looking(monitor, agent)
+    shared_look = _SharedLook(monitor, agent)
     for figure in FIGURES:
         make = _maker(meter, figure)
         end = ".total" if figure.kind == HISTOGRAM else ""
-        observe = _observing(figure, looking, Observation)
+        observe = _observing(figure, shared_look, Observation)
         make(named(figure) + end, callbacks=[observe], unit=unit(figure), description=figure.says)
 
 
@@ -72,12 +75,12 @@ def _maker(meter: Meter, figure: Figure) -> Callable[..., object]:
 
 
 def _observing(
-    figure: Figure, looking: _Looking, observation: type[Observation]
+    figure: Figure, shared_look: _SharedLook, observation: type[Observation]
 ) -> Callable[[CallbackOptions], Iterable[Observation]]:
     names = [f"busyguard.{label}" for label in figure.labels]
 
     def observe(_options: CallbackOptions) -> Iterable[Observation]:
-        shown = looking()
+        shown = shared_look()
         return [
             observation(
                 value.total if figure.kind == HISTOGRAM else value,
@@ -89,18 +92,18 @@ def _observing(
     return observe
 
 
-class _Looking:
+class _SharedLook:
     """Looks once for all instruments of a collection. A reader collects on one thread."""
 
-    def __init__(self, monitor: Any, agent: Any) -> None:
+    def __init__(self, monitor: Watched, agent: KnowsBalancers | None) -> None:
         self._monitor = monitor
         self._agent = agent
         self._shown: LoadReport | None = None
-        self._at = -SAME
+        self._at = -FRESH_SECONDS
 
     def __call__(self) -> LoadReport | None:
         now = time.monotonic()
-        if now - self._at >= SAME:
+        if now - self._at >= FRESH_SECONDS:
             self._at = now
             leads = self._monitor.is_leader()
             self._shown = look(self._monitor, self._agent) if leads else None

@@ -31,10 +31,10 @@ REPORTS = frozenset({HEADER, f"{HEADER}-json", f"{HEADER}-bin"})
 
 # Seconds over which the rates are a mean. Envoy looks once a second, and moves weights by what it
 # sees, so a second's chance must not show; after a minute a change would be news no more.
-SPAN = 10.0
+MEAN_SECONDS = 10.0
 
 # Seconds between two looks at the counts.
-EVERY = 1.0
+LOOK_SECONDS = 1.0
 
 
 class Rates(NamedTuple):
@@ -66,7 +66,7 @@ def report(load: Load, rates: Rates, as_text: bool = False) -> str:
     return "JSON " + json.dumps({**sound, "named_metrics": {"queued": queued}})
 
 
-class Pace:
+class AnswerRate:
     """Counters answers and knows how many come in a second.
 
     For any thread, without a lock: one answer in a million may go uncounted, which a mean can bear.
@@ -90,16 +90,16 @@ class Pace:
         at, answered, failed, before = self._seen
         now = self._clock()
         passed = now - at
-        if passed < EVERY and before is not None:
+        if passed < LOOK_SECONDS and before is not None:
             return before
         # In the first second there is no mean yet, and Envoy ignores a rate of zero.
-        over = max(passed, EVERY)
+        over = max(passed, LOOK_SECONDS)
         latest = Rates((self._answered - answered) / over, (self._failed - failed) / over)
-        if passed < EVERY:
+        if passed < LOOK_SECONDS:
             return latest
         rates = latest
         if before is not None:
-            kept = math.exp(-passed / SPAN)
+            kept = math.exp(-passed / MEAN_SECONDS)
             pairs = zip(before, latest, strict=True)
             rates = Rates(*(kept * old + (1 - kept) * new for old, new in pairs))
         self._seen = (now, self._answered, self._failed, rates)
@@ -115,7 +115,7 @@ class Reporter:
 
     def __init__(self, monitor: Monitor, clock: Callable[[], float] = time.monotonic) -> None:
         self._monitor = monitor
-        self._pace = Pace(clock)
+        self._pace = AnswerRate(clock)
         self._unreported = Streak()
 
     def around(self, app: WSGIApplication) -> WSGIApplication:
@@ -145,12 +145,7 @@ class Reporter:
             value = report(self._monitor.load, self._pace.rates(), as_text)
             self._unreported.over()
         except Exception:  # guarding must never be the outage
-            words = "could not report the load; answering without it until it can"
-            self._unreported.failed(words, exc_info=True)
+            message = "could not report the load; answering without it until it can"
+            self._unreported.failed(message, exc_info=True)
             return headers
         return [*headers, (HEADER, value)]
-
-
-def reporting(app: WSGIApplication, monitor: Monitor) -> WSGIApplication:
-    """Return ``app`` with the load that ``monitor`` knows in its answers."""
-    return Reporter(monitor).around(app)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..policy import DAMPED, PATIENCE
+from ..policy import DAMPED, DAMPED_PATIENCE
+from ..responses import LONGEST_ACCEPT
 from .figures import COUNTER, FIGURES, GAUGE, HISTOGRAM, TIME, Figure, Times
 from .report import look
 
@@ -19,10 +20,10 @@ if TYPE_CHECKING:
 
     from prometheus_client import Metric
 
-PREFIX = "busyguard_"
+    from ..counters import Watched
+    from ..load_report import KnowsBalancers
 
-# A scraper's is a tenth of this.
-LONGEST_ACCEPT = 1000
+PREFIX = "busyguard_"
 
 
 def named(figure: Figure) -> str:
@@ -45,7 +46,12 @@ class Collector:
     """
 
     def __init__(
-        self, monitor: Any, agent: Any = None, *, ready: str = DAMPED, patience: float = PATIENCE
+        self,
+        monitor: Watched,
+        agent: KnowsBalancers | None = None,
+        *,
+        ready: str = DAMPED,
+        patience: float = DAMPED_PATIENCE,
     ) -> None:
         from prometheus_client import core  # costs more to import than all of ours
 

@@ -14,39 +14,43 @@ import os
 import sys
 import time
 from socket import gethostname
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
-from ..board.outside_calls import together
+from ..board.bulkheads import together
 from ..board.row import HasRows
 from ..board.watcher import Watcher
 from ..bulkhead import report
 from ..counters import BOUNDS, CHECKS, REASONS, SECOND, Counters, KeepsHistory
-from ..gate.in_force import limit_figures
+from ..gate.limits_in_force import limit_figures
 from ..monitor import Monitor, ReadsSeveral
-from ..policy import DAMPED, PATIENCE
+from ..policy import DAMPED, DAMPED_PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .._support.load_report import (
+    from ..board.row import Row
+    from ..counters import Change, Watched
+    from ..load import Load
+    from ..load_report import (
         BulkheadFigures,
         ChangeFigures,
         CountFigures,
+        KnowsBalancers,
         LoadFigures,
         LoadReport,
         ProcessFigures,
         StateFigures,
         TimeFigures,
     )
-    from ..board.row import Row
-    from ..counters import Change
-    from ..load import Load
 
 VERSION = 1
 
 
 def look(
-    monitor: Any, agent: Any = None, ready: str = DAMPED, patience: float = PATIENCE
+    monitor: Watched,
+    agent: KnowsBalancers | None = None,
+    ready: str = DAMPED,
+    patience: float = DAMPED_PATIENCE,
 ) -> LoadReport:
     """Return every figure, as ``/load`` shows them.
 
@@ -68,7 +72,7 @@ def look(
     shown["host"], shown["release"] = gethostname(), str(release)
     if isinstance(monitor, Monitor | Watcher):
         shown["app"], shown["since"] = monitor.app, monitor.since
-    if hasattr(monitor, "adapter"):
+    if isinstance(monitor, Monitor):
         shown["reads"] = repr(monitor.adapter)
     _look_back(monitor, shown)
     shown["utilisation"] = _utilisation(monitor, shown, verdict.load)
@@ -78,7 +82,7 @@ def look(
     return shown
 
 
-def _utilisation(monitor: Any, shown: LoadReport, load: Load) -> float | None:
+def _utilisation(monitor: Watched, shown: LoadReport, load: Load) -> float | None:
     """Return how much of the capacity is asked for: what is there, and what was refused lately.
 
     A request that is refused would have been in the app for a service time (Little's law), so an
@@ -86,14 +90,14 @@ def _utilisation(monitor: Any, shown: LoadReport, load: Load) -> float | None:
     """
     if not load.capacity:
         return None
-    refused = 0.0
-    if counts := shown.get("counts"):
+    refused, counts = 0.0, shown.get("counts")
+    if counts and isinstance(monitor, KeepsHistory):
         rate = monitor.refusals.look(time.monotonic(), sum(counts["refused"].values()))
         refused = rate * (load.service or 0.0)
     return round((load.active + load.queued + refused) / load.capacity, 3)
 
 
-def _each_process(monitor: Any, shown: LoadReport, load: Load) -> None:
+def _each_process(monitor: Watched, shown: LoadReport, load: Load) -> None:
     """Show a row for each process, of a board or of this one alone, and what is in force there."""
     shared = monitor.shared if isinstance(monitor, ReadsSeveral) else None
     several = monitor if isinstance(monitor, HasRows) else shared
@@ -114,7 +118,7 @@ def _look_outside(bulkheads: list[BulkheadFigures], shown: LoadReport) -> None:
         shown["bulkheads"] = bulkheads
 
 
-def _row_of(monitor: Any, shown: LoadReport, load: Load) -> list[ProcessFigures]:
+def _row_of(monitor: Watched, shown: LoadReport, load: Load) -> list[ProcessFigures]:
     """Return the row of this process."""
     counts = shown.get("counts")
     return [
@@ -147,7 +151,7 @@ def of_load(load: Load) -> LoadFigures:
     }
 
 
-def _look_back(monitor: Any, shown: LoadReport) -> None:
+def _look_back(monitor: Watched, shown: LoadReport) -> None:
     """Show what has been, as far as the monitor remembers."""
     if not isinstance(monitor, KeepsHistory):
         return
@@ -157,8 +161,8 @@ def _look_back(monitor: Any, shown: LoadReport) -> None:
     shown["busy_seconds"] = round(changes.busy_seconds, 3)
     shown["changes"] = [_of_change(change) for change in changes.recent]
     shown["checks"] = [
-        {"policy": policy, "answer": word, "ready": ready, "count": count}
-        for (policy, word, ready), count in zip(CHECKS, monitor.asked(), strict=True)
+        {"policy": policy, "answer": answer, "ready": ready, "count": count}
+        for (policy, answer, ready), count in zip(CHECKS, monitor.asked(), strict=True)
     ]
 
 

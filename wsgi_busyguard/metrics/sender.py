@@ -1,22 +1,23 @@
 """What sends figures on a timer: a thread of its own, which no request ever waits for.
 
-Knows when to send and from which process. How it is said, and to whom, is each sender's own.
+Knows when to send and from which process. In which form, and to whom, is each sender's own.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from .._support.forks import Stage, after_fork
 from .._support.listener import address
 from .._support.log import Streak, logger
 from .._support.periodic import Periodic
-from ..policy import DAMPED, PATIENCE, seconds
+from ..policy import DAMPED, DAMPED_PATIENCE, seconds
 from .report import look
 
 if TYPE_CHECKING:
-    from .._support.load_report import LoadReport
+    from ..counters import Watched
+    from ..load_report import KnowsBalancers, LoadReport
 
 # What Graphite keeps at its finest by default, and when statsd flushes.
 SEND_SECONDS = 10.0
@@ -35,12 +36,17 @@ class Sender:
     :raises ValueError, TypeError: for what is not valid.
 
     Where processes share a board one of them sends for all, and the next takes over when it is
-    gone; each may start one. What cannot be sent is dropped, said in the log once until it can
+    gone; each may start one. What cannot be sent is dropped, logged once until it can be
     again, and tried again with longer and longer pauses. After a fork the child goes on by itself.
     """
 
     def __init__(
-        self, monitor: Any, to: str, *, every: float = SEND_SECONDS, agent: Any = None
+        self,
+        monitor: Watched,
+        to: str,
+        *,
+        every: float = SEND_SECONDS,
+        agent: KnowsBalancers | None = None,
     ) -> None:
         self.to = address(to)
         self._monitor = monitor
@@ -57,7 +63,7 @@ class Sender:
         self._renew()
         after_fork(Stage.OWN, self._after_fork)
 
-    def start(self: Any) -> Any:
+    def start(self: SomeSender) -> SomeSender:
         """Begin to send, on a thread of its own, and return itself."""
         if self._sending.wanted:
             raise RuntimeError("expected a sender that was not started: make one")
@@ -80,11 +86,11 @@ class Sender:
         """Send if it is this process's turn, and see to it when to send next."""
         try:
             if self._monitor.is_leader():
-                self.send(look(self._monitor, self._agent, DAMPED, PATIENCE))
+                self.send(look(self._monitor, self._agent, DAMPED, DAMPED_PATIENCE))
         except Exception as error:
             self.close()
-            words = "cannot send to %r: %s; tried again until it can"
-            self._unsent.failed(words, self, error, level=logging.WARNING)
+            message = "cannot send to %r: %s; tried again until it can"
+            self._unsent.failed(message, self, error, level=logging.WARNING)
             self._sending.pause = min(
                 max(self._every, LONGEST_RETRY_SECONDS), 2 * self._sending.pause
             )
@@ -108,3 +114,6 @@ class Sender:
     def __repr__(self) -> str:
         host, port = self.to
         return f"<{type(self).__name__} at {host}:{port}>"
+
+
+SomeSender = TypeVar("SomeSender", bound=Sender)

@@ -225,7 +225,7 @@ def test_no_slot_is_looked_for_at_each_call(scarce, environ, tmp_path, monkeypat
 def test_a_front_serves_without_its_threads_and_has_them_later(scarce, until):
     front, heard = ThreadedFront(1, on_busy=print), []
     front.start()
-    front._teller.put(lambda: heard.append("news"))
+    front._listener_thread.put(lambda: heard.append("news"))
     assert not front._beats.running
     scarce.clear()
     assert front.match("OPTIONS", "/", "", {}) is not None

@@ -13,8 +13,8 @@ from conftest import ROOT
 
 from wsgi_busyguard import Board, BusyGuard, Load, Monitor
 from wsgi_busyguard._support.log import Logger, logger, unraised
+from wsgi_busyguard._support.notifier import ListenerThread
 from wsgi_busyguard._support.periodic import Periodic
-from wsgi_busyguard._support.threads import Teller
 from wsgi_busyguard.adapters.cheroot.reply_thread import ReplyThread
 from wsgi_busyguard.board.publisher import Publisher
 from wsgi_busyguard.metrics.sender import Sender
@@ -297,12 +297,12 @@ def test_so_do_the_beats_on_a_board(who, raises_twice, adapter, monkeypatch):
 
 
 def test_the_next_listener_is_told(who, raises_twice):
-    teller = Teller()
-    teller.start()
+    listeners = ListenerThread()
+    listeners.start()
     for _ in range(3):
-        teller.put(raises_twice)
+        listeners.put(raises_twice)
     raises_twice.well()
-    teller.stop()
+    listeners.stop()
 
 
 def test_the_next_connection_is_seen_to(who, raises_twice):

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from wsgi_busyguard import Board, BusyGuard, Load, Monitor
-from wsgi_busyguard._support.turns import SHORT_SECONDS
+from wsgi_busyguard._support.switch_interval import SHORT_SECONDS
 from wsgi_busyguard.adapters.acceptqueue import AcceptQueueAdapter
 from wsgi_busyguard.adapters.crowd_watch import CrowdWatch, own_part
 from wsgi_busyguard.adapters.detect import Server
@@ -287,7 +287,7 @@ def test_turns_are_as_before_where_it_is_ended_in_the_middle_of_shortening_them(
     watch, before = CrowdWatch(PickUp(None), NextCall(), adaptive=True), sys.getswitchinterval()
     watch._usable = 0.0  # as if all of it were used up
     begun, go_on, done = threading.Event(), threading.Event(), threading.Event()
-    shorten = watch._turns.shorten
+    shorten = watch._interval.shorten
 
     def slowly():
         begun.set()
@@ -295,7 +295,7 @@ def test_turns_are_as_before_where_it_is_ended_in_the_middle_of_shortening_them(
         shorten()
         done.set()
 
-    monkeypatch.setattr(watch._turns, "shorten", slowly)
+    monkeypatch.setattr(watch._interval, "shorten", slowly)
     watch.watch(adapter)
     assert begun.wait(10)
     watch.watch(None)

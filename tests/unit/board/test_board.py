@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from wsgi_busyguard import Board, Load, Monitor, State
 from wsgi_busyguard.board import BoardFull
 from wsgi_busyguard.board import publisher as publisher_module
-from wsgi_busyguard.board.layout import BEAT, MOST, READY, THERE, packed
+from wsgi_busyguard.board.layout import BEAT, MOST_REQUESTS, READY, THERE, packed
 from wsgi_busyguard.board.processes import is_gone
 from wsgi_busyguard.board.publisher import Publisher
 from wsgi_busyguard.board.table import FLAGS, OWNER
@@ -268,7 +268,7 @@ def test_many_threads_count_exactly(board, publisher, start, hurry):
     assert board.rows()[0].served == 8000
 
 
-sizes = st.integers(0, MOST + 5)
+sizes = st.integers(0, MOST_REQUESTS + 5)
 times = st.floats(0, 1e6)
 
 
@@ -287,8 +287,8 @@ def test_any_load_comes_back_as_it_was_up_to_two_million_of_each(
     board = Board(clock=lambda: 1e7)
     [publisher] = posters(board, [Load(queued, active, capacity, waited, service)])
     load = board.read()
-    room = None if capacity is None else min(capacity, MOST - 1)
-    assert load[:3] == (min(queued, MOST), min(active, MOST), room)
+    room = None if capacity is None else min(capacity, MOST_REQUESTS - 1)
+    assert load[:3] == (min(queued, MOST_REQUESTS), min(active, MOST_REQUESTS), room)
     assert load.waited == pytest.approx(waited, abs=1e-6)
     if service is None or not capacity:
         assert load.service is None
@@ -828,7 +828,7 @@ def test_nobody_ever_sees_a_part_of_what_another_process_writes(tmp_path, child,
         publisher.join()
         publisher.ready()
         while True:
-            for size in (1, 1000, MOST - 1, 77, 65536):
+            for size in (1, 1000, MOST_REQUESTS - 1, 77, 65536):
                 publisher.adapter.load = Load(size, size, size, 0.0, 0.5)
                 publisher.post()
                 publisher._place.put(BEAT, board.now())
@@ -845,7 +845,7 @@ def test_nobody_ever_sees_a_part_of_what_another_process_writes(tmp_path, child,
             seen.add(queued)
         queued, active, capacity = board.read()[:3]
         assert queued == active == capacity
-    assert seen >= {1, 1000, MOST - 1, 77, 65536}
+    assert seen >= {1, 1000, MOST_REQUESTS - 1, 77, 65536}
 
 
 # One answer

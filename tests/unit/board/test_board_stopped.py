@@ -16,7 +16,7 @@ from wsgi_busyguard import Board, Gate, Load, Monitor, State
 from wsgi_busyguard.board import BoardFull, memory
 from wsgi_busyguard.board.layout import BEAT, COUNTS
 from wsgi_busyguard.board.membership import Member
-from wsgi_busyguard.board.memory import Held
+from wsgi_busyguard.board.memory import LockHeld
 from wsgi_busyguard.board.publisher import Publisher
 from wsgi_busyguard.board.table import Table
 from wsgi_busyguard.board.watcher import Watcher
@@ -108,7 +108,7 @@ def test_nobody_waits_for_who_is_stopped_while_it_claims(board, held, pauses):
     assert len(again.rows()) == 1
     assert pauses == []
     other = Publisher(board, Fixed())
-    with pytest.raises(Held, match="another process holds the board's lock"):
+    with pytest.raises(LockHeld, match="another process holds the board's lock"):
         other.join()
     assert 0 < sum(pauses) <= memory.LOCK_PATIENCE_SECONDS + memory.LOCK_PAUSE_SECONDS
 
@@ -138,7 +138,7 @@ def test_a_board_that_is_just_being_made_by_one_who_is_stopped_is_not_waited_for
 
     stopped(make)
     began = time.monotonic()
-    with pytest.raises(Held):
+    with pytest.raises(LockHeld):
         Board(path)
     assert time.monotonic() - began < 5
 

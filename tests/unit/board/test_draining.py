@@ -54,7 +54,7 @@ def test_whoever_is_asked_says_draining_and_serves_on(board, publisher):
     assert watcher.draining
     assert monitor.state is FREE
     assert board.read() == SOME  # it is counted as before: it serves
-    assert Agent(monitor).told("lb1") == b"up maxconn:1\n"
+    assert Agent(monitor).line_for("lb1") == b"up maxconn:1\n"
 
 
 def test_what_was_said_can_be_taken_back(board, publisher):
@@ -65,7 +65,7 @@ def test_what_was_said_can_be_taken_back(board, publisher):
     assert board.undrain() == [os.getpid()]
     assert monitor.check() == ("free", True, SOME)
     assert not monitor.draining
-    assert Agent(monitor).told("lb1") == b"up maxconn:4\n"
+    assert Agent(monitor).line_for("lb1") == b"up maxconn:4\n"
 
 
 def test_nobody_is_told_on_an_empty_board(board, publisher):
@@ -212,6 +212,6 @@ def test_a_row_that_has_changed_hands_since_the_look_is_left_alone(board, publis
     """It belongs to a process that was not there when this was said."""
     owners = board.table.column(OWNER)
     rows = [publisher._place.row]
-    assert draining.tell(board.table, rows, [word + (1 << 8) for word in owners]) == []
+    assert draining.start_draining(board.table, rows, [word + (1 << 8) for word in owners]) == []
     assert not board.draining
-    assert draining.tell(board.table, rows, owners) == [os.getpid()]
+    assert draining.start_draining(board.table, rows, owners) == [os.getpid()]

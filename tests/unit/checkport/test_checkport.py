@@ -15,12 +15,13 @@ import pytest
 from support.client import Line, Stopwatch, ask, eventually, request
 
 from wsgi_busyguard import Load, Monitor, __version__
+from wsgi_busyguard._support.listener import address
 from wsgi_busyguard._support.socket_calls import Plain, system_calls
 from wsgi_busyguard.board import Row
 from wsgi_busyguard.checkport import event_loop as loop
 from wsgi_busyguard.checkport import ports as checkport
 from wsgi_busyguard.checkport.event_loop import MOST_PEERS, Loop
-from wsgi_busyguard.checkport.ports import AgentPort, CheckPort, address
+from wsgi_busyguard.checkport.ports import AgentPort, CheckPort
 from wsgi_busyguard.policy import Verdict
 
 # Seconds within which an answer comes for which nobody is waited; a few milliseconds are usual.
@@ -336,8 +337,8 @@ def test_silent_and_half_open_clients_hold_up_nobody(check):
 
 def test_a_silent_client_is_let_go(check, monkeypatch):
     """Else each would keep a thread for ever."""
-    assert 1 <= checkport.SILENCE <= 10
-    monkeypatch.setattr(checkport, "SILENCE", 0.2)
+    assert 1 <= checkport.REQUEST_SECONDS <= 10
+    monkeypatch.setattr(checkport, "REQUEST_SECONDS", 0.2)
     port = CheckPort(Monitor(Shown()), "127.0.0.1:0").start()
     with Line(port.address[1]) as line:
         line.send(b"GET /readyz HT")
@@ -346,7 +347,7 @@ def test_a_silent_client_is_let_go(check, monkeypatch):
 
 
 def test_a_byte_now_and_then_buys_no_time(monitor, monkeypatch):
-    monkeypatch.setattr(checkport, "SILENCE", 0.3)
+    monkeypatch.setattr(checkport, "REQUEST_SECONDS", 0.3)
     port = CheckPort(monitor, "127.0.0.1:0").start()
     with Line(port.address[1]) as line:
         began = time.monotonic()
@@ -541,7 +542,7 @@ def test_an_answer_larger_than_any_buffer_arrives_in_whole_and_holds_up_nobody(w
 @pytest.mark.slow
 def test_a_peer_that_never_takes_its_answer_is_let_go(watching, monkeypatch):
     monkeypatch.setattr(loop, "LINGER_SECONDS", 0.2)
-    monkeypatch.setattr(checkport, "SILENCE", 60.0)
+    monkeypatch.setattr(checkport, "REQUEST_SECONDS", 60.0)
     watching.count = 50_000
     port = CheckPort(watching, "127.0.0.1:0").start()
     with Line(port.address[1]) as line:

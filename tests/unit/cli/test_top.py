@@ -21,14 +21,14 @@ from support.scenes import Scene, change, row
 from wsgi_busyguard import Gate, Load, Monitor
 from wsgi_busyguard.checkport import CheckPort
 from wsgi_busyguard.cli import main
-from wsgi_busyguard.cli.top.figures import SHOWN, understood
-from wsgi_busyguard.cli.top.plain import line, tell
+from wsgi_busyguard.cli.top.hosts import HostLook, HostWatch
+from wsgi_busyguard.cli.top.plain_lines import line, tell
 from wsgi_busyguard.cli.top.screen import after
+from wsgi_busyguard.cli.top.validation import SHOWN, understood
 from wsgi_busyguard.cli.top.view import Order, columns, spark, view
-from wsgi_busyguard.cli.top.watching import Host, Seen
 from wsgi_busyguard.counters import Changes
 from wsgi_busyguard.dashboard.history import Look, look_in
-from wsgi_busyguard.dashboard.processes import word
+from wsgi_busyguard.dashboard.processes import shown_state
 from wsgi_busyguard.dashboard.sentences import sentences, summary
 from wsgi_busyguard.metrics.report import look
 
@@ -84,7 +84,7 @@ def seen(name="web1:8081", looks=(), balancers=None, **scene):
         shown["balancers"] = balancers
     code = 0 if scene.ready else 1
     said = sentences(shown, looks)
-    return Seen(name, shown, word(shown), "", code, said, summary(shown), looks, 1)
+    return HostLook(name, shown, shown_state(shown), "", code, said, summary(shown), looks, 1)
 
 
 def drawn(*hosts, width=100, height=40, order=None):
@@ -101,11 +101,11 @@ def drawn(*hosts, width=100, height=40, order=None):
 
 def test_a_look_shows_what_the_check_port_shows(address, adapter):
     adapter.load = Load(2, 1, 4)
-    host = Host(address, 2.0)
-    assert (host.seen.word, host.seen.code) == ("asking", 2)
+    host = HostWatch(address, 2.0)
+    assert (host.seen.state, host.seen.code) == ("asking", 2)
     found = host.look()
     assert found is host.seen
-    assert (found.word, found.code, found.number) == ("free", 0, 1)
+    assert (found.state, found.code, found.number) == ("free", 0, 1)
     assert (found.shown["queued"], found.shown["active"]) == (2, 1)
     assert len(host.look().looks) == 2
 
@@ -113,17 +113,17 @@ def test_a_look_shows_what_the_check_port_shows(address, adapter):
 def test_a_host_that_goes_away_and_comes_back(adapter):
     first = CheckPort(Monitor(adapter), "127.0.0.1:0").start()
     where = "{}:{}".format(*first.address)
-    host = Host(where, 2.0)
-    assert host.look().word == "free"
+    host = HostWatch(where, 2.0)
+    assert host.look().state == "free"
     first.stop()
     gone = host.look()
-    assert (gone.word, gone.why, gone.code) == ("no answer", "Connection refused", 2)
+    assert (gone.state, gone.why, gone.code) == ("no answer", "Connection refused", 2)
     assert gone.silent > 0
     assert len(gone.looks) == 1
     again = CheckPort(Monitor(adapter), where).start()
     try:
         back = host.look()
-        assert (back.word, back.code, back.silent) == ("free", 0, None)
+        assert (back.state, back.code, back.silent) == ("free", 0, None)
         assert len(back.looks) == 2
     finally:
         again.stop()
@@ -151,8 +151,8 @@ GOOD |= {"stacks": {"threads": 0, "complete": True, "lines": [], "why": None}}
     ],
 )
 def test_what_is_no_check_port_is_no_answer(other, body, status):
-    found = Host(other(body, status), 2.0).look()
-    assert (found.word, found.code, found.why) == (
+    found = HostWatch(other(body, status), 2.0).look()
+    assert (found.state, found.code, found.why) == (
         *("no answer", 2),
         "this is no check port's /load",
     )
@@ -203,9 +203,9 @@ HEAD = b"HTTP/1.1 200 OK\r\n"
     ],
 )
 def test_a_stranger_is_no_answer_and_keeps_nobody_waiting(stranger, pieces, options, why):
-    host = Host(stranger(*pieces, endless=True, **options), 0.5)
+    host = HostWatch(stranger(*pieces, endless=True, **options), 0.5)
     found = host.look()
-    assert (found.word, found.code) == ("no answer", 2)
+    assert (found.state, found.code) == ("no answer", 2)
     assert found.why in (why, "it took too long")
     if why == "it took too long":
         assert found.why == why
@@ -213,8 +213,10 @@ def test_a_stranger_is_no_answer_and_keeps_nobody_waiting(stranger, pieces, opti
 
 def test_figures_of_another_version_are_shown_as_far_as_they_go(other):
     old = {key: GOOD[key] for key in ("state", "ready", "at", "queued", "active", "capacity")}
-    found = Host(other(json.dumps({**old, "delay": 0.0, "idle": 7, "new": 3}).encode()), 2.0).look()
-    assert (found.word, found.code) == ("free", 0)
+    found = HostWatch(
+        other(json.dumps({**old, "delay": 0.0, "idle": 7, "new": 3}).encode()), 2.0
+    ).look()
+    assert (found.state, found.code) == ("free", 0)
     assert drawn(found)
     assert drawn(found, found, order=Order(processes=True))
 
@@ -262,7 +264,9 @@ def test_whatever_a_host_says_can_be_drawn_or_is_refused(told, where):
     except ValueError:
         return
     looks = (look_in(shown, 1.0),)
-    found = Seen("a:1", shown, word(shown), "", 0, sentences(shown), summary(shown), looks, 1)
+    found = HostLook(
+        "a:1", shown, shown_state(shown), "", 0, sentences(shown), summary(shown), looks, 1
+    )
     for order in range(len(columns(False, 60))):
         drawn(found, width=60, height=24, order=Order(order))
         drawn(found, found, width=60, height=24, order=Order(order, processes=True))
@@ -344,10 +348,10 @@ def test_lines_go_on_though_a_round_takes_longer_than_a_second(monkeypatch, caps
             self.rounds += 1
             if self.rounds > 3:
                 raise Enough
-            return Seen("web1:8081", None, "no answer", "it took too long", number=self.rounds)
+            return HostLook("web1:8081", None, "no answer", "it took too long", number=self.rounds)
 
-    monkeypatch.setattr("wsgi_busyguard.cli.top.plain.time.monotonic", lambda: next(now))
-    monkeypatch.setattr("wsgi_busyguard.cli.top.plain.time.sleep", slept.append)
+    monkeypatch.setattr("wsgi_busyguard.cli.top.plain_lines.time.monotonic", lambda: next(now))
+    monkeypatch.setattr("wsgi_busyguard.cli.top.plain_lines.time.sleep", slept.append)
     with pytest.raises(Enough):
         tell([Slow()], False)
     assert capsys.readouterr().out.count("it took too long") == 3
@@ -406,11 +410,11 @@ def test_a_process_that_makes_no_progress_is_stalled_at_any_width():
 
 
 def test_a_host_that_has_just_been_asked_is_not_called_one_without_an_answer():
-    told = "\n".join(drawn(Seen("web1:8081"), seen("web2:8081")))
+    told = "\n".join(drawn(HostLook("web1:8081"), seen("web2:8081")))
     assert "asking" in told
     assert "no answer" not in told
     assert "web1:8081:" not in told
-    assert "It has just been asked." in "\n".join(drawn(Seen("web1:8081")))
+    assert "It has just been asked." in "\n".join(drawn(HostLook("web1:8081")))
 
 
 def rows(count, load=JAM):
@@ -437,7 +441,7 @@ def test_one_host_at_any_width(kind, width):
 def test_several_hosts_at_any_width(width):
     names = ["web1:8081", "a-host-with-a-rather-long-name.example.org:8081", "10.0.0.3:8081"]
     hosts = [seen(name, load=JAM, word="busy", ready=False) for name in names[:2]]
-    gone = Seen(names[2], None, "no answer", "Connection refused", number=3, silent=4.0)
+    gone = HostLook(names[2], None, "no answer", "Connection refused", number=3, silent=4.0)
     text = drawn(*hosts, gone, width=width)
     table = text[:4]
     assert "wait" in table[0]
@@ -490,7 +494,7 @@ def test_by_keys_the_order_is_chosen():
 @pytest.mark.parametrize("several", [False, True], ids=["processes", "hosts"])
 def test_every_column_can_be_sorted_by(width, several):
     things = (
-        [seen("a:1", processes=rows(3)), Seen("b:1")]
+        [seen("a:1", processes=rows(3)), HostLook("b:1")]
         if several
         else [seen(processes=(*rows(3), row(7, Load(0, 1, None))))]
     )

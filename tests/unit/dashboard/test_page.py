@@ -22,9 +22,9 @@ from wsgi_busyguard.dashboard import Page
 from wsgi_busyguard.dashboard.charts import HIGH, WIDE, chart
 from wsgi_busyguard.dashboard.formatting import grouped, length, many, of, span
 from wsgi_busyguard.dashboard.history import (
-    KEPT,
+    KEPT_LOOKS,
     Look,
-    Past,
+    LookHistory,
     gone,
     lately,
     lengths,
@@ -35,7 +35,7 @@ from wsgi_busyguard.dashboard.history import (
     stuck_for,
 )
 from wsgi_busyguard.dashboard.html import MOST_ROWS, parts
-from wsgi_busyguard.dashboard.processes import row_word, word
+from wsgi_busyguard.dashboard.processes import row_state, shown_state
 from wsgi_busyguard.dashboard.sentences import NOTE, RULES, WELL, WRONG, sentences, summary
 from wsgi_busyguard.metrics.report import look
 
@@ -319,10 +319,10 @@ def test_whatever_is_wrong_nobody_says_that_nothing_is():
 
 
 def test_a_process_that_is_stuck_is_said_to_be_busy_by_checks_and_stalled_here():
-    assert word(shown(word="busy", lives=False)) == "stalled"
-    assert word(shown(word="free", lives=False)) == "stalled"
-    assert word(shown(word="draining", lives=False)) == "draining"
-    assert word({**shown(word="busy"), "alive": None}) == "busy"
+    assert shown_state(shown(word="busy", lives=False)) == "stalled"
+    assert shown_state(shown(word="free", lives=False)) == "stalled"
+    assert shown_state(shown(word="draining", lives=False)) == "draining"
+    assert shown_state({**shown(word="busy"), "alive": None}) == "busy"
 
 
 @pytest.mark.parametrize(
@@ -393,9 +393,9 @@ def test_numbers_are_apart_and_nouns_agree():
 
 
 def test_five_minutes_are_kept():
-    kept = Past(looks(seconds=KEPT + 50))
-    assert len(kept.looks) == KEPT
-    assert kept.looks[-1].at == KEPT + 50
+    kept = LookHistory(looks(seconds=KEPT_LOOKS + 50))
+    assert len(kept.looks) == KEPT_LOOKS
+    assert kept.looks[-1].at == KEPT_LOOKS + 50
 
 
 @pytest.mark.parametrize(
@@ -407,7 +407,7 @@ def test_five_minutes_are_kept():
     ],
 )
 def test_what_does_not_go_on_begins_anew(next_):
-    kept = Past(looks(seconds=10))
+    kept = LookHistory(looks(seconds=10))
     kept.keep(kept.looks[-1]._replace(**next_))
     assert len(kept.looks) == 1
 
@@ -684,7 +684,7 @@ def test_the_port_looks_though_nobody_asks(until):
     """So that whoever opens the page sees the minutes before."""
     port = CheckPort(Monitor(Gate(4)), "127.0.0.1:0").start()
     try:
-        until(lambda: len(port._app.page._past.looks) >= 2)
+        until(lambda: len(port._app.page._history.looks) >= 2)
     finally:
         port.stop()
 
@@ -729,7 +729,7 @@ def test_past_minutes_of_a_scene_fill_the_charts():
     for each in past(
         1000.0, lambda ago: (ago % 3, 3, 10, 0.1, 5000 - ago, (0, 0, 0), 0, 5000 - ago)
     ):
-        made._past.keep(each)
+        made._history.keep(each)
     text = Words(made.body(shown())).text
     assert "most 2" in text
     assert "1/s" in text
@@ -807,7 +807,7 @@ def test_a_balancer_is_called_what_can_be_seen():
 
 
 def test_a_balancer_that_no_longer_asks_is_told_of():
-    kept = Past()
+    kept = LookHistory()
     for n, names in enumerate([{"a", "b", "c"}, {"a", "b"}, None, {"a"}, {"a"}, None]):
         kept.keep(looks(seconds=9)[n])
         if names is not None:
@@ -823,7 +823,7 @@ def test_a_balancer_that_no_longer_asks_is_told_of():
 
 
 def test_when_no_balancer_asks_any_more_something_is_wrong():
-    kept = Past(looks(seconds=2))
+    kept = LookHistory(looks(seconds=2))
     kept.asking({"a"})
     kept.keep(looks(seconds=3)[-1])
     kept.asking(set())
@@ -858,11 +858,11 @@ def test_what_a_stalled_process_keeps_is_no_fault_of_an_outside_service():
 def test_a_process_that_makes_no_progress_is_called_stalled():
     rows = row(7, Load(0, 3, 8)), row(8, Load(0, 3, 8), beat=9.0), row(9, Load(0, 0, 8), beat=2.0)
     told = shown(processes=rows)
-    assert [row_word(each, told) for each in told["processes"]] == ["ready", "stalled", "ready"]
+    assert [row_state(each, told) for each in told["processes"]] == ["ready", "stalled", "ready"]
     all_stuck = {**told, "alive": False}
-    assert {row_word(each, all_stuck) for each in told["processes"]} == {"stalled"}
+    assert {row_state(each, all_stuck) for each in told["processes"]} == {"stalled"}
     starting = shown(processes=(row(7, Load(0, 0, 8), state="starting", beat=9.0),))
-    assert row_word(starting["processes"][0], starting) == "starting"
+    assert row_state(starting["processes"][0], starting) == "starting"
     assert '<b class="bad">stalled</b>' in parts(told, looks())["processes"]
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsgi_busyguard import BusyGuard
-from wsgi_busyguard.deadlines.clock_skew import ENOUGH, PEERS, QueueHeader
+from wsgi_busyguard.deadlines.clock_skew import ENOUGH_REQUESTS, MOST_PEERS, QueueHeader
 from wsgi_busyguard.deadlines.environ import DEADLINE, WAITED
 
 NOW = 1_700_000_000.0
@@ -40,8 +40,8 @@ def test_what_one_request_has_waited_is_believed(server):
 
 
 def test_an_age_that_all_have_while_the_server_is_idle_is_no_wait(server):
-    ages = [server(1.5 + n / 1000) for n in range(ENOUGH)]
-    assert ages[:-1] == pytest.approx([1.5] * (ENOUGH - 1), abs=0.1)
+    ages = [server(1.5 + n / 1000) for n in range(ENOUGH_REQUESTS)]
+    assert ages[:-1] == pytest.approx([1.5] * (ENOUGH_REQUESTS - 1), abs=0.1)
     assert server(1.5) == pytest.approx(0.0, abs=0.01)
     assert server(2.2) == pytest.approx(0.7, abs=0.01)
 
@@ -55,7 +55,9 @@ def test_nobody_waits_for_an_idle_server_until_its_client_has_left(server, skew)
 
 def test_while_the_server_is_not_idle_requests_do_wait_in_the_proxy(server):
     server.idle = False
-    assert [server(3.0) for _ in range(10 * ENOUGH)] == pytest.approx([3.0] * 10 * ENOUGH)
+    assert [server(3.0) for _ in range(10 * ENOUGH_REQUESTS)] == pytest.approx(
+        [3.0] * 10 * ENOUGH_REQUESTS
+    )
     assert server(20.0) == pytest.approx(20.0)
 
 
@@ -88,10 +90,10 @@ def test_a_clock_that_is_set_wrong_by_less_than_before_is_known_at_once_under_lo
 
 
 def test_a_clock_that_is_set_wrong_is_learned_at_once_or_after_some(server):
-    for n in range(ENOUGH + 1):
+    for n in range(ENOUGH_REQUESTS + 1):
         server(n / 1000)
     assert server(40.0) == 0.0
-    for _ in range(ENOUGH):
+    for _ in range(ENOUGH_REQUESTS):
         server(42.0)
     assert server(42.0) == 0.0
 
@@ -99,16 +101,16 @@ def test_a_clock_that_is_set_wrong_is_learned_at_once_or_after_some(server):
 def test_each_proxy_has_a_clock_of_its_own(server):
     """As of four balancers one may not ask a time server."""
     skews = {"10.0.0.1": 0.0, "10.0.0.2": 2.0, "10.0.0.3": 30.0}
-    for _, (peer, skew) in itertools.product(range(ENOUGH), skews.items()):
+    for _, (peer, skew) in itertools.product(range(ENOUGH_REQUESTS), skews.items()):
         server(skew, peer)
     told = [server(skew + 0.3, peer) for peer, skew in skews.items()]
     assert told == pytest.approx([0.3] * 3, abs=0.01)
 
 
 def test_where_the_address_is_the_clients_there_is_no_end_of_them(server):
-    for n in range(PEERS * 100):
+    for n in range(MOST_PEERS * 100):
         server(2.0, f"192.0.2.{n}")
-    assert len(server.header._offsets) == PEERS + 1
+    assert len(server.header._offsets) == MOST_PEERS + 1
     assert server(2.5, "198.51.100.1") == pytest.approx(0.5)
 
 
@@ -119,7 +121,7 @@ def test_who_does_not_say_teaches_nothing(server):
 
 
 def test_mod_wsgi_has_this_machines_clock(server):
-    for _ in range(2 * ENOUGH):
+    for _ in range(2 * ENOUGH_REQUESTS):
         assert server(30.0, **{"mod_wsgi.queue_start": NOW - 2.0}) == 2.0
 
 
@@ -151,12 +153,12 @@ def test_an_idle_server_serves_all_and_tells_the_app_what_time_there_is(
         return [b"served"]
 
     guard, took = BusyGuard(app, trust_queue_header=True, **options), []
-    for _ in range(5 * ENOUGH):
+    for _ in range(5 * ENOUGH_REQUESTS):
         began, stamp = time.monotonic(), f"t={time.time() - skew:.6f}"
         assert guard(environ(HTTP_X_REQUEST_START=stamp), lambda *_: None) == [b"served"]
         took.append(time.monotonic() - began)
     assert guard.monitor.state.value == "free"
     assert all(left > 0 for _, left in seen)
-    calls = zip(seen[ENOUGH:], took[ENOUGH:], strict=True)
+    calls = zip(seen[ENOUGH_REQUESTS:], took[ENOUGH_REQUESTS:], strict=True)
     assert all(waited <= own + 0.001 for (waited, _), own in calls)
     assert guard.dry_run is None or not guard.dry_run.refused

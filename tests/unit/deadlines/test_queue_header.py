@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from wsgi_busyguard import BusyGuard, Gate
-from wsgi_busyguard.deadlines.queue_header import OLDEST, arrived, proxied, queued_here
+from wsgi_busyguard.deadlines.queue_header import OLDEST_SECONDS, arrived, proxied, queued_here
 from wsgi_busyguard.gate import Refused, Ticket
 from wsgi_busyguard.gate.queue import waking
 from wsgi_busyguard.policy import Reason
@@ -86,7 +86,13 @@ def test_what_cannot_be_is_not_said(header):
 
 
 @pytest.mark.parametrize(
-    ("ahead", "ago"), [(0.9, 0.0), (1.1, None), (-OLDEST + 0.1, OLDEST - 0.1), (-OLDEST - 1, None)]
+    ("ahead", "ago"),
+    [
+        (0.9, 0.0),
+        (1.1, None),
+        (-OLDEST_SECONDS + 0.1, OLDEST_SECONDS - 0.1),
+        (-OLDEST_SECONDS - 1, None),
+    ],
 )
 def test_clocks_that_differ_by_less_than_a_second_are_borne(ahead, ago):
     expected = None if ago is None else pytest.approx(ago, abs=0.001)
@@ -115,7 +121,7 @@ UNITS = {"s": 1, "ms": 1e3, "us": 1e6, "ns": 1e9}
 
 
 @given(
-    ago=st.floats(0, OLDEST - 1),
+    ago=st.floats(0, OLDEST_SECONDS - 1),
     unit=st.sampled_from(list(UNITS)),
     prefix=st.sampled_from(["", "t=", "server=a t=", " "]),
 )
@@ -138,10 +144,10 @@ ANYTHING = st.one_of(
 @example("9" * 20 + "." + "9" * 9)
 def test_nothing_breaks_it_and_no_answer_is_out_of_range(header):
     ago = arrived(header, NOW)
-    assert ago is None or 0.0 <= ago <= OLDEST
+    assert ago is None or 0.0 <= ago <= OLDEST_SECONDS
 
 
-@given(st.text(alphabet="t=0123456789., "), st.floats(0, OLDEST - 1))
+@given(st.text(alphabet="t=0123456789., "), st.floats(0, OLDEST_SECONDS - 1))
 def test_whatever_a_client_adds_its_request_only_gets_older(added, ago):
     own = f"t={NOW - ago:.3f}"
     alone = arrived(own, NOW)

@@ -13,7 +13,15 @@ from wsgi_busyguard.cli import main
 from wsgi_busyguard.demo import balancers, computing, report
 from wsgi_busyguard.demo.acts import ACTS
 from wsgi_busyguard.demo.configurations import Address, configuration
-from wsgi_busyguard.demo.figures import Check, Queue, Record, Timeline, Visit, percentile, summary
+from wsgi_busyguard.demo.figures import (
+    AskedCheck,
+    PageVisit,
+    QueuePeak,
+    Record,
+    Timeline,
+    percentile,
+    summary,
+)
 from wsgi_busyguard.demo.load import arrivals
 
 TIMELINE = Timeline(before=2, blip=3, after=10)
@@ -30,7 +38,7 @@ def seen(well_from: float, **more: object) -> Record:
     for tenth in range(int(TIMELINE.end * 10)):
         at = tenth / 10
         well = at < TIMELINE.before or at >= well_from
-        record.visits.append(Visit(at, 0.1 if well else None))
+        record.visits.append(PageVisit(at, 0.1 if well else None))
     return record
 
 
@@ -51,7 +59,13 @@ def text_of(act: str, **other: object) -> str:
 
 def test_goodput_is_the_share_of_those_who_arrived_then_and_got_the_page_in_time() -> None:
     record = Record(TIMELINE, patience=4.0)
-    record.visits = [Visit(0.1, 0.2), Visit(0.2, 4.1), Visit(0.3), Visit(0.4, 3.9), Visit(1.0, 0.1)]
+    record.visits = [
+        PageVisit(0.1, 0.2),
+        PageVisit(0.2, 4.1),
+        PageVisit(0.3),
+        PageVisit(0.4, 3.9),
+        PageVisit(1.0, 0.1),
+    ]
     assert record.goodput(0, 1) == 0.5
 
 
@@ -90,8 +104,8 @@ def test_no_values_have_no_percentile() -> None:
 def test_a_summary_tells_the_worst_of_queues_and_checks() -> None:
     record = seen(
         6.0,
-        checks=[Check(1.0, 0.002, answered=True), Check(3.0, 9.5)],
-        queues=[Queue(3.0, 0, 7), Queue(3.0, 1, 40)],
+        checks=[AskedCheck(1.0, 0.002, answered=True), AskedCheck(3.0, 9.5)],
+        queues=[QueuePeak(3.0, 0, 7), QueuePeak(3.0, 1, 40)],
         pages={"people": 140, "checks": 12, "probes": 3},
     )
     told = summary(record)
@@ -158,7 +172,7 @@ def test_what_a_balancer_says_is_read() -> None:
         "app,BACKEND,4,UP,1\n"
         "app_open,web1,9,no check,0\n"
     )
-    assert balancers.read_stats(said) == balancers.Seen(waiting=5, up=1, of=2, times_down=5)
+    assert balancers.read_stats(said) == balancers.HaproxyStats(waiting=5, up=1, of=2, times_down=5)
 
 
 def test_a_haproxy_on_path_comes_first(tmp_path, monkeypatch) -> None:
@@ -241,6 +255,12 @@ def test_the_wait_for_the_outside_service_counts_from_when_the_visitor_left() ->
 
 def test_a_page_that_is_computed_counts_when_it_came_and_if_anybody_was_still_there() -> None:
     record = Record(Timeline(before=2, blip=0, after=2), patience=1.0)
-    record.visits = [Visit(1.0, 0.5), Visit(1.8, 0.3), Visit(2.0, 0.5), Visit(3.0), Visit(3.8, 0.5)]
-    record.checks = [Check(1.0, 0.2, answered=True), Check(2.0, 1.5)]
+    record.visits = [
+        PageVisit(1.0, 0.5),
+        PageVisit(1.8, 0.3),
+        PageVisit(2.0, 0.5),
+        PageVisit(3.0),
+        PageVisit(3.8, 0.5),
+    ]
+    record.checks = [AskedCheck(1.0, 0.2, answered=True), AskedCheck(2.0, 1.5)]
     assert computing.outcome("a site", record) == ("a site", 1.0, 1.5, 1)

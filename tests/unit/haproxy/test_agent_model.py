@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from wsgi_busyguard import Load
-from wsgi_busyguard.haproxy.agent import GAPS, MISSED, MOST_OF_ADDRESS, PERIOD, Agent
+from wsgi_busyguard.haproxy.agent import (
+    DEFAULT_PERIOD_SECONDS,
+    KNOWN_GAPS,
+    MISSED_PERIODS,
+    MOST_OF_ADDRESS,
+    Agent,
+)
 
 SERVICE = 0.5
 BALANCERS = [f"lb{number}" for number in range(6)]
@@ -32,15 +38,15 @@ class AgentMachine(RuleBasedStateMachine):
 
     def period(self, name):
         times = self.asked[name]
-        gaps = [after - before for before, after in itertools.pairwise(times)][-GAPS:]
-        return max(gaps if len(gaps) == GAPS else [PERIOD, *gaps])
+        gaps = [after - before for before, after in itertools.pairwise(times)][-KNOWN_GAPS:]
+        return max(gaps if len(gaps) == KNOWN_GAPS else [DEFAULT_PERIOD_SECONDS, *gaps])
 
     def live(self):
         """Those that have asked within so many of their own periods."""
         return {
             name
             for name, times in self.asked.items()
-            if self.now - times[-1] <= MISSED * self.period(name)
+            if self.now - times[-1] <= MISSED_PERIODS * self.period(name)
         }
 
     def ask(self, name):
@@ -65,7 +71,7 @@ class AgentMachine(RuleBasedStateMachine):
     @rule(name=st.sampled_from(BALANCERS))
     def one_asks_often(self, name):
         """So that its own period is known, which is shorter than the usual one."""
-        for _ in range(GAPS + 2):
+        for _ in range(KNOWN_GAPS + 2):
             self.now += 0.1
             self.ask(name)
 
@@ -86,7 +92,9 @@ class AgentMachine(RuleBasedStateMachine):
 
     def fall_silent(self):
         """Have so much time pass that all are gone."""
-        self.now += max((MISSED * self.period(name) for name in self.asked), default=0.0) + 1
+        self.now += (
+            max((MISSED_PERIODS * self.period(name) for name in self.asked), default=0.0) + 1
+        )
         self.asked.clear()
         assert self.agent.balancers() == []
 
@@ -123,7 +131,7 @@ class AgentMachine(RuleBasedStateMachine):
         for number in range(count):
             self.agent.note(f"made up {number}", "192.0.2.1")
         assert len(self.agent.balancers()) <= before + MOST_OF_ADDRESS
-        self.now += MISSED * PERIOD + 1
+        self.now += MISSED_PERIODS * DEFAULT_PERIOD_SECONDS + 1
         self.asked = {name: self.asked[name] for name in self.live()}
 
     @invariant()

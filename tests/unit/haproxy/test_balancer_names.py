@@ -1,22 +1,22 @@
 from __future__ import annotations
 
-from wsgi_busyguard.haproxy.balancer_names import MOST_ADDRESSES, MOST_NAMES, Newcomers
+from wsgi_busyguard.haproxy.balancer_names import MOST_ADDRESSES, MOST_NAMES, NewBalancers
 
 
 def test_a_name_is_known_when_it_asks_again():
-    newcomers = Newcomers()
+    newcomers = NewBalancers()
     assert [newcomers.asked_before("h", "lb") for _ in range(3)] == [False, True, True]
 
 
 def test_a_name_is_another_ones_at_another_address():
-    newcomers = Newcomers()
+    newcomers = NewBalancers()
     assert not newcomers.asked_before("h", "lb")
     assert not newcomers.asked_before("i", "lb")
     assert newcomers.asked_before("i", "lb")
 
 
 def test_who_asks_again_stays_among_many_who_do_not():
-    newcomers = Newcomers()
+    newcomers = NewBalancers()
     newcomers.asked_before("h", "lb")
     for number in range(100):
         newcomers.asked_before("h", f"name {number}")
@@ -24,7 +24,7 @@ def test_who_asks_again_stays_among_many_who_do_not():
 
 
 def test_newcomers_are_those_who_have_not_asked_again():
-    newcomers = Newcomers()
+    newcomers = NewBalancers()
     for name in "abcdefg":
         newcomers.asked_before("h", name)
         newcomers.asked_before("i", "a")
@@ -33,7 +33,7 @@ def test_newcomers_are_those_who_have_not_asked_again():
 
 
 def test_of_a_flood_only_the_last_are_remembered():
-    newcomers = Newcomers()
+    newcomers = NewBalancers()
     for number in range(MOST_NAMES + 1):
         newcomers.asked_before("h", f"name {number}")
     for number in range(MOST_ADDRESSES - 1):

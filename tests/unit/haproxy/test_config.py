@@ -475,12 +475,12 @@ def test_each_known_mistake_is_named_once_at_a_line_that_shows_it(old, new, word
     assert PLAIN.count(old) == 1
     found = mistakes(PLAIN.replace(old, new))
     assert len(found) == 1, found
-    assert found[0].words.startswith(words) or words in found[0].words
+    assert found[0].text.startswith(words) or words in found[0].text
     line = PLAIN.replace(old, new).splitlines()[found[0].line - 1].split()
-    subject = found[0].words.split()[0]
+    subject = found[0].text.split()[0]
     assert (
         line[0] in ("backend", "http-check")
-        or line[0] in found[0].words
+        or line[0] in found[0].text
         or subject in line
         or "web1" in line
     )
@@ -489,7 +489,7 @@ def test_each_known_mistake_is_named_once_at_a_line_that_shows_it(old, new, word
 @pytest.mark.parametrize(("old", "new", "words"), MISTAKES.values(), ids=MISTAKES)
 def test_a_mistake_is_one_in_a_listen_section_too(old, new, words):
     text = PLAIN.replace(old, new).replace("backend app", "listen app\n    bind :80")
-    assert [words in finding.words for finding in mistakes(text)] == [True]
+    assert [words in finding.text for finding in mistakes(text)] == [True]
 
 
 def test_what_the_defaults_say_a_section_may_take_back():
@@ -542,7 +542,7 @@ def test_a_number_that_nobody_can_count_to_is_none(line, digits):
 @pytest.mark.parametrize("pattern", ["(" * 5000, "a{99999999999}", "[", "(?P<a>"])
 def test_a_pattern_that_is_none_matches_nothing(pattern):
     text = PLAIN + f"    http-check expect rstatus {pattern}"
-    assert "takes out who is well" in mistakes(text)[-1].words
+    assert "takes out who is well" in mistakes(text)[-1].text
 
 
 WORDS = st.lists(

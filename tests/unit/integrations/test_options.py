@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from wsgi_busyguard._support.imported import named
+from wsgi_busyguard._support.import_by_name import named
 from wsgi_busyguard.integrations.options import Unknown, from_capitals, from_strings
 
 

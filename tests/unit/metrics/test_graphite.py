@@ -204,14 +204,14 @@ def test_a_carbon_that_does_not_read_is_given_up_on(monitor, sender, carbon, cap
     """A daemon that was stopped takes connections still, and no data."""
     import wsgi_busyguard.metrics.graphite as graphite
 
-    before, graphite.WITHIN = graphite.WITHIN, 0.2
+    before, graphite.CONNECT_SECONDS = graphite.CONNECT_SECONDS, 0.2
     try:
         sender(Graphite, monitor, carbon.to, prefix="x" * 20000)
         connection = carbon.accept()
         with connection:
             until(lambda: "cannot send" in caplog.text)
     finally:
-        graphite.WITHIN = before
+        graphite.CONNECT_SECONDS = before
 
 
 def test_a_look_that_raises_ends_nothing(monitor, sender, carbon, caplog, until, monkeypatch):

@@ -72,7 +72,7 @@ def test_a_collection_looks_once(reader, adapter):
 
 
 def test_of_several_processes_one_tells(reader, monkeypatch):
-    monkeypatch.setattr(opentelemetry, "SAME", 0)
+    monkeypatch.setattr(opentelemetry, "FRESH_SECONDS", 0)
     gate = Gate(4)
     publisher = Publisher(Board(), gate)
     instrument(Monitor(publisher), reader.meter)

@@ -15,7 +15,7 @@ from wsgi_busyguard import BusyGuard, Load, Monitor
 from wsgi_busyguard.adapters.front.threaded import ThreadedFront
 from wsgi_busyguard.checks import READY, Check
 from wsgi_busyguard.load import UNKNOWN
-from wsgi_busyguard.metrics.orca import HEADER, Pace, Rates, Reporter, report
+from wsgi_busyguard.metrics.orca import HEADER, AnswerRate, Rates, Reporter, report
 from wsgi_busyguard.policy import Reason
 
 CROWDED = Load(6, 10, 10, 0.2, 0.1)
@@ -91,13 +91,13 @@ def test_no_figure_ever_has_a_whole_report_thrown_away(load, rates, as_text):
 
 
 def test_a_rate_is_there_from_the_first_answer_on(clock):
-    pace = Pace(clock)
+    pace = AnswerRate(clock)
     pace.count(failed=False)
     assert pace.rates() == Rates(1.0, 0.0)
 
 
 def test_rates_are_means_that_forget(clock):
-    pace = Pace(clock)
+    pace = AnswerRate(clock)
     for _ in range(60):
         for number in range(20):
             pace.count(failed=number < 5)
@@ -109,7 +109,7 @@ def test_rates_are_means_that_forget(clock):
 
 
 def test_between_two_looks_the_rates_stay(clock):
-    pace = Pace(clock)
+    pace = AnswerRate(clock)
     clock.now += 2.0
     assert pace.rates() == Rates(0.0, 0.0)
     pace.count(failed=False)

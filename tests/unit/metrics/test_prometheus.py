@@ -17,7 +17,7 @@ from wsgi_busyguard.board.publisher import Publisher
 from wsgi_busyguard.board.watcher import Watcher
 from wsgi_busyguard.bulkhead import Bulkhead
 from wsgi_busyguard.checkport.ports import AgentPort, CheckPort, introduce
-from wsgi_busyguard.gate.in_force import in_force
+from wsgi_busyguard.gate.limits_in_force import in_force
 from wsgi_busyguard.metrics.figures import FIGURES, HISTOGRAM, Times
 from wsgi_busyguard.metrics.prometheus import Collector, Exposition, buckets
 from wsgi_busyguard.options import GuardOptions

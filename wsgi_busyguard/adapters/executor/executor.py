@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ...counters import Counters
-    from ...load import Load
-    from ...notifier import Listener
+    from ...load import Listener, Load
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -18,7 +18,7 @@ from ...deadlines.client_timeout import Client, client_reader
 from ...deadlines.deadline import call_until, timed
 from ...deadlines.environ import stamp
 from ...gate import Gate, Slot, Ticket
-from ...gate.in_force import gate_in_force, log_limits, tell_limits
+from ...gate.limits_in_force import gate_in_force, log_limits, tell_limits
 from ...haproxy import Push
 from ...metrics.orca import Reporter
 from ...monitor import Monitor

@@ -11,8 +11,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ..._support.log import logger
+from ..._support.notifier import ListenerThread
 from ..._support.periodic import BEAT_SECONDS, Periodic
-from ..._support.threads import Teller
 from ..._support.unpatched import begin
 from ...deadlines.environ import stamping
 from ...options import FRONT, OPTIONS, from_keywords
@@ -61,26 +61,26 @@ class ThreadedFront(Front):
         self._until: float | None = None
         self._ending: threading.Thread | None = None
         self._made_by = os.getpid()
-        self._teller = Teller()
+        self._listener_thread = ListenerThread()
         self._standing = StandingQueue(self.listeners)
         self._beats = Periodic(self.beat, BEAT_SECONDS, "busyguard-beat", failing=UNTENDED_MESSAGE)
         super().__init__(
             threads,
             options,
             lambda gate: self._standing.before(gate if adapter is None else adapter),
-            self._teller.put,
+            self._listener_thread.put,
         )
 
     def start(self) -> None:
         """Begin to look after those who wait, a few times a second."""
         super().start()
-        self._teller.start()
+        self._listener_thread.start()
         self._beats.start()
 
     def stop(self) -> None:
         """Stop that, and let go of everybody who still waits."""
         self._beats.stop(wait=True)
-        self._teller.stop()
+        self._listener_thread.stop()
         super().stop()
 
     def drain(self, grace: float = GRACE_SECONDS) -> threading.Event:

@@ -9,7 +9,7 @@ from gevent import sleep
 from gunicorn.workers.ggevent import GeventWorker
 
 from ...gate import Gate, Refused
-from ...gate.gated import holding
+from ...gate.gated_app import holding
 from ...policy import Reason, loose_limits
 from ...responses import Responses
 from ..front.descriptors import (

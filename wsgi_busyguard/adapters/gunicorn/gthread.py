@@ -19,7 +19,7 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from ..._support.listening_sockets import NO_DESCRIPTOR
 from ..._support.log import unraised
-from ...gate.gated import holding
+from ...gate.gated_app import holding
 from ...policy import Reason, limits
 from ..executor.executor import QueueFull, QueueTimeout
 from ..front.base import nothing

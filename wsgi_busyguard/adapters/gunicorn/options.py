@@ -9,7 +9,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..._support.imported import named
+from ..._support.import_by_name import named
 from ..._support.spelling import nearest
 from ...haproxy.runtime_api import targets
 from ...load import DISABLE

@@ -24,7 +24,7 @@ from ...board.publisher import Publisher
 from ...counters import counts_of
 from ...deadlines.client_timeout import client_reader
 from ...gate import Gate
-from ...gate.in_force import gate_in_force, in_force, pick_up_in_force
+from ...gate.limits_in_force import gate_in_force, in_force, pick_up_in_force
 from ...gate.pickup import PickUp
 from ...haproxy import Push
 from ...load import CHECKS_ONLY, GATE

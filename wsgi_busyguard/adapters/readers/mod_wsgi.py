@@ -10,8 +10,9 @@ import importlib
 import re
 from typing import TYPE_CHECKING, Any
 
+from ..._support.listening_sockets import look_at
 from ...load import Load
-from .prefork import Listeners, Share, descriptors, look_at, name_of, others
+from .prefork import Listeners, Share, descriptors, name_of, others
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,20 +6,18 @@ The queue is one for all, in the kernel; who is being served is known in each pr
 from __future__ import annotations
 
 import os
-import socket
 import sys
-from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..._support.listening_sockets import is_socket
-from ..._support.unpatched import socket_at
+from ..._support.listening_sockets import is_listener, look_at
 from ...counters import counts_of
 from ...load import Progresses
 from ..acceptqueue import waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    import socket
+    from collections.abc import Iterable
     from types import FrameType
 
     from ...board.board import Board
@@ -60,28 +58,7 @@ def _waiting_at(sock: socket.socket, name: Any) -> int | None:
 
 def name_of(sock: socket.socket) -> Any:
     """Return the name of a socket that listens; ``None`` if it does not."""
-    listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-    return sock.getsockname() if listens else None
-
-
-def look_at(number: int, look: Callable[[Any], Any]) -> Any:
-    """Return what a look at the socket of this number says; ``None`` if it is none."""
-    if not is_socket(number):
-        return None
-    try:
-        copy = os.dup(number)
-    except OSError:
-        return None
-    try:
-        sock = socket_at(copy)
-    except OSError:
-        os.close(copy)
-        return None
-    with closing(sock):
-        try:
-            return look(sock)
-        except OSError:
-            return None
+    return sock.getsockname() if is_listener(sock) else None
 
 
 def descriptors() -> list[int]:

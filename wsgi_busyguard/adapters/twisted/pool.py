@@ -15,7 +15,7 @@ from ...monitor import Monitor
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ...notifier import Listener
+    from ...load import Listener
 
 
 class BusyThreadPool(ThreadPool):

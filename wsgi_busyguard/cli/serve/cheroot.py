@@ -5,9 +5,9 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from ..._support.usage_error import Mistake
-from ...checkport.ports import address, bound
-from ..mistakes import opening, said_in_one_line
+from ..._support.listener import address, bound
+from ..._support.usage_error import UsageError
+from ..usage_errors import opening, usage_errors
 from .startup import announce, at_signals, guard_options, leave_at_next_signal, start_ports
 
 if TYPE_CHECKING:
@@ -21,9 +21,9 @@ def serve_cheroot(app: WSGIApplication, arguments: argparse.Namespace) -> int:
     try:
         from ...adapters.cheroot import guarded_server
     except ImportError as error:
-        raise Mistake("cheroot is missing: pip install 'wsgi-busyguard[cheroot]'") from error
+        raise UsageError("cheroot is missing: pip install 'wsgi-busyguard[cheroot]'") from error
     with ExitStack() as stack:
-        with said_in_one_line():
+        with usage_errors():
             given = guard_options(arguments)
             place = address(arguments.listen)
             server = guarded_server(app, place, threads=arguments.threads, **given)

@@ -7,13 +7,13 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from ..._support.usage_error import Mistake
+from ..._support.listener import address
+from ..._support.usage_error import UsageError
 from ..._support.wsgi_app import wsgi_app
-from ...checkport.ports import address
 from ...options import OPTIONS, SERVE, GuardOptions, taken_by
 from ...policy import seconds, whole
 from ..arguments import add_options, read
-from ..mistakes import said_in_one_line
+from ..usage_errors import usage_errors
 from .cheroot import serve_cheroot
 from .gunicorn import serve_gunicorn
 from .twisted import serve_twisted
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C."""
     search_here_first()
-    with said_in_one_line():
+    with usage_errors():
         whole("threads", arguments.threads, least=1)
         seconds("grace", arguments.grace)
         address(arguments.listen)
@@ -80,23 +80,25 @@ def import_app(spec: str) -> WSGIApplication:
     """Return the app that ``MODULE:APP`` names."""
     module_name, _, name = spec.partition(":")
     if not module_name or not name:
-        raise Mistake(f"expected MODULE:APP, such as mysite.wsgi:application, not {spec!r}")
+        raise UsageError(f"expected MODULE:APP, such as mysite.wsgi:application, not {spec!r}")
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name and (module_name + ".").startswith(error.name + "."):
-            raise Mistake(f"no module {error.name!r} here or among what is installed") from error
-        raise Mistake(f"{module_name} needs a module that is missing: {error.name}") from error
+            raise UsageError(f"no module {error.name!r} here or among what is installed") from error
+        raise UsageError(f"{module_name} needs a module that is missing: {error.name}") from error
     except (Exception, SystemExit) as error:
-        raise Mistake(f"importing {module_name} raised {type(error).__name__}: {error}") from error
+        raise UsageError(
+            f"importing {module_name} raised {type(error).__name__}: {error}"
+        ) from error
     for part in name.split("."):
         try:
             found = getattr(found, part)
         except AttributeError as error:
-            raise Mistake(f"{module_name} has no {name!r}") from error
+            raise UsageError(f"{module_name} has no {name!r}") from error
     if not callable(found):
-        raise Mistake(f"{spec} is no WSGI app: {found!r:.60} cannot be called")
-    with said_in_one_line():
+        raise UsageError(f"{spec} is no WSGI app: {found!r:.60} cannot be called")
+    with usage_errors():
         wsgi_app(spec, found)
     return found  # type: ignore[no-any-return]
 

@@ -6,10 +6,11 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from ..._support.listener import address, bound
-from ..._support.usage_error import Mistake
+from ..._support.usage_error import UsageError
 from ...options import OPTIONS
 from ...policy import loose_limits
-from ..mistakes import opening
+from ..ports import say_where
+from ..usage_errors import opening
 
 if TYPE_CHECKING:
     import argparse
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
 # What each worker accepts beyond what it serves and what waits, most of it kept alive.
-CONNECTIONS = 1000
+WORKER_CONNECTIONS = 1000
 
 
 def serve_gunicorn(app: WSGIApplication, arguments: argparse.Namespace) -> int:
@@ -31,7 +32,7 @@ def serve_gunicorn(app: WSGIApplication, arguments: argparse.Namespace) -> int:
 
         from ...adapters.gunicorn import GuardedThreads
     except ImportError as error:
-        raise Mistake("gunicorn is missing: pip install 'wsgi-busyguard[gunicorn]'") from error
+        raise UsageError("gunicorn is missing: pip install 'wsgi-busyguard[gunicorn]'") from error
 
     settings = {"worker_class": GuardedThreads, **_settings(arguments)}
 
@@ -71,7 +72,7 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "bind": f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
         "threads": arguments.threads,
-        "worker_connections": CONNECTIONS + arguments.threads + queue,
+        "worker_connections": WORKER_CONNECTIONS + arguments.threads + queue,
         "graceful_timeout": max(1, round(arguments.grace)),
         "default_proc_name": arguments.app,
         "loglevel": "warning",
@@ -85,10 +86,5 @@ def _announce(arguments: argparse.Namespace, server: Any) -> None:
 
     host, _ = the_host(server.cfg, server.log)
     where = ", ".join(str(listener) for listener in server.LISTENERS)
-    print(
-        f"serving {arguments.app} at {where} with gunicorn: {server.num_workers} x"
-        f" {arguments.threads} at once",
-        *(f"{what}://{host}:{port}" for what, (host, port) in host.where.items()),
-        sep="\n",
-        flush=True,
-    )
+    many = f"{server.num_workers} x {arguments.threads} at once"
+    say_where(f"serving {arguments.app} at {where} with gunicorn: {many}", host.where)

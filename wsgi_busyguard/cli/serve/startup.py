@@ -6,11 +6,10 @@ import os
 import signal
 from typing import TYPE_CHECKING, Any
 
-from ...checkport.ports import AgentPort, CheckPort, introduce
 from ...haproxy import Push
 from ...load import DISABLE
 from ...policy import limits
-from ..mistakes import opening
+from ..ports import ports_of, say_where
 
 if TYPE_CHECKING:
     import argparse
@@ -33,15 +32,7 @@ def start_ports(
     """Start the check port and the agent port, where asked for; return where they are."""
     options: GuardOptions = arguments.options
     monitor.app = arguments.app
-    ports: dict[str, CheckPort | AgentPort] = {}
-    if options.check is not None:
-        with opening(options.check):
-            port = CheckPort(monitor, options.check, options.ready, options.patience)
-            ports["checks at http"] = port
-    if options.agent is not None:
-        with opening(options.agent):
-            ports["agent at tcp"] = AgentPort(monitor, options.agent)
-    introduce(ports.values())
+    ports = ports_of(monitor, options)
     for started in ports.values():
         started.start()
         stack.callback(started.stop)
@@ -70,10 +61,5 @@ def announce(
     waits = f"in an overload {known.max_queue} waiting for at most {known.max_wait:g} s"
     if arguments.options.disabled:
         waits = f"the guard only answers checks, disabled by {DISABLE}"
-    print(
-        f"serving {arguments.app} at http://{host}:{port} with {arguments.server}: "
-        f"{known.slots} at once, {waits}",
-        *(f"{what}://{host}:{port}" for what, (host, port) in where.items()),
-        sep="\n",
-        flush=True,
-    )
+    served = f"serving {arguments.app} at http://{host}:{port} with {arguments.server}"
+    say_where(f"{served}: {known.slots} at once, {waits}", where)

@@ -6,9 +6,9 @@ import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from ..._support.usage_error import Mistake
-from ...checkport.ports import address
-from ..mistakes import opening, said_in_one_line
+from ..._support.listener import address
+from ..._support.usage_error import UsageError
+from ..usage_errors import opening, usage_errors
 from .startup import announce, guard_options, leave_at_next_signal, start_ports
 
 if TYPE_CHECKING:
@@ -25,12 +25,12 @@ def serve_twisted(app: WSGIApplication, arguments: argparse.Namespace) -> int:
 
         from ...adapters.twisted import guarded_site
     except ImportError as error:
-        raise Mistake("Twisted is missing: pip install 'wsgi-busyguard[twisted]'") from error
+        raise UsageError("Twisted is missing: pip install 'wsgi-busyguard[twisted]'") from error
     reactor: Any = twisted_reactor
     _log_warnings()
     with ExitStack() as stack:
         host, port = address(arguments.listen)
-        with said_in_one_line():
+        with usage_errors():
             options = guard_options(arguments)
             site = guarded_site(app, arguments.threads, grace=arguments.grace, **options)
         site.quiet = True

@@ -6,9 +6,9 @@ import logging
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from ..._support.usage_error import Mistake
-from ...checkport.ports import bound
-from ..mistakes import opening, said_in_one_line
+from ..._support.listener import bound
+from ..._support.usage_error import UsageError
+from ..usage_errors import opening, usage_errors
 from .startup import announce, at_signals, guard_options, leave_at_next_signal, start_ports
 
 if TYPE_CHECKING:
@@ -22,13 +22,13 @@ def serve_waitress(app: WSGIApplication, arguments: argparse.Namespace) -> int:
     try:
         from ...adapters.waitress import guarded_server
     except ImportError as error:
-        raise Mistake("waitress is missing: pip install 'wsgi-busyguard[waitress]'") from error
+        raise UsageError("waitress is missing: pip install 'wsgi-busyguard[waitress]'") from error
     logging.basicConfig(format="%(message)s")  # waitress tells a traceback without asking for one
     with ExitStack() as stack:
         with opening(arguments.listen):
             listener = stack.enter_context(bound(arguments.listen))
         host, port = listener.getsockname()[:2]
-        with said_in_one_line():
+        with usage_errors():
             given = guard_options(arguments)
             server = guarded_server(
                 app, threads=arguments.threads, sockets=[listener], ident=None, **given

@@ -8,13 +8,13 @@ import time
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
+from ..._support.listener import bound
 from ..._support.periodic import BEAT_SECONDS, Periodic
 from ...adapters.front.accept_backlog import StandingQueue
 from ...adapters.front.last_connections import LINGER_SECONDS, last_call, pending
 from ...adapters.front.progress import Clients
-from ...checkport.ports import bound
 from ...middleware import BusyGuard
-from ..mistakes import opening, said_in_one_line
+from ..usage_errors import opening, usage_errors
 from .startup import announce, at_signals, guard_options, leave_at_next_signal, start_ports
 
 if TYPE_CHECKING:
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 
 def serve_werkzeug(app: WSGIApplication, arguments: argparse.Namespace) -> int:
     """Serve with Werkzeug's threaded server until SIGTERM or Ctrl-C."""
-    from .werkzeug_server import Server
+    from .werkzeug_server import ThreadedServer
 
-    with said_in_one_line():
+    with usage_errors():
         given = guard_options(arguments)
         given.pop("progress_timeout", None)  # the server's here
         guard = BusyGuard(app, slots=arguments.threads, **given)
     with ExitStack() as stack:
         with opening(arguments.listen):
             listener = stack.enter_context(bound(arguments.listen))
-        server = Server(listener, guard, Clients(arguments.options.progress_timeout))
+        server = ThreadedServer(listener, guard, Clients(arguments.options.progress_timeout))
         stack.callback(server.server_close)
         # With a board the monitor reads what all processes post, and this one posts what it reads.
         reader: Any = guard.monitor if arguments.options.board is None else guard.monitor.adapter
@@ -52,19 +52,19 @@ def serve_werkzeug(app: WSGIApplication, arguments: argparse.Namespace) -> int:
             publisher: Any = guard.monitor.adapter
             publisher.call()
         where = start_ports(guard.monitor, arguments, stack)
-        ending = Ending(server, listener, guard.monitor, gate, arguments.grace)
+        shutdown = GracefulShutdown(server, listener, guard.monitor, gate, arguments.grace)
 
         def stop(*_: object) -> None:
             leave_at_next_signal()
-            ending.asked.set()
+            shutdown.asked.set()
 
-        threading.Thread(target=ending.stop_when_asked, daemon=True).start()
+        threading.Thread(target=shutdown.stop_when_asked, daemon=True).start()
         at_signals(stop)
         host, port = listener.getsockname()[:2]
         announce(arguments, host, port, where)
         beats.start()
         server.serve_forever(0.1)
-        while not ending.over.wait(0.1):  # without an end the next signal might not be seen
+        while not shutdown.over.wait(0.1):  # without an end the next signal might not be seen
             pass
     return 0
 
@@ -87,7 +87,7 @@ def _watching(
     return look
 
 
-class Ending:
+class GracefulShutdown:
     """The end of a server: those inside or in the queue are served, then those that have connected.
 
     :ivar asked: set when it is to begin.

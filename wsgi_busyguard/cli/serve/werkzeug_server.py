@@ -30,7 +30,7 @@ class Handler(WSGIRequestHandler):
     """One connection, in a thread of its own."""
 
     timeout = 60
-    server: Server
+    server: ThreadedServer
 
     def setup(self) -> None:
         """Read the client from where its progress is seen."""
@@ -63,7 +63,7 @@ class Handler(WSGIRequestHandler):
         """Write nothing: a line a request is what an overloaded server needs least."""
 
 
-class Server(ThreadedWSGIServer):
+class ThreadedServer(ThreadedWSGIServer):
     """The server.
 
     :ivar connected: the connections, the oldest first, and whether they ever asked for anything.

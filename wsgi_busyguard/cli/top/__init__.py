@@ -9,11 +9,11 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from ..._support.health_client import CHECK_PORT, CHECK_VARIABLE, NO_ANSWER, TIMEOUT, default_target
-from ..._support.usage_error import Mistake
+from ..._support.usage_error import UsageError
 from ...policy import seconds
-from ..mistakes import said_in_one_line
-from .plain import tell
-from .watching import Host
+from ..usage_errors import usage_errors
+from .hosts import HostWatch
+from .plain_lines import tell
 
 if TYPE_CHECKING:
     import argparse
@@ -45,13 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Look until told to end, and return what the last looks amount to."""
-    with said_in_one_line():
+    with usage_errors():
         seconds("timeout", arguments.timeout)
         targets = list(dict.fromkeys(arguments.hosts or [default_target()]))
-        hosts = [Host(target, arguments.timeout) for target in targets]
+        hosts = [HostWatch(target, arguments.timeout) for target in targets]
     live = not arguments.once and _is_terminal()
     if live and find_spec("rich") is None:
-        raise Mistake(
+        raise UsageError(
             "the live view needs rich: pip install 'wsgi-busyguard[top]', or give --once, which"
             " needs nothing"
         )
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     return max((host.seen.code for host in hosts), default=NO_ANSWER)
 
 
-def _show(hosts: list[Host], live: bool, once: bool) -> None:
+def _show(hosts: list[HostWatch], live: bool, once: bool) -> None:
     if live:
         from .screen import show
 

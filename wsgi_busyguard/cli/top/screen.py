@@ -18,15 +18,15 @@ from .view import Order, columns, view
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from .watching import Host
+    from .hosts import HostWatch
 
 # Seconds within which a key, a new look or another size of the terminal is seen.
-SOON = 0.1
+KEY_SECONDS = 0.1
 
 QUIT = "qQ\x03\x1b"
 
 
-def show(hosts: Sequence[Host]) -> None:
+def show(hosts: Sequence[HostWatch]) -> None:
     """Show how the hosts are until somebody quits."""
     console = Console(highlight=False)
     order = Order()
@@ -83,7 +83,7 @@ class _Pressed:
         self._descriptors = descriptors
 
     def __call__(self) -> str:
-        ready, _, _ = select.select(self._descriptors, [], [], SOON)
+        ready, _, _ = select.select(self._descriptors, [], [], KEY_SECONDS)
         if not ready:
             return ""
         data = os.read(ready[0], 64)

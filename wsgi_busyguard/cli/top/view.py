@@ -12,17 +12,17 @@ from rich.text import Text
 from ...dashboard.facts import facts
 from ...dashboard.formatting import grouped, of, plain, span
 from ...dashboard.history import lately, rates
-from ...dashboard.processes import READY, STALLED, row_word
+from ...dashboard.processes import READY, STALLED, row_state
 from ...dashboard.sentences import NOTE, WRONG, stack_lines, summary
-from .lines import lines
+from .details import lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from rich.console import JustifyMethod, RenderableType
 
-    from ..._support.load_report import LoadKey, LoadReport, ProcessFigures
-    from .watching import Seen
+    from ...load_report import LoadKey, LoadReport, ProcessFigures
+    from .hosts import HostLook
 
 BLOCKS = "\N{LOWER ONE EIGHTH BLOCK}\u2582\u2583\u2584\u2585\u2586\u2587\N{FULL BLOCK}"
 
@@ -42,10 +42,10 @@ KINDS = {WRONG: "bold", NOTE: "dim"}
 KEYS = "s sort  r reverse  p processes  t threads  q quit"
 
 
-GAP = 2
+COLUMN_GAP = 2
 
 # A name that is cut further says nothing.
-SHORTEST = 15
+SHORTEST_NAME = 15
 
 
 class Order(NamedTuple):
@@ -74,10 +74,10 @@ class Column(NamedTuple):
     least: int
     cell: Callable[[Any], Text | str]
     key: Callable[[Any], float]
-    words: bool = False
+    is_text: bool = False
 
 
-def view(hosts: Sequence[Seen], order: Order, width: int, height: int) -> Group:
+def view(hosts: Sequence[HostLook], order: Order, width: int, height: int) -> Group:
     """Return the whole view for a terminal of this size."""
     if len(hosts) == 1:
         return Group(*_host(hosts[0], order, width, height))
@@ -93,7 +93,7 @@ def columns(several: bool, width: int) -> list[Column]:
 
 
 def _hosts(
-    hosts: Sequence[Seen], order: Order, width: int, height: int
+    hosts: Sequence[HostLook], order: Order, width: int, height: int
 ) -> Iterable[RenderableType]:
     yield _table(columns(True, width), hosts, order, max(3, height - 3), width)
     yield Text(KEYS, "dim", no_wrap=True, overflow="ellipsis")
@@ -113,49 +113,49 @@ def _hosts(
         yield _table(columns(False, width), rows, Order(), room - 3, width)
 
 
-def _wrong(seen: Seen) -> list[str]:
+def _wrong(seen: HostLook) -> list[str]:
     if seen.shown is None:
         return [_unanswered(seen)] if seen.number else []
-    return [sentence.text for sentence in seen.said if sentence.kind == WRONG]
+    return [sentence.text for sentence in seen.sentences if sentence.kind == WRONG]
 
 
-def _unanswered(seen: Seen) -> str:
+def _unanswered(seen: HostLook) -> str:
     if not seen.number:
         return "It has just been asked."
     last = "" if seen.silent is None else f"; the last answer came {span(seen.silent)} ago"
     return f"no answer: {seen.why}{last}. Trying again every second."
 
 
-def _state(seen: Seen) -> Text:
+def _state(seen: HostLook) -> Text:
     if seen.shown is None:
-        return Text(seen.word, "bold red" if seen.number else "dim", no_wrap=True)
+        return Text(seen.state, "bold red" if seen.number else "dim", no_wrap=True)
     status = "" if seen.shown["ready"] else " (503)"
-    return Text(f"{seen.word}{status}", STYLES.get(seen.word, "bold"), no_wrap=True)
+    return Text(f"{seen.state}{status}", STYLES.get(seen.state, "bold"), no_wrap=True)
 
 
-def _figure(key: LoadKey) -> Callable[[Seen], Text]:
+def _figure(key: LoadKey) -> Callable[[HostLook], Text]:
     return lambda seen: _aged(seen, "" if seen.figures is None else grouped(seen.figures[key]))
 
 
-def _inside(seen: Seen) -> Text:
+def _inside(seen: HostLook) -> Text:
     shown = seen.figures
     return _aged(seen, "" if shown is None else of(shown["active"], shown["capacity"]))
 
 
-def _wait(seen: Seen) -> Text:
+def _wait(seen: HostLook) -> Text:
     shown = seen.figures
-    if shown is None or seen.word == STALLED:  # then nobody can tell
+    if shown is None or seen.state == STALLED:  # then nobody can tell
         return Text("")
     return _aged(seen, span(shown["delay"]))
 
 
-def _aged(seen: Seen, text: str) -> Text:
+def _aged(seen: HostLook, text: str) -> Text:
     """Return a figure, greyed where it is the last one of a host that no longer answers."""
     return Text(text, "dim" if seen.shown is None else "")
 
 
-def _flow(which: int) -> Callable[[Seen], float]:
-    def flow(seen: Seen) -> float:
+def _flow(which: int) -> Callable[[HostLook], float]:
+    def flow(seen: HostLook) -> float:
         if seen.shown is None or len(seen.looks) < 2:
             return -1.0
         last = rates(seen.looks[-2:])[which][-1]
@@ -164,7 +164,7 @@ def _flow(which: int) -> Callable[[Seen], float]:
     return flow
 
 
-def _lost(seen: Seen) -> float:
+def _lost(seen: HostLook) -> float:
     recent = lately(seen.looks) if seen.shown is not None else None
     return -1.0 if recent is None else float(sum(recent.refused.values()))
 
@@ -176,38 +176,38 @@ def _rate(number: float) -> str:
     return f"{number:.1f}" if 0 < number < 9.95 else grouped(number)
 
 
-def _number(key: LoadKey) -> Callable[[Seen], float]:
+def _number(key: LoadKey) -> Callable[[HostLook], float]:
     return lambda seen: -1.0 if seen.shown is None else float(seen.shown[key] or 0)
 
 
-def _seriousness(seen: Seen) -> float:
+def _seriousness(seen: HostLook) -> float:
     if seen.shown is None:
         return len(SERIOUS)
-    return SERIOUS.index(seen.word) if seen.word in SERIOUS else len(SERIOUS)
+    return SERIOUS.index(seen.state) if seen.state in SERIOUS else len(SERIOUS)
 
 
-def _spark(key: str) -> Callable[[Seen], Text]:
+def _spark(key: str) -> Callable[[HostLook], Text]:
     return lambda seen: spark([getattr(look, key) for look in seen.looks], 30)
 
 
 HOSTS = (
-    Column("host", 0, lambda seen: Text(seen.name, no_wrap=True), lambda seen: 0.0, words=True),
-    Column("state", 0, _state, _seriousness, words=True),
+    Column("host", 0, lambda seen: Text(seen.name, no_wrap=True), lambda seen: 0.0, is_text=True),
+    Column("state", 0, _state, _seriousness, is_text=True),
     Column("queued", 0, _figure("queued"), _number("queued")),
     Column("in the app", 0, _inside, _number("active")),
     Column("wait", 0, _wait, _number("delay")),
     Column("served/s", 80, lambda seen: _rate(_flow(0)(seen)), _flow(0)),
     Column("refused/s", 80, lambda seen: _rate(_flow(1)(seen)), _flow(1)),
     Column("refused/min", 96, lambda seen: _rate(_lost(seen)), _lost),
-    Column("queue, 30 s", 132, _spark("queued"), _number("queued"), words=True),
-    Column("in the app, 30 s", 168, _spark("active"), _number("active"), words=True),
+    Column("queue, 30 s", 132, _spark("queued"), _number("queued"), is_text=True),
+    Column("in the app, 30 s", 168, _spark("active"), _number("active"), is_text=True),
 )
 
 
 # One host
 
 
-def _host(seen: Seen, order: Order, width: int, height: int) -> Iterable[RenderableType]:
+def _host(seen: HostLook, order: Order, width: int, height: int) -> Iterable[RenderableType]:
     state = _state(seen)
     yield Text.assemble(
         state, "  ", (seen.name, "dim"), "  ", (KEYS.replace("  p processes", ""), "dim")
@@ -222,14 +222,14 @@ def _host(seen: Seen, order: Order, width: int, height: int) -> Iterable[Rendera
 
 
 def _figures(
-    seen: Seen, shown: LoadReport, order: Order, width: int, height: int
+    seen: HostLook, shown: LoadReport, order: Order, width: int, height: int
 ) -> Iterable[RenderableType]:
     """Return the figures of one host: those of now, or the last there were."""
     known = facts(shown)
     used = 5 + len(seen.summary) // width + len(known) // width
     yield Text(known, "dim")
     yield Text(seen.summary or summary(shown))
-    for sentence in seen.said:
+    for sentence in seen.sentences:
         used += 1 + (len(sentence.text) + len(sentence.do) + 3) // width
         kind = KINDS.get(sentence.kind, "")
         yield Text.assemble((f"  {sentence.text}", kind), f" {sentence.do}" if sentence.do else "")
@@ -254,7 +254,7 @@ def _stacks(shown: LoadReport) -> list[str]:
     return [plain(line) for line in stack_lines(shown)] or [off]
 
 
-def _charts(seen: Seen, width: int) -> list[Text]:
+def _charts(seen: HostLook, width: int) -> list[Text]:
     looks = seen.looks
     served, refused = rates(looks)
     lines: list[tuple[str, Sequence[float | None], Callable[[Any], str]]] = [
@@ -268,7 +268,7 @@ def _charts(seen: Seen, width: int) -> list[Text]:
     drawn = []
     for name, values, say in lines:
         known = [value for value in values if value is not None]
-        if known and not (name == "wait" and seen.word == STALLED):
+        if known and not (name == "wait" and seen.state == STALLED):
             line = Text.assemble((f"{name:<11}", "dim"), f"{say(known[-1]):>10} ", no_wrap=True)
             drawn.append(line + spark(values, room) + Text(f" {say(max(known))}", "dim"))
     return drawn
@@ -278,7 +278,7 @@ def _rows(shown: LoadReport | None) -> list[ProcessFigures]:
     """Return the processes, each with the word for how it is."""
     if shown is None:
         return []
-    return [{**row, "state": row_word(row, shown)} for row in shown.get("processes") or ()]
+    return [{**row, "state": row_state(row, shown)} for row in shown.get("processes") or ()]
 
 
 def _beat(row: ProcessFigures) -> str:
@@ -302,8 +302,8 @@ def _row_service(row: ProcessFigures) -> str:
 
 
 PROCESSES = (
-    Column("process", 0, lambda row: str(row["pid"]), lambda row: 0.0, words=True),
-    Column("state", 0, _row_state, lambda row: float(row["state"] != READY), words=True),
+    Column("process", 0, lambda row: str(row["pid"]), lambda row: 0.0, is_text=True),
+    Column("state", 0, _row_state, lambda row: float(row["state"] != READY), is_text=True),
     Column("queued", 0, lambda row: grouped(row["queued"]), lambda row: row["queued"]),
     Column("in the app", 0, _row_inside, lambda row: row["active"]),
     Column("no thread", 0, _row_wait, lambda row: row["waited"] if row["queued"] else 0.0),
@@ -332,12 +332,12 @@ def _table(
     if len(rows) > room:
         body.append([Text(f"{len(rows) - room} more", "dim"), *[""] * (len(shown) - 1)])
     wide = [max(map(len, cells)) for cells in zip(heads, *body, strict=True)]
-    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="dim")
+    table = Table(box=None, pad_edge=False, padding=(0, COLUMN_GAP, 0, 0), header_style="dim")
     kept = _fitting(wide, width)
     for column, head, least in zip(shown[:kept], heads, wide, strict=False):
-        justify: JustifyMethod = "left" if column.words else "right"
+        justify: JustifyMethod = "left" if column.is_text else "right"
         if column is shown[0]:  # the one that is cut, where there is no room for all of it
-            least = min(least, width - sum(GAP + each for each in wide[1:kept]))
+            least = min(least, width - sum(COLUMN_GAP + each for each in wide[1:kept]))
         table.add_column(head, justify=justify, no_wrap=True, width=least)
     for cells in body:
         table.add_row(*cells[:kept])
@@ -347,8 +347,8 @@ def _table(
 def _fitting(wide: Sequence[int], width: int) -> int:
     """Return how many columns fit, the first of which can be cut, but not to nothing."""
     kept = len(wide)
-    least = min(wide[0], SHORTEST)
-    while kept > 1 and least + sum(GAP + each for each in wide[1:kept]) > width:
+    least = min(wide[0], SHORTEST_NAME)
+    while kept > 1 and least + sum(COLUMN_GAP + each for each in wide[1:kept]) > width:
         kept -= 1
     return kept
 

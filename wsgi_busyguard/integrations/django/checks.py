@@ -18,7 +18,7 @@ from django.core.checks import CheckMessage, Error, Info
 from django.urls import ResolverMatch, get_resolver, resolve
 from django.utils.module_loading import import_string
 
-from ..._support.imported import named
+from ..._support.import_by_name import named
 from ...adapters.thread_budget import needed
 from ...bulkhead import bulkheads as every_bulkhead
 from ...middleware import BusyGuard
@@ -26,7 +26,7 @@ from ...options import OPTIONS
 from ...policy import limits
 from ..bulkheads import OTHER_HOSTS
 from ..options import complaints
-from .conf import BULKHEADS, INNER, bulkheads, options, said
+from .conf import BULKHEADS, INNER, bulkheads, options, our_settings
 
 TAG = "busyguard"
 
@@ -39,7 +39,7 @@ NOT_TRIED = ("board", "monitor", "on_busy", "on_free", "push")
 
 def right(**_: Any) -> list[CheckMessage]:
     """Return what is wrong with ``settings.BUSYGUARD``."""
-    given = said()
+    given = our_settings()
     if not isinstance(given, dict):
         return [
             Error(
@@ -48,7 +48,7 @@ def right(**_: Any) -> list[CheckMessage]:
         ]
     wrong = complaints(given, "BUSYGUARD", [INNER, BULKHEADS])
     if wrong:
-        return [Error(words, id=f"{TAG}.E001") for words in wrong]
+        return [Error(text, id=f"{TAG}.E001") for text in wrong]
     try:
         keywords = options()
         bulkheads()
@@ -90,65 +90,65 @@ def known_services(**_: Any) -> list[CheckMessage]:
     with suppress(Exception):  # whatever it is, Django's own checks say it in better words
         len(get_resolver().url_patterns)  # imports the views, which have the bulkheads
     names = sorted({one.name for one in every_bulkhead()} | {OTHER_HOSTS})
-    said = []
+    messages = []
     for name in bulkheads():
         if name not in names and not HOST.fullmatch(name):
             near = difflib.get_close_matches(name, names, 1, 0.5)
             meant = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
-            words = f'BUSYGUARD["{BULKHEADS}"] has {name!r}, which is no bulkhead and no host'
-            said.append(checks.Warning(words, hint=meant, id=f"{TAG}.W003"))
-    return said
+            text = f'BUSYGUARD["{BULKHEADS}"] has {name!r}, which is no bulkhead and no host'
+            messages.append(checks.Warning(text, hint=meant, id=f"{TAG}.W003"))
+    return messages
 
 
 def shadowed_views(**_: Any) -> list[CheckMessage]:
     """Return which views are never called, because the guard answers their paths."""
     if right():
         return []
-    keywords, said = options(), []
+    keywords, messages = options(), []
     for name in ("ready_paths", "live_paths"):
         for path in keywords.get(name, OPTIONS[name].default):
             view = _view(path)
             # One that also answers a path which nobody has is a catch-all, and was not meant.
             if view is None or getattr(_view(f"{path}-that-nobody-has"), "func", None) is view.func:
                 continue
-            words = f"the guard answers {path}, so the view {view.view_name!r} is never called"
+            text = f"the guard answers {path}, so the view {view.view_name!r} is never called"
             hint = f"give the view another path, or leave {path} out of {name.upper()} in BUSYGUARD"
-            said.append(checks.Warning(words, hint=hint, id=f"{TAG}.W004"))
-    return said
+            messages.append(checks.Warning(text, hint=hint, id=f"{TAG}.W004"))
+    return messages
 
 
 def enough_threads(**_: Any) -> list[CheckMessage]:
     """Return how many threads the server needs, unless it is known to have them."""
-    if right() or not said().get("SLOTS"):
+    if right() or not our_settings().get("SLOTS"):
         return []
     worker, threads = _gunicorn()
     if worker.startswith("wsgi_busyguard."):
-        words = f"BUSYGUARD has SLOTS, and {worker} is a guard in front of its threads already"
+        text = f"BUSYGUARD has SLOTS, and {worker} is a guard in front of its threads already"
         hint = "leave SLOTS out; its limits are BUSYGUARD_MAX_QUEUE and such in the environment"
-        return [checks.Warning(words, hint=hint, id=f"{TAG}.W002")]
+        return [checks.Warning(text, hint=hint, id=f"{TAG}.W002")]
     keywords = options()
     names = ("slots", "max_queue", "max_wait", "client_timeout")
     bound = limits(**{name: keywords[name] for name in names if name in keywords})
     least = needed(bound)
     if worker == "sync" and threads in (None, 1):
-        words = "BUSYGUARD has SLOTS, and gunicorn's sync workers run one request at a time"
+        text = "BUSYGUARD has SLOTS, and gunicorn's sync workers run one request at a time"
         hint = (
             "leave SLOTS out and start gunicorn with -k"
             f" wsgi_busyguard.adapters.gunicorn.GuardedSync; or give it --threads {least}"
         )
-        return [checks.Warning(words, hint=hint, id=f"{TAG}.W002")]
+        return [checks.Warning(text, hint=hint, id=f"{TAG}.W002")]
     if math.isinf(least) or (threads is not None and threads >= least):
         return []
-    words = f"BUSYGUARD has SLOTS={bound.slots} and room for {bound.max_queue} that wait"
+    text = f"BUSYGUARD has SLOTS={bound.slots} and room for {bound.max_queue} that wait"
     hint = f"start the server with at least {least} threads, or lower SLOTS or MAX_QUEUE"
     if threads is None:
         hint += (
             "; leave SLOTS out where a guard stands in front of the threads (gunicorn's guarded"
             " workers, Twisted, waitress, cheroot)"
         )
-        return [Info(words, hint=hint, id=f"{TAG}.I001")]
-    told = f"{words}, and GUNICORN_CMD_ARGS has --threads {threads}"
-    return [checks.Warning(told, hint=hint, id=f"{TAG}.W001")]
+        return [Info(text, hint=hint, id=f"{TAG}.I001")]
+    text += f", and GUNICORN_CMD_ARGS has --threads {threads}"
+    return [checks.Warning(text, hint=hint, id=f"{TAG}.W001")]
 
 
 def hosts(**_: Any) -> list[CheckMessage]:
@@ -156,9 +156,9 @@ def hosts(**_: Any) -> list[CheckMessage]:
     spare = [host for host in settings.ALLOWED_HOSTS if host == "*" or _is_address(host)]
     if not spare:
         return []
-    words = "checks need nothing in ALLOWED_HOSTS: the guard answers them before Django sees them"
+    text = "checks need nothing in ALLOWED_HOSTS: the guard answers them before Django sees them"
     hint = f"if {', '.join(spare)} stood there for a balancer, take it out"
-    return [Info(words, hint=hint, id=f"{TAG}.I002")]
+    return [Info(text, hint=hint, id=f"{TAG}.I002")]
 
 
 def guards(**_: Any) -> list[CheckMessage]:
@@ -192,10 +192,10 @@ def _gunicorn() -> tuple[str, int | None]:
     parser.add_argument("-k", "--worker-class", default="")
     parser.add_argument("--threads", type=int)
     try:
-        told, _ = parser.parse_known_args(shlex.split(os.environ.get("GUNICORN_CMD_ARGS", "")))
+        known, _ = parser.parse_known_args(shlex.split(os.environ.get("GUNICORN_CMD_ARGS", "")))
     except (argparse.ArgumentError, ValueError, SystemExit):  # gunicorn says it in better words
         return "", None
-    return told.worker_class, told.threads
+    return known.worker_class, known.threads
 
 
 def _view(path: str) -> ResolverMatch | None:

@@ -9,7 +9,7 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.wsgi import get_wsgi_application
 
-from ..._support.imported import named
+from ..._support.import_by_name import named
 from ..._support.wsgi_app import wsgi_app
 from ...bulkhead import configure
 from ...deadlines.deadline import carrying
@@ -32,7 +32,7 @@ BULKHEADS = "BULKHEADS"
 _importing = threading.local()
 
 
-def said() -> dict[str, Any]:
+def our_settings() -> dict[str, Any]:
     """Return ``settings.BUSYGUARD``."""
     return getattr(settings, "BUSYGUARD", None) or {}
 
@@ -42,7 +42,7 @@ def options() -> dict[str, Any]:
 
     :raises Unknown, TypeError, ImportError: if it is wrong.
     """
-    return from_capitals(said(), "BUSYGUARD", [INNER, BULKHEADS])
+    return from_capitals(our_settings(), "BUSYGUARD", [INNER, BULKHEADS])
 
 
 def bulkheads() -> dict[str, Mapping[str, Any]]:
@@ -50,7 +50,7 @@ def bulkheads() -> dict[str, Mapping[str, Any]]:
 
     :raises ValueError, TypeError: if they are wrong.
     """
-    return from_settings(said().get(BULKHEADS) or {}, f'BUSYGUARD["{BULKHEADS}"]')
+    return from_settings(our_settings().get(BULKHEADS) or {}, f'BUSYGUARD["{BULKHEADS}"]')
 
 
 def guarded(application: WSGIApplication | None = None) -> BusyGuard:
@@ -71,7 +71,7 @@ def guarded(application: WSGIApplication | None = None) -> BusyGuard:
 
 
 def _inner() -> WSGIApplication:
-    given = said()
+    given = our_settings()
     path = given.get(INNER) if isinstance(given, dict) else None
     if path is None:
         own: WSGIApplication = get_wsgi_application()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # A timeout that is longer than the time left by no more than this factor stays. So a request costs
 # one statement more, and one for each third of its time that has gone by.
-LONGER = 1.5
+LONGER_FACTOR = 1.5
 
 UNLIMITED = 0  # what statement_timeout calls it
 
@@ -99,4 +99,4 @@ def _limit(connection: Any, milliseconds: int) -> None:
 def _fits(known: int, wanted: int) -> bool:
     if UNLIMITED in (known, wanted):
         return known == wanted
-    return wanted <= known <= wanted * LONGER
+    return wanted <= known <= wanted * LONGER_FACTOR

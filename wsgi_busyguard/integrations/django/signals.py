@@ -6,27 +6,26 @@ Receivers get ``sender``, the class :class:`~wsgi_busyguard.Monitor`, and ``tran
 
 from __future__ import annotations
 
-import threading
 import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from django.dispatch import Signal
 
-from ..._support.locks import under
+from ..._support.locks import owned_lock, under
 from ...monitor import Monitor
 
 if TYPE_CHECKING:
     from ...load import Transition
 
-_lock = threading.RLock()
+_lock = owned_lock()
 _unheard: weakref.WeakSet[Monitor] = weakref.WeakSet()  # nobody listens to these yet
 
 
 class StateSignal(Signal):
     """A signal that listens to the monitors as soon as it has a receiver.
 
-    Not before: to be told, a monitor may have to look at its server four times a second.
+    Not before: to notice, a monitor may have to look at its server four times a second.
     """
 
     def connect(self, *args: Any, **kwargs: Any) -> None:

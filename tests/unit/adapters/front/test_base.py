@@ -10,7 +10,7 @@ import time
 import pytest
 
 from wsgi_busyguard import State
-from wsgi_busyguard._support.threads import Teller
+from wsgi_busyguard._support.notifier import ListenerThread
 from wsgi_busyguard.adapters.front import last_connections as lastcall
 from wsgi_busyguard.adapters.front.signals import draining_at_signals
 from wsgi_busyguard.adapters.front.sockets import (
@@ -341,13 +341,13 @@ def test_on_a_board_it_is_counted_from_its_start_to_its_end(tmp_path):
 
 def test_a_teller_keeps_the_order_and_outlives_what_raises(until, caplog):
     told = []
-    teller = Teller()
-    teller.start()
-    teller.put(lambda: told.append(1))
-    teller.put(lambda: 1 / 0)
-    teller.put(lambda: told.append(2))
-    teller.stop()
-    until(lambda: not teller._thread.is_alive())
+    listeners = ListenerThread()
+    listeners.start()
+    listeners.put(lambda: told.append(1))
+    listeners.put(lambda: 1 / 0)
+    listeners.put(lambda: told.append(2))
+    listeners.stop()
+    until(lambda: not listeners._thread.is_alive())
     assert told == [1, 2]
     assert len(caplog.records) == 1
 

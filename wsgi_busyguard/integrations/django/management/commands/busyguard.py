@@ -32,9 +32,9 @@ class Command(BaseCommand):
         if not timeout > 0:
             raise CommandError(f"timeout must be more than 0 seconds, not {timeout}", returncode=2)
         try:
-            said = ask(url, timeout)
+            result = ask(url, timeout)
         except ValueError as error:
             raise CommandError(str(error), returncode=NO_ANSWER) from error
-        (self.stderr if said.code == NO_ANSWER else self.stdout).write(said.text)
-        if said.code:
-            sys.exit(said.code)
+        (self.stderr if result.code == NO_ANSWER else self.stdout).write(result.text)
+        if result.code:
+            sys.exit(result.code)

@@ -16,7 +16,7 @@ import sys
 SHORT_SECONDS = 0.0002
 
 
-class Turns:
+class SwitchInterval:
     """Shortens the turns, and gives back those that there were before. For one thread at a time.
 
     Several of these may want different turns: whoever wants short ones says so again and again.

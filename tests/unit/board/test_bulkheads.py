@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsgi_busyguard import Board, Gate, Monitor
-from wsgi_busyguard.board.outside_calls import COLUMNS, MOST_BULKHEADS, packed, together, unpacked
+from wsgi_busyguard.board.bulkheads import COLUMNS, MOST_BULKHEADS, packed, together, unpacked
 from wsgi_busyguard.board.publisher import Publisher
 from wsgi_busyguard.bulkhead import Bulkhead
 from wsgi_busyguard.metrics.report import look

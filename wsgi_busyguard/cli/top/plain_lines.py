@@ -12,13 +12,13 @@ from ...dashboard.sentences import WRONG
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .watching import Host, Seen
+    from .hosts import HostLook, HostWatch
 
 # Seconds between two rounds.
-EVERY = 1.0
+ROUND_SECONDS = 1.0
 
 
-def tell(hosts: Sequence[Host], once: bool) -> None:
+def tell(hosts: Sequence[HostWatch], once: bool) -> None:
     """Print a line a host, once or once a second, until interrupted."""
     with ThreadPoolExecutor(len(hosts), "top") as pool:
         due = time.monotonic()
@@ -27,22 +27,22 @@ def tell(hosts: Sequence[Host], once: bool) -> None:
                 print(line(seen), flush=True)
             if once:
                 return
-            due = max(due + EVERY, time.monotonic())
+            due = max(due + ROUND_SECONDS, time.monotonic())
             time.sleep(max(0.0, due - time.monotonic()))
 
 
-def line(seen: Seen) -> str:
+def line(seen: HostLook) -> str:
     """Return what a look has shown, and what is wrong, in one line."""
     at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     if seen.shown is None:
-        return f"{at} {seen.name} {seen.word}: {seen.why}"
+        return f"{at} {seen.name} {seen.state}: {seen.why}"
     figures = {key: seen.shown[key] for key in ("queued", "active", "capacity", "delay")}
     served, refused = rates(seen.looks[-2:])
     figures |= {"served/s": served[-1], "refused/s": refused[-1]}
     parts = [f"{key}={_short(value)}" for key, value in figures.items() if value is not None]
-    wrong = " ".join(sentence.text for sentence in seen.said if sentence.kind == WRONG)
+    wrong = " ".join(sentence.text for sentence in seen.sentences if sentence.kind == WRONG)
     ready = "ready" if seen.shown["ready"] else "not-ready"
-    return " ".join([at, seen.name, seen.word, ready, *parts, wrong]).rstrip()
+    return " ".join([at, seen.name, seen.state, ready, *parts, wrong]).rstrip()
 
 
 def _short(value: float) -> str:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ..load import Adapter
-    from .row import Place
+    from .row import RowPlace
 
 # What an adapter that does not count itself may have counted, by the place in a list of counts.
 COUNTED = {"served": 1, "refused": 2, "dropped": NAMED - 1}
@@ -30,8 +30,8 @@ class Tally:
         self._heard = heard
         self._counted: deque[tuple[int, int]] = deque()
         self._by_hand = [0] * LENGTH
-        self._last = Counters().flat()  # as the adapter last told
-        self._before: tuple[Place, list[int]] | None = None  # what stood in a row at first
+        self._last = Counters().flat()  # as last read of the adapter
+        self._before: tuple[RowPlace, list[int]] | None = None  # what stood in a row at first
 
     def count(self, what: str, n: int) -> None:
         """Count by hand; from any thread.
@@ -44,7 +44,7 @@ class Tally:
             raise ValueError(f"expected one of {', '.join(COUNTED)}, not {what!r}") from None
         self._counted.append((which, n))
 
-    def store(self, place: Place, adapter: Adapter) -> None:
+    def store(self, place: RowPlace, adapter: Adapter) -> None:
         """Add to what the row's last owner left what was counted since it is ours."""
         tally = self._summed(adapter)
         known, before = self._before or (None, [])

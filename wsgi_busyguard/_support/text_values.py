@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-WORDS = {"1": True, "yes": True, "true": True, "on": True}
-WORDS |= {"0": False, "no": False, "false": False, "off": False}
+YES_OR_NO = {"1": True, "yes": True, "true": True, "on": True}
+YES_OR_NO |= {"0": False, "no": False, "false": False, "off": False}
 
 
 def yes_or_no(name: str, text: str) -> bool:
@@ -12,9 +12,9 @@ def yes_or_no(name: str, text: str) -> bool:
     :raises ValueError: for what is neither yes nor no.
     """
     try:
-        return WORDS[text.lower()]
+        return YES_OR_NO[text.lower()]
     except KeyError:
-        raise ValueError(f"{name} must be one of {', '.join(WORDS)}, not {text!r}") from None
+        raise ValueError(f"{name} must be one of {', '.join(YES_OR_NO)}, not {text!r}") from None
 
 
 def several(_name: str, text: str) -> tuple[str, ...]:

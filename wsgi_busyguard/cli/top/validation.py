@@ -13,14 +13,14 @@ from ...dashboard.formatting import plain
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from ..._support.load_report import LoadReport
+    from ...load_report import LoadReport
 
     Kind = Callable[[Any], Any]
 
 # More than any count of ours in a lifetime; what is longer is drawn over other things.
-MOST = 10**15
+MOST_NUMBER = 10**15
 
-LONGEST_WORD = 64
+LONGEST_NAME = 64
 LONGEST_SENTENCE = 200
 
 # A board has a thousand and some slots, sixteen changes are kept, and sixty-four balancers.
@@ -45,7 +45,11 @@ def understood(value: Any) -> LoadReport:
 
 def number(value: Any) -> Any:
     """Return a number as it came; two clocks may have made it a little less than nothing."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < MOST:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not abs(value) < MOST_NUMBER
+    ):
         raise ValueError("expected a number")
     return max(0, value)
 
@@ -54,7 +58,7 @@ def text(value: Any) -> str:
     """Return a word of printable characters."""
     if not isinstance(value, str):
         raise ValueError("expected a word")
-    return plain(value[:LONGEST_WORD])
+    return plain(value[:LONGEST_NAME])
 
 
 def sentence(value: Any) -> str:
@@ -105,7 +109,7 @@ def texts(value: Any) -> dict[str, str]:
 
 
 def _name(value: Any) -> str:
-    return str(value) if isinstance(value, int) and abs(value) < MOST else text(value)
+    return str(value) if isinstance(value, int) and abs(value) < MOST_NUMBER else text(value)
 
 
 def _object(value: Any) -> dict[str, Any]:

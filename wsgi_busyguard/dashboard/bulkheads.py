@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..load import told
+from ..load_report import bulkhead_text
 from .formatting import plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .._support.load_report import BulkheadFigures, LoadReport
+    from ..load_report import BulkheadFigures, LoadReport
     from .history import Look
 
 # More than this make a sentence that nobody reads; docs/bulkheads.rst says how many hosts have one.
-NAMED = 5
+MOST_NAMED = 5
 
 
 def bulkhead(one: BulkheadFigures) -> str:
     """Return how one is: ``rates: 5 of 5 in calls for up to 4.8 s, shut for 12 s``."""
-    return plain(told(one))
+    return plain(bulkhead_text(one))
 
 
 def failing(shown: LoadReport, _: Sequence[Look]) -> str | None:
@@ -27,8 +27,8 @@ def failing(shown: LoadReport, _: Sequence[Look]) -> str | None:
     wrong = [bulkhead(one) for one in shown.get("bulkheads", ()) if _fails(one)]
     if not wrong:
         return None
-    more = f"; and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
-    return f"Calls to outside services fail at once: {'; '.join(wrong[:NAMED])}{more}."
+    more = f"; and {len(wrong) - MOST_NAMED} more" if len(wrong) > MOST_NAMED else ""
+    return f"Calls to outside services fail at once: {'; '.join(wrong[:MOST_NAMED])}{more}."
 
 
 def _fails(one: BulkheadFigures) -> bool:

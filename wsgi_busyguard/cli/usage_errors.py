@@ -6,7 +6,7 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from .._support.usage_error import Mistake
+from .._support.usage_error import UsageError
 from ..board.board import BoardFull
 
 if TYPE_CHECKING:
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def said_in_one_line() -> Iterator[None]:
+def usage_errors() -> Iterator[None]:
     """Turn what arguments can be blamed for into a mistake."""
     try:
         yield
     except (ValueError, TypeError, OSError, ImportError, BoardFull) as error:
-        raise Mistake(str(error)) from error
+        raise UsageError(str(error)) from error
 
 
 @contextmanager
@@ -31,6 +31,6 @@ def opening(listen: str) -> Iterator[None]:
         # A host that cannot be found has a number below 0, and words of its own.
         known = error.errno is not None and error.errno > 0
         why = os.strerror(error.errno or 0) if known else error.strerror or str(error)
-        raise Mistake(f"cannot listen at {listen}: {why}") from error
+        raise UsageError(f"cannot listen at {listen}: {why}") from error
     except ValueError as error:
-        raise Mistake(str(error)) from error
+        raise UsageError(str(error)) from error

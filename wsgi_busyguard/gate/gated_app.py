@@ -29,7 +29,7 @@ def holding(
     refused: Callable[[Reason], WSGIApplication],
     client_timeout: float,
     client_of: Callable[[Mapping[str, Any]], Client] | None = None,
-    read_off: Callable[[Mapping[str, Any]], object] | None = None,
+    read_off: Callable[[Mapping[str, Any]], object] = bool,
 ) -> WSGIApplication:
     """Return ``app`` behind ``gate``.
 
@@ -45,8 +45,7 @@ def holding(
             else:
                 slot, patience = _enter_as(client_of(environ), gate, client_timeout)
         except Refused as refusal:
-            if read_off is not None:
-                read_off(environ)
+            read_off(environ)
             return refused(refusal.reason)(environ, start_response)
         since = (place := slot.place).since
         try:

@@ -1,4 +1,4 @@
-"""What is in force in a guard, told by its options and by the limits of its gate."""
+"""What is in force in a guard, by its options and by the limits of its gate."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ..policy import loose_limits
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from .._support.load_report import LimitFigures
+    from ..load_report import LimitFigures
     from ..monitor import Monitor
     from ..options import GuardOptions
     from ..policy import Limits
@@ -71,19 +71,11 @@ def in_force(
     :param slots: how many slots there are now, where some are taken away, and ``why`` they are.
     :param tight: whether the bounds are those of an overload.
     """
-    given = {name for name in LIMITED if getattr(options, name) != OPTIONS[name].default}
-    origins = {name: GIVEN if name in given else DEFAULT for name in LIMITED}
     if options.disabled:
         acts, bounds, slots = DISABLED, None, None
     at_most = None if bounds is None else bounds.slots
     now = at_most if slots is None else slots
-    for name in ("max_queue", "max_wait") if tight else ():
-        if getattr(bounds, name) != getattr(options, name):
-            origins[name] = ADAPTED
-    if now != at_most:
-        origins["slots"] = ADAPTED
-    elif "slots" not in given:
-        origins["slots"] = THREADS  # in front of these the guard has as many
+    origins = _origins(options, bounds if tight else None, now == at_most)
     return GuardLimits(
         acts,
         now,
@@ -93,9 +85,27 @@ def in_force(
         options.timeout,
         options.ready,
         options.patience,
-        tuple(origins.values()),
+        origins,
         why or "",
     )
+
+
+def _origins(options: GuardOptions, tight: Limits | None, all_slots: bool) -> tuple[str, ...]:
+    """Return where each limit is from.
+
+    :param tight: the limits of an overload, where there is one.
+    :param all_slots: whether none is taken away.
+    """
+    given = {name for name in LIMITED if getattr(options, name) != OPTIONS[name].default}
+    origins = {name: GIVEN if name in given else DEFAULT for name in LIMITED}
+    for name in ("max_queue", "max_wait") if tight else ():
+        if getattr(tight, name) != getattr(options, name):
+            origins[name] = ADAPTED
+    if not all_slots:
+        origins["slots"] = ADAPTED
+    elif "slots" not in given:
+        origins["slots"] = THREADS  # in front of these the guard has as many
+    return tuple(origins.values())
 
 
 def _bound(limit: float) -> float | None:

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from .charts import chart, reach
 from .formatting import DASH, grouped, of, span
-from .history import KEPT, rates
-from .processes import STALLED, word
+from .history import KEPT_LOOKS, rates
+from .processes import STALLED, shown_state
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .._support.load_report import LoadReport
+    from ..load_report import LoadReport
     from .history import Look
 
 
@@ -29,7 +29,7 @@ def minutes(shown: LoadReport, looks: Sequence[Look]) -> str:
     delays = [look.delay for look in looks]
     served, refused = rates(looks)
     most = max(queued)
-    since = "5 min ago" if reach(ages) == KEPT else f"{span(int(reach(ages)))} ago"
+    since = "5 min ago" if reach(ages) == KEPT_LOOKS else f"{span(int(reach(ages)))} ago"
     drawn = [
         _figure(
             "Queue",
@@ -72,7 +72,7 @@ def _top(active: Sequence[float], capacity: Sequence[float | None]) -> float:
 
 def _now(shown: LoadReport, last: Look) -> Look:
     """Return the last look as it would be now, of the very instant that all the page tells of."""
-    delay = None if word(shown) == STALLED else shown["delay"]
+    delay = None if shown_state(shown) == STALLED else shown["delay"]
     queued, active, capacity = shown["queued"], shown["active"], shown["capacity"]
     return last._replace(queued=queued, active=active, capacity=capacity, delay=delay)
 

@@ -15,7 +15,6 @@ from twisted.internet.testing import MemoryReactorClock
 from waitress.wasyncore import close_all
 
 from wsgi_busyguard import Board, BusyGuard, Load, Monitor
-from wsgi_busyguard._support.load_report import LimitFigures
 from wsgi_busyguard.adapters.cheroot.front import CherootFront
 from wsgi_busyguard.adapters.detect import Server
 from wsgi_busyguard.adapters.gunicorn.pool import pool_limits
@@ -24,14 +23,15 @@ from wsgi_busyguard.adapters.waitress.dispatcher import WaitressFront
 from wsgi_busyguard.board.layout import LIMIT_COLUMNS, LIMITS, limits_in, packed_limits
 from wsgi_busyguard.board.publisher import Publisher
 from wsgi_busyguard.board.watcher import Watcher
-from wsgi_busyguard.cli.top.figures import understood
-from wsgi_busyguard.cli.top.lines import _limits as top_lines
+from wsgi_busyguard.cli.top.details import _limits as top_lines
+from wsgi_busyguard.cli.top.validation import understood
 from wsgi_busyguard.dashboard.html import parts
 from wsgi_busyguard.dashboard.limits import in_force as alike
 from wsgi_busyguard.dashboard.sentences import sentences
 from wsgi_busyguard.gate import Gate
-from wsgi_busyguard.gate.in_force import gate_in_force, in_force
+from wsgi_busyguard.gate.limits_in_force import gate_in_force, in_force
 from wsgi_busyguard.load import ACTS, LIMITED, ORIGINS, GuardLimits
+from wsgi_busyguard.load_report import LimitFigures
 from wsgi_busyguard.metrics.figures import FIGURES
 from wsgi_busyguard.metrics.report import look
 from wsgi_busyguard.options import GuardOptions

@@ -6,30 +6,30 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from ...dashboard.bulkheads import bulkhead
 from ...dashboard.formatting import grouped, length, span
 from ...dashboard.history import lengths
 from ...dashboard.limits import in_force
-from ...dashboard.outside import bulkhead
 from ...policy import DRAINING, share
 
 if TYPE_CHECKING:
-    from ..._support.load_report import LoadReport
-    from .watching import Seen
+    from ...load_report import LoadReport
+    from .hosts import HostLook
 
 
-def lines(seen: Seen, shown: LoadReport) -> list[Text]:
+def lines(seen: HostLook, shown: LoadReport) -> list[Text]:
     """Return them all."""
     asking = [*_bulkheads(shown), *_balancers(shown)]
     return [*_lengths(seen), *_changes(shown), *asking, *_limits(shown)]
 
 
-def _lengths(seen: Seen) -> list[Text]:
+def _lengths(seen: HostLook) -> list[Text]:
     half, most = lengths(seen.looks, "service")
     if half is None or most is None:
         return []
     when = span(round(seen.looks[-1].at - seen.looks[0].at))
-    said = f"half took {length(half)}, 99 of 100 {length(most)} (last {when})"
-    return [_line("requests", said)]
+    text = f"half took {length(half)}, 99 of 100 {length(most)} (last {when})"
+    return [_line("requests", text)]
 
 
 def _changes(shown: LoadReport) -> list[Text]:

@@ -1,8 +1,12 @@
-"""What ``/load`` of a check port says; the keys are explained in docs/metrics.rst."""
+"""The report that ``/load`` of a check port is; its keys are explained in docs/metrics.rst.
+
+Only its form: the modules that know the figures fill it in, and metrics/report.py puts it together.
+The page, ``busyguard top`` and the metrics read it.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, Protocol, TypedDict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,7 +106,7 @@ class BulkheadFigures(TypedDict):
 
 
 class LimitFigures(TypedDict):
-    """What is in force, and in how many processes."""
+    """A guard's limits, as ``load.GuardLimits`` has them, and in how many processes they hold."""
 
     processes: int
     acts: str
@@ -117,8 +121,25 @@ class LimitFigures(TypedDict):
     why: str
 
 
+class LineFigures(TypedDict):
+    """A line in which threads are that have a request."""
+
+    threads: int
+    at: str
+    oldest: float | None
+
+
+class StackFigures(TypedDict):
+    """What holds the slots of this process, as ``/load`` shows it."""
+
+    threads: int
+    complete: bool
+    lines: list[LineFigures]
+    why: str | None
+
+
 class StateFigures(LoadFigures):
-    """What has always been said."""
+    """What the report has always had."""
 
     version: int
     at: float
@@ -146,4 +167,21 @@ class LoadReport(StateFigures, total=False):
     balancers: list[BalancerFigures]
     bulkheads: list[BulkheadFigures]
     processes: list[ProcessFigures]
-    stacks: Any  # StackFigures of the dashboard
+    stacks: StackFigures
+
+
+class KnowsBalancers(Protocol):
+    """An agent: knows which balancers ask it."""
+
+    def balancers(self) -> list[BalancerFigures]:
+        """Return the balancers that ask, with how many seconds ago, and their periods."""
+
+
+def bulkhead_text(figures: BulkheadFigures) -> str:
+    """Return how a bulkhead is, in words: ``rates: 5 of 5 in calls for up to 4.8 s``."""
+    most, since = figures["at_most"], figures["shut_for"]
+    many = f"{figures['inside']} of {most}" if most is not None else f"{figures['inside']}"
+    text = f"{figures['name']}: {many} in calls"
+    if figures["inside"]:
+        text += f" for up to {figures['oldest']:.1f} s"
+    return text if since is None else f"{text}, shut for {since:.0f} s"

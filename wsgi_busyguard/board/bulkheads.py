@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING
+
+from ..counters import SECOND
+from .memory import text_in, text_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from .._support.load_report import BulkheadFigures
-
-SECOND = 10**9
+    from ..load_report import BulkheadFigures
 
 # Bulkheads that a row has room for: those that are used most.
 MOST_BULKHEADS = 8
 
 NAME_WORDS = 4
-WORDS = NAME_WORDS + 6
-COLUMNS = MOST_BULKHEADS * WORDS
-
-NAME = f"{NAME_WORDS}Q"
+BULKHEAD_WORDS = NAME_WORDS + 6
+COLUMNS = MOST_BULKHEADS * BULKHEAD_WORDS
 
 BITS = 21
 UNKNOWN = (1 << BITS) - 1
@@ -28,7 +26,7 @@ UNKNOWN = (1 << BITS) - 1
 _known: list[Callable[[], Iterable[BulkheadFigures]]] = []
 
 
-def told_by(figures: Callable[[], Iterable[BulkheadFigures]]) -> None:
+def post_bulkheads_of(figures: Callable[[], Iterable[BulkheadFigures]]) -> None:
     """Have the bulkheads of this process, which the board knows nothing of, be posted."""
     _known[:] = [figures]
 
@@ -44,8 +42,7 @@ def packed(bulkheads: Iterable[BulkheadFigures], now: int) -> list[int]:
     words: list[int] = []
     for one in used[:MOST_BULKHEADS]:
         most = UNKNOWN if one["at_most"] is None else min(one["at_most"], UNKNOWN - 1)
-        name = one["name"].encode("ascii", "replace")[: 8 * NAME_WORDS] or b"?"
-        words += struct.unpack(NAME, name.ljust(8 * NAME_WORDS, b"\0"))
+        words += text_words(one["name"] or "?", NAME_WORDS)
         words.append(min(one["inside"], UNKNOWN) << BITS | most)
         words.append(now - int(one["oldest"] * SECOND) if one["inside"] else 0)
         words.append(0 if one["shut_for"] is None else max(1, now - int(one["shut_for"] * SECOND)))
@@ -56,14 +53,14 @@ def packed(bulkheads: Iterable[BulkheadFigures], now: int) -> list[int]:
 def unpacked(words: Sequence[int], now: int) -> tuple[BulkheadFigures, ...]:
     """Return the bulkheads that these words stand for."""
     found: list[BulkheadFigures] = []
-    for at in range(0, COLUMNS, WORDS):
-        *name, figures, since, shut, made, slow, refused = words[at : at + WORDS]
+    for at in range(0, COLUMNS, BULKHEAD_WORDS):
+        *name, figures, since, shut, made, slow, refused = words[at : at + BULKHEAD_WORDS]
         if not name[0]:
             break
         most = figures & UNKNOWN
         found.append(
             {
-                "name": struct.pack(NAME, *name).rstrip(b"\0").decode("ascii", "replace"),
+                "name": text_in(name),
                 "inside": figures >> BITS,
                 "at_most": None if most == UNKNOWN else most,
                 "oldest": round(max(0, now - since) / SECOND, 3) if since else 0.0,

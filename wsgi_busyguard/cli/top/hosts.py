@@ -10,32 +10,32 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..._support.health_client import FREE, NO_ANSWER, NOT_NOW, fetched, split
 from ..._support.periodic import Periodic
 from ...dashboard.formatting import plain
-from ...dashboard.history import Past, look_in
-from ...dashboard.processes import word
+from ...dashboard.history import LookHistory, look_in
+from ...dashboard.processes import shown_state
 from ...dashboard.sentences import sentences, summary
-from .figures import understood
+from .validation import understood
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..._support.load_report import LoadReport
     from ...dashboard.history import Look
     from ...dashboard.sentences import Sentence
+    from ...load_report import LoadReport
 
 EVERY_SECONDS = 1.0
 
-# What is told of why there is no answer.
+# Of the reason for which there is no answer.
 LONGEST_REASON = 100
 
 # What comes of an answer that is something else; lists in lists in lists are too deep to be read.
 NO_FIGURES = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
 
-class Seen(NamedTuple):
+class HostLook(NamedTuple):
     """What one look at a host has shown.
 
     :param shown: what ``/load`` shows; ``None`` if there was no answer.
-    :param word: the state, or that there is no answer, or not yet.
+    :param state: the state, or that there is no answer, or not yet.
     :param why: why there is none.
     :param code: the exit code that it amounts to.
     :param number: how many looks there have been.
@@ -45,10 +45,10 @@ class Seen(NamedTuple):
 
     name: str
     shown: LoadReport | None = None
-    word: str = "asking"
+    state: str = "asking"
     why: str = ""
     code: int = NO_ANSWER
-    said: Sequence[Sentence] = ()
+    sentences: Sequence[Sentence] = ()
     summary: str = ""
     looks: Sequence[Look] = ()
     number: int = 0
@@ -61,7 +61,7 @@ class Seen(NamedTuple):
         return self.last if self.shown is None else self.shown
 
 
-class Host:
+class HostWatch:
     """Looks at a host.
 
     :param target: ``HOST:PORT`` of its check port, or a port, or a URL.
@@ -74,14 +74,14 @@ class Host:
         if self._url.path != "/load":
             raise ValueError(f"expected host:port of a check port, not {target!r}")
         self.name = self._url.netloc.rpartition("@")[2]
-        self.seen = Seen(self.name)
+        self.seen = HostLook(self.name)
         self._timeout = timeout
-        self._past = Past()
+        self._history = LookHistory()
         self._last: float | None = None
         self._looking = Periodic(self._look_again, EVERY_SECONDS, f"top {self.name}", at_once=True)
         self._due = 0.0
 
-    def look(self) -> Seen:
+    def look(self) -> HostLook:
         """Look once."""
         number = self.seen.number + 1
         try:
@@ -111,18 +111,18 @@ class Host:
         self._due = max(due, now)
         self._looking.pause = self._due - now
 
-    def _understood(self, shown: LoadReport, number: int) -> Seen:
+    def _understood(self, shown: LoadReport, number: int) -> HostLook:
         self._last = time.monotonic()
-        self._past.keep(look_in(shown, self._last))
-        looks = tuple(self._past.looks)
+        self._history.keep(look_in(shown, self._last))
+        looks = tuple(self._history.looks)
         code = FREE if shown["ready"] else NOT_NOW
-        said = sentences(shown, looks)
-        return Seen(self.name, shown, word(shown), "", code, said, summary(shown), looks, number)
+        texts = sentences(shown, looks), summary(shown)
+        return HostLook(self.name, shown, shown_state(shown), "", code, *texts, looks, number)
 
-    def _unanswered(self, why: str, number: int) -> Seen:
+    def _unanswered(self, why: str, number: int) -> HostLook:
         silent = None if self._last is None else time.monotonic() - self._last
         before = self.seen
-        seen = Seen(self.name, None, "no answer", why, number=number, silent=silent)
+        seen = HostLook(self.name, None, "no answer", why, number=number, silent=silent)
         return seen._replace(looks=before.looks, last=before.figures)
 
 

@@ -13,7 +13,7 @@ from waitress.buffers import ReadOnlyFileBasedBuffer
 
 from wsgi_busyguard import Gate, Monitor
 from wsgi_busyguard.deadlines.environ import DEADLINE, MONITOR, WAITED
-from wsgi_busyguard.gate.gated import HeldAny, holding
+from wsgi_busyguard.gate.gated_app import HeldAny, holding
 from wsgi_busyguard.policy import Reason
 
 CLIENT_TIMEOUT = 3.0
