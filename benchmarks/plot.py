@@ -22,7 +22,14 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 from wsgi_busyguard.demo.acts import Act
-from wsgi_busyguard.demo.figures import Balance, Check, Queue, Record, Timeline, Visit
+from wsgi_busyguard.demo.figures import (
+    AskedCheck,
+    BalancersSeen,
+    PageVisit,
+    QueuePeak,
+    Record,
+    Timeline,
+)
 from wsgi_busyguard.demo.picture import draw
 
 OURS = "bulkhead"
@@ -51,10 +58,10 @@ def draw_demo(report: dict[str, Any], picture: Path) -> None:
     for act in report["acts"]:
         seen = act["series"]
         record = Record(Timeline(**report["timeline"]), report["patience"])
-        record.visits = [Visit(*each) for each in seen["visits"]]
-        record.checks = [Check(*each) for each in seen["checks"]]
-        record.queues = [Queue(*each) for each in seen["queues"]]
-        record.balances = [Balance(*each) for each in seen["balancers"]]
+        record.visits = [PageVisit(*each) for each in seen["visits"]]
+        record.checks = [AskedCheck(*each) for each in seen["checks"]]
+        record.queues = [QueuePeak(*each) for each in seen["queues"]]
+        record.balances = [BalancersSeen(*each) for each in seen["balancers"]]
         records.append(record)
     acts = [Act(act["name"], act["title"], act["text"]) for act in report["acts"]]
     draw(acts, records, picture)

@@ -50,7 +50,7 @@ MOSTLY, SELDOM = 0.6, 0.4
 # no thread computes all the time (up to 0.8), one does (1.04), several do (from 1.5 on), very many
 # (from 10 on). From half of one on, somebody had the interpreter when it was asked for.
 WAIT, MIXED, ALONE, QUEUED, MANY_QUEUED = 0.25, 0.4, 0.8, 1.5, 10.0
-TAKEN = 0.5
+TAKEN_SHARE = 0.5
 
 # How many looks in a row have to ask for one slot more; twice as many each time that it has to be
 # taken back soon, up to so many.
@@ -340,7 +340,7 @@ class Window:
             (used - self._used) / seconds,
             (loop - self._loop) / seconds,
             math.fsum(self.lags) / beats / interval,
-            sum(lag >= TAKEN * interval for lag in self.lags) / beats,
+            sum(lag >= TAKEN_SHARE * interval for lag in self.lags) / beats,
             2 * self.waits >= beats,
         )
 

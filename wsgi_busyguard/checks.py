@@ -38,8 +38,8 @@ READY, LIVE = QUESTIONS = ("ready", "live")
 
 
 #: The status that ``?warn=`` may ask for, for busy but still ready.
-WARNING = 429
-_WARNS = (None, str(WARNING))
+WARNING_STATUS = 429
+_WARNS = (None, str(WARNING_STATUS))
 
 
 class Check(NamedTuple):

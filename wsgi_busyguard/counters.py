@@ -221,7 +221,7 @@ class Shared(Protocol):
 
 
 # So many changes are kept to be shown.
-RECENT = 16
+RECENT_CHANGES = 16
 
 
 class Change(NamedTuple):
@@ -260,7 +260,7 @@ class History:
     def __init__(self) -> None:
         self._times = 0  # that the state has changed
         self._busy_before = 0.0  # seconds, without those of a state that lasts
-        self._recent: deque[Change] = deque(maxlen=RECENT)
+        self._recent: deque[Change] = deque(maxlen=RECENT_CHANGES)
 
     def note(self, change: Transition, at: float) -> None:
         """Note a change, and the time of day at which it was seen."""

@@ -18,7 +18,7 @@ with warnings.catch_warnings():
 from ._support.log import Streak
 from ._support.wsgi_app import wsgi_app
 from ._support.wsgi_call import called
-from .checks import LIVE, METHODS, WARNING, Check
+from .checks import LIVE, METHODS, WARNING_STATUS, Check
 from .policy import DAMPED_PATIENCE, DRAINING, READY_POLICIES, Reason, Verdict, flag, whole
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class Responses:
         self._not_allowed = _plain(405, "", Allow=ALLOW)
         # Consul takes 429 for a warning, and all others but 2xx for critical.
         self._warning = {
-            key: Answer(f"{WARNING} Too Many Requests", built.headers, built.body)
+            key: Answer(f"{WARNING_STATUS} Too Many Requests", built.headers, built.body)
             for key, built in self._built.items()
             if key[:2] == ("busy", True)
         }
@@ -146,7 +146,7 @@ class Responses:
         }
         unknown = f"ready must be one of {', '.join(READY_POLICIES)}"
         self._unknown = {False: _plain(400, unknown), True: _plain(400, unknown, Allow=ALLOW)}
-        other = f"warn must be {WARNING}, the status for busy but still ready"
+        other = f"warn must be {WARNING_STATUS}, the status for busy but still ready"
         self._unwarned = {False: _plain(400, other), True: _plain(400, other, Allow=ALLOW)}
         self._refusals = {
             reason: Refusal(reason, range(retry_after, retry_after + JITTER_SECONDS), refusal)

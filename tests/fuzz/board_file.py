@@ -14,7 +14,7 @@ from pathlib import Path
 from wsgi_busyguard import Board, Load, Monitor
 from wsgi_busyguard._support.wsgi_call import called, least_environ
 from wsgi_busyguard.board.layout import COLUMNS
-from wsgi_busyguard.board.memory import HEADER, OTHERS
+from wsgi_busyguard.board.memory import HEADER_WORDS, OTHERS
 from wsgi_busyguard.board.publisher import Publisher
 from wsgi_busyguard.board.watcher import Watcher
 from wsgi_busyguard.checkport.ports import CheckApp
@@ -23,7 +23,7 @@ from wsgi_busyguard.policy import READY_POLICIES, Verdict
 NOW = 1000.0
 FOLDER = Path(tempfile.mkdtemp())
 PATHS = ["/readyz", "/load", "/metrics", "/"]  # what costs little is asked for as often
-PLACES = [*range(OTHERS, HEADER), *range(HEADER, HEADER + 4 * COLUMNS)]
+PLACES = [*range(OTHERS, HEADER_WORDS), *range(HEADER_WORDS, HEADER_WORDS + 4 * COLUMNS)]
 
 
 class Idle:

@@ -25,7 +25,7 @@ STATES = frozenset({"free", "busy", "draining", "absent", "alive", "stalled"})
 #: Where the check port is taken to be, unless the environment variable of that name says.
 CHECK_PORT, CHECK_VARIABLE = "127.0.0.1:8081", "BUSYGUARD_CHECK"
 
-TIMEOUT = 2.0  # seconds; HAProxy's default for a check is its inter, 2 s
+TIMEOUT_SECONDS = 2.0  # seconds; HAProxy's default for a check is its inter, 2 s
 
 # The bytes after which an answer is cut off. The figures of a thousand processes are a tenth.
 LONGEST = 4 << 20
@@ -47,7 +47,7 @@ def default_target(variables: Mapping[str, str] = os.environ) -> str:
     return variables.get(CHECK_VARIABLE) or CHECK_PORT
 
 
-def ask(target: str, timeout: float = TIMEOUT) -> CheckResult:
+def ask(target: str, timeout: float = TIMEOUT_SECONDS) -> CheckResult:
     """Ask for the state.
 
     :param target: ``http://host:port/readyz``; or ``host:port`` or ``port`` of a check port, whose

@@ -26,7 +26,7 @@ RETRY_SECONDS = 0.25
 # In their order; the values are nothing.
 _postponed: dict[Callable[[], Callable[[], object] | None], None] = {}
 _trying = owned_lock()  # never waited for
-_due = 0.0
+_due_at = 0.0
 
 
 def launch(start: Callable[[], object]) -> None:
@@ -47,14 +47,14 @@ def launch(start: Callable[[], object]) -> None:
 
 def relaunch() -> None:
     """Start what could not be started before, if it is time. For whoever comes by often."""
-    if _postponed and time.monotonic() >= _due and not _trying._is_owned():
+    if _postponed and time.monotonic() >= _due_at and not _trying._is_owned():
         tried(_trying, _try_again)
 
 
 def _try_again() -> None:
     """Start them, oldest first, until one cannot be. Requires _trying."""
-    global _due
-    _due = time.monotonic() + RETRY_SECONDS
+    global _due_at
+    _due_at = time.monotonic() + RETRY_SECONDS
     for later in tuple(_postponed):
         start = later()
         if start is not None and _failure(start) is not None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from .unpatched import NO_TIMEOUT
 
-CHUNK = 8192
+CHUNK_BYTES = 8192
 
 # O_NONBLOCK would be one more call a peer. macOS has no MSG_NOSIGNAL.
 AT_ONCE = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
@@ -34,7 +34,7 @@ class Plain:
 
     def receive(self, connection: _socket.socket) -> bytes:
         """Return what there is, a chunk at most; nothing at the end."""
-        return connection.recv(CHUNK, AT_ONCE)
+        return connection.recv(CHUNK_BYTES, AT_ONCE)
 
     def send(self, connection: _socket.socket, data: bytes) -> int:
         """Send as much as goes, and return how many bytes went."""
@@ -71,7 +71,7 @@ class Quick(Plain):
         self._send = function("send", count, whole, ctypes.c_char_p, size, whole)
         self._shutdown = function("shutdown", whole, whole, whole)
         self._close = function("close", whole, whole)
-        self._buffer = ctypes.create_string_buffer(CHUNK)
+        self._buffer = ctypes.create_string_buffer(CHUNK_BYTES)
         self._where = ctypes.create_string_buffer(128)  # sockaddr_storage
         self._length = whole()
         self._length_at = ctypes.addressof(self._length)
@@ -88,7 +88,7 @@ class Quick(Plain):
 
     def receive(self, connection: _socket.socket) -> bytes:
         """Return what there is, a chunk at most; nothing at the end."""
-        count = self._recv(connection.fileno(), self._buffer, CHUNK, AT_ONCE)
+        count = self._recv(connection.fileno(), self._buffer, CHUNK_BYTES, AT_ONCE)
         return self._bytes_at(self._buffer, self._checked(count))
 
     def send(self, connection: _socket.socket, data: bytes) -> int:

@@ -38,7 +38,7 @@ from .layout import (
 from .memory import MOST_ROWS
 from .processes import is_gone
 from .row import Row, row_in
-from .table import BORN, FLAGS, OWNER, Table
+from .table import BORN, FLAG_BITS, OWNER, Table
 from .totals import Totals
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ class Board:
         """
         now, ready, columns = self._look(READY)
         return {
-            columns[OWNER][row] >> FLAGS: summed(columns, [row], now)
+            columns[OWNER][row] >> FLAG_BITS: summed(columns, [row], now)
             for row in ready
             if columns[BEAT][row] > now - YOUNG_NS
         }
@@ -197,7 +197,7 @@ class Board:
         now, ready, columns = self._look(READY)
         due = now - int(SILENT_SECONDS * SECOND)
         awake = [row for row in ready if columns[BEAT][row] > due] or ready
-        return columns[OWNER][awake[0]] >> FLAGS if awake else None
+        return columns[OWNER][awake[0]] >> FLAG_BITS if awake else None
 
     def counts(self) -> Counters:
         """Return what all processes have counted that ever had a slot, up to their last beats."""
@@ -315,7 +315,7 @@ class Board:
         """Return whether the process of a row is gone; one that beat just now is not looked for."""
         owner, since, beat = (table.words[table.at(word, row)] for word in (OWNER, BORN, BEAT))
         if also_the_young:
-            return is_gone(owner >> FLAGS, since)
+            return is_gone(owner >> FLAG_BITS, since)
         now = self.now()
         return not (now - YOUNG_NS < beat <= now or self._is_there(row, owner, since, now))
 
@@ -361,7 +361,7 @@ class Board:
 
     def _is_there(self, row: int, owner: int, since: int, now: int) -> bool:
         """Return whether the process of a row that is silent is there."""
-        pid = owner >> FLAGS
+        pid = owner >> FLAG_BITS
         known = self._believed.get(row)
         if known is not None and known[:2] == (pid, since) and (not known[3] or now < known[2]):
             return known[3]  # the dead stay dead

@@ -19,8 +19,8 @@ NAME_WORDS = 4
 BULKHEAD_WORDS = NAME_WORDS + 6
 COLUMNS = MOST_BULKHEADS * BULKHEAD_WORDS
 
-BITS = 21
-UNKNOWN = (1 << BITS) - 1
+COUNT_BITS = 21
+UNKNOWN = (1 << COUNT_BITS) - 1
 
 
 _known: list[Callable[[], Iterable[BulkheadFigures]]] = []
@@ -43,7 +43,7 @@ def packed(bulkheads: Iterable[BulkheadFigures], now: int) -> list[int]:
     for one in used[:MOST_BULKHEADS]:
         most = UNKNOWN if one["at_most"] is None else min(one["at_most"], UNKNOWN - 1)
         words += text_words(one["name"] or "?", NAME_WORDS)
-        words.append(min(one["inside"], UNKNOWN) << BITS | most)
+        words.append(min(one["inside"], UNKNOWN) << COUNT_BITS | most)
         words.append(now - int(one["oldest"] * SECOND) if one["inside"] else 0)
         words.append(0 if one["shut_for"] is None else max(1, now - int(one["shut_for"] * SECOND)))
         words += (one["made"], one["slow"], one["refused"])
@@ -61,7 +61,7 @@ def unpacked(words: Sequence[int], now: int) -> tuple[BulkheadFigures, ...]:
         found.append(
             {
                 "name": text_in(name),
-                "inside": figures >> BITS,
+                "inside": figures >> COUNT_BITS,
                 "at_most": None if most == UNKNOWN else most,
                 "oldest": round(max(0, now - since) / SECOND, 3) if since else 0.0,
                 "shut_for": round(max(0, now - shut) / SECOND, 3) if shut else None,

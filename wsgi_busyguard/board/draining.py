@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from .._support.log import logger
 from .layout import SERVER, THERE
-from .table import FLAGS, OWNER
+from .table import FLAG_BITS, OWNER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,9 +54,9 @@ def start_draining(table: Table, living: Sequence[int], owners: Sequence[int]) -
         pids = []
         for row in living:
             owner = table.words[table.at(OWNER, row)]
-            if owner & THERE and owner >> FLAGS == owners[row] >> FLAGS:
+            if owner & THERE and owner >> FLAG_BITS == owners[row] >> FLAG_BITS:
                 table.words[table.at(SERVER, row)] |= DRAIN_BIT
-                pids.append(owner >> FLAGS)
+                pids.append(owner >> FLAG_BITS)
         return pids
 
     return table.alone(store)
@@ -74,7 +74,7 @@ def stop_draining(table: Table) -> list[int]:
             table.words[table.at(SERVER, row)] &= ~DRAIN_BIT
             owner = table.words[table.at(OWNER, row)]
             if owner & THERE:
-                pids.append(owner >> FLAGS)
+                pids.append(owner >> FLAG_BITS)
         return pids
 
     return table.alone(store)

@@ -12,6 +12,7 @@ from ..counters import LENGTH as COUNTED
 from ..load import ACTS, LAG_FREE, LIMITED, ORIGINS, GuardLimits, Load
 from ..policy import READY_POLICIES
 from .bulkheads import COLUMNS as CALL_COLUMNS
+from .bulkheads import COUNT_BITS
 from .memory import OTHERS, text_in, text_words
 from .table import OWNER
 
@@ -71,8 +72,8 @@ CHANGES, CHANGE, RECENT = 16, 7, 16
 
 LONGEST_NS = (1 << 63) - 1  # ns; nobody waits for that
 
-BITS = 21
-MOST_REQUESTS = (1 << BITS) - 1  # more are taken to be so many; as a capacity it is the unknown one
+# More are taken to be so many; as a capacity it is the unknown one.
+MOST_REQUESTS = (1 << COUNT_BITS) - 1
 
 
 def packed(load: Load, now: int) -> list[int]:
@@ -82,7 +83,9 @@ def packed(load: Load, now: int) -> list[int]:
         raise ValueError(f"expected no figure below 0, not {load!r}")
     room = MOST_REQUESTS if capacity is None else min(capacity, MOST_REQUESTS - 1)
     return [
-        min(queued, MOST_REQUESTS) << 2 * BITS | min(active, MOST_REQUESTS) << BITS | room,
+        min(queued, MOST_REQUESTS) << 2 * COUNT_BITS
+        | min(active, MOST_REQUESTS) << COUNT_BITS
+        | room,
         max(1, now - int(waited * SECOND)) if waited else 0,
         0 if service is None else max(1, min(int(service * SECOND), LONGEST_NS)),
         min(int(lag * SECOND), LONGEST_NS),
@@ -95,7 +98,7 @@ def packed_limits(limits: GuardLimits | None) -> list[int]:
         return [0] * (LIMIT_COLUMNS - LIMITS)
     bounds = 0
     for bound in (limits.slots, limits.at_most, limits.max_queue):
-        bounds = bounds << BITS | (
+        bounds = bounds << COUNT_BITS | (
             MOST_REQUESTS if bound is None else min(int(bound), MOST_REQUESTS - 1)
         )
     times = limits.max_wait or 0, limits.client_timeout, limits.patience
@@ -121,7 +124,7 @@ def limits_in(words: Sequence[int]) -> GuardLimits | None:
         return None
     slots, at_most, max_queue = (
         None if (bound := bounds >> shift & MOST_REQUESTS) == MOST_REQUESTS else bound
-        for shift in (2 * BITS, BITS, 0)
+        for shift in (2 * COUNT_BITS, COUNT_BITS, 0)
     )
     max_wait, client_timeout, patience = (time / SECOND for time in nanoseconds)
     return GuardLimits(
@@ -149,8 +152,8 @@ def changed(words: Sequence[int]) -> tuple[int, int, int, Load]:
     number, at, wall, figures, waited, service, lag = words
     room = figures & MOST_REQUESTS
     load = Load(
-        figures >> 2 * BITS,
-        figures >> BITS & MOST_REQUESTS,
+        figures >> 2 * COUNT_BITS,
+        figures >> COUNT_BITS & MOST_REQUESTS,
         None if room == MOST_REQUESTS else room,
         waited / SECOND,
         service / SECOND if service else None,
@@ -167,8 +170,8 @@ def summed(columns: Sequence[Sequence[int]], rows: Sequence[int], now: int) -> L
     waiting = columns[WAITING]
     since = min([waiting[row] for row in rows if waiting[row]], default=now)
     return Load(
-        sum([word >> 2 * BITS for word in figures]),
-        sum([word >> BITS & MOST_REQUESTS for word in figures]),
+        sum([word >> 2 * COUNT_BITS for word in figures]),
+        sum([word >> COUNT_BITS & MOST_REQUESTS for word in figures]),
         None if MOST_REQUESTS in capacities else sum(capacities),
         max(0, now - since) / SECOND,
         _service(capacities, [columns[SERVICE][row] for row in rows]),

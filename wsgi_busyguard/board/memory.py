@@ -32,18 +32,18 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-WORD = 8
+WORD_BYTES = 8
 
 # Who adds to a word begins anew behind this. No count gets there, but a file may be damaged, and
 # what stands in it must not make a check fail.
 MOST_WORD = (1 << 64) - 1
 
 MAGIC = int.from_bytes(b"busygrd\n", "little")
-VERSION = 3
+BOARD_VERSION = 3
 
 # The header's words. The last one that is named here is the first that others may use.
 _MAGIC, _VERSION, ROWS, _COLUMNS, USED, OTHERS = range(6)
-HEADER = 128
+HEADER_WORDS = 128
 
 MOST_ROWS = 1 << 20
 
@@ -55,7 +55,7 @@ LOCK_PAUSE_SECONDS = 0.002
 
 def text_words(text: str, count: int) -> tuple[int, ...]:
     """Return a text as so many words; what is longer is cut off."""
-    size = count * WORD
+    size = count * WORD_BYTES
     return struct.unpack(f"{count}Q", text.encode("ascii", "replace")[:size].ljust(size, b"\0"))
 
 
@@ -246,7 +246,7 @@ def _descriptor(path: str | os.PathLike[str], create: int) -> int:
 
 
 def _begins_well(descriptor: int) -> bool:
-    return os.pread(descriptor, WORD, 0) == MAGIC.to_bytes(WORD, sys.byteorder)
+    return os.pread(descriptor, WORD_BYTES, 0) == MAGIC.to_bytes(WORD_BYTES, sys.byteorder)
 
 
 def _known(memory: Memory) -> Memory:
@@ -281,28 +281,33 @@ def _made(memory: Memory, rows: int, columns: int) -> Memory:
 
 
 def _size(rows: int, columns: int) -> int:
-    return (HEADER + rows * columns) * WORD
+    return (HEADER_WORDS + rows * columns) * WORD_BYTES
 
 
 def _begin(words: memoryview, rows: int, columns: int) -> None:
-    for word, value in ((_VERSION, VERSION), (ROWS, rows), (_COLUMNS, columns), (_MAGIC, MAGIC)):
+    for word, value in (
+        (_VERSION, BOARD_VERSION),
+        (ROWS, rows),
+        (_COLUMNS, columns),
+        (_MAGIC, MAGIC),
+    ):
         words[word] = value
 
 
 def _examine(path: str | os.PathLike[str], descriptor: int, columns: int) -> None:
     """Raise :exc:`ValueError` if a file is not a table of so many columns."""
     name = repr(os.fspath(path))
-    head = os.pread(descriptor, HEADER * WORD, 0)
-    words = memoryview(head[: len(head) // WORD * WORD]).cast("Q").tolist()
-    if len(words) < HEADER or words[_MAGIC] != MAGIC:
+    head = os.pread(descriptor, HEADER_WORDS * WORD_BYTES, 0)
+    words = memoryview(head[: len(head) // WORD_BYTES * WORD_BYTES]).cast("Q").tolist()
+    if len(words) < HEADER_WORDS or words[_MAGIC] != MAGIC:
         raise ValueError(f"expected a board in {name}, not something else: give another path")
-    if words[_VERSION] != VERSION or words[_COLUMNS] != columns:
+    if words[_VERSION] != BOARD_VERSION or words[_COLUMNS] != columns:
         raise ValueError(
             f"the board in {name} is one of another version of wsgi_busyguard:"
             " remove it when nobody uses it, or give another path"
         )
     size = os.fstat(descriptor).st_size
-    whole = (HEADER + words[ROWS] * columns) * WORD
+    whole = (HEADER_WORDS + words[ROWS] * columns) * WORD_BYTES
     if not (1 <= words[ROWS] <= MOST_ROWS and words[USED] <= words[ROWS] and size == whole):
         raise ValueError(
             f"the board in {name} is damaged: expected {whole} bytes for its {words[ROWS]}"

@@ -41,7 +41,7 @@ from .layout import (
 from .posted_counts import Tally
 from .processes import born
 from .row import RowPlace
-from .table import BORN, FLAGS, OWNER, Full
+from .table import BORN, FLAG_BITS, OWNER, Full
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -164,7 +164,7 @@ class Publisher:
         places = [place for place in (other._mine() for other in others) if place is not None]
         try:
             row = table.claim(
-                pid << FLAGS | STARTING | self._flags,
+                pid << FLAG_BITS | STARTING | self._flags,
                 {place.row for place in places},
                 partial(self.board.is_vacant, table),
                 lambda: {BORN: began, BEAT: now, SERVER: newcomer(table)},
@@ -222,7 +222,7 @@ class Publisher:
         place = self._mine()
         while place is not None:
             wanted = self._wanted
-            place.put(OWNER, wanted and place.pid << FLAGS | wanted | self._flags)
+            place.put(OWNER, wanted and place.pid << FLAG_BITS | wanted | self._flags)
             if wanted == self._wanted:
                 return
 
@@ -269,10 +269,10 @@ class Publisher:
             load = self.adapter.read()
             if not isinstance(load, Load):
                 raise TypeError(f"expected a Load from read(), not {load!r}")
-            message = packed(load, now)
+            words = packed(load, now)
         except Exception as raised:
-            error, message = raised, packed(UNKNOWN, now)
-        for column, word in enumerate(message, FIGURES):
+            error, words = raised, packed(UNKNOWN, now)
+        for column, word in enumerate(words, FIGURES):
             place.put(column, word)
         return error
 

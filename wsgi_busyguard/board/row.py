@@ -20,7 +20,7 @@ from .layout import (
     limits_in,
     summed,
 )
-from .table import FLAGS, OWNER, Table
+from .table import FLAG_BITS, OWNER, Table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,7 +61,7 @@ def row_in(columns: Sequence[Sequence[int]], row: int, now: int) -> Row:
         max(0, columns[COUNTS + n][row] - columns[BEFORE + n][row]) for n in range(NAMED)
     )
     return Row(
-        columns[OWNER][row] >> FLAGS,
+        columns[OWNER][row] >> FLAG_BITS,
         STATES[columns[OWNER][row] & THERE],
         summed(columns, [row], now),
         max(0, now - columns[BEAT][row]) / SECOND,
@@ -100,7 +100,7 @@ class RowPlace(NamedTuple):
         Not in a child, also where nobody tells Python of the fork (uWSGI does not); and not when
         somebody has declared this process dead and given its row away.
         """
-        return self.pid == os.getpid() and self.get(OWNER) >> FLAGS == self.pid
+        return self.pid == os.getpid() and self.get(OWNER) >> FLAG_BITS == self.pid
 
     def get(self, column: int) -> int:
         """Return a word of the row."""

@@ -7,7 +7,7 @@ import stat
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from .memory import HEADER, ROWS, USED, Memory, OwnMemory, at_once, opened
+from .memory import HEADER_WORDS, ROWS, USED, Memory, OwnMemory, at_once, opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping
@@ -18,7 +18,7 @@ R = TypeVar("R")
 OWNER, BORN = range(2)
 
 # An owner is a process id with room for flags below it.
-FLAGS = 8
+FLAG_BITS = 8
 
 
 class Full(Exception):
@@ -52,7 +52,7 @@ class Table:
         self.words = self._memory.words
         self.columns = columns
         self.rows = self.words[ROWS]
-        self._starts = [HEADER + column * self.rows for column in range(columns)]
+        self._starts = [HEADER_WORDS + column * self.rows for column in range(columns)]
 
     def column(self, column: int) -> list[int]:
         """Return the words of a column, of all rows that were ever used."""
@@ -110,7 +110,7 @@ class Table:
         def claim() -> int:
             begins = first()
             # Another process that had this id, or this one before an exec().
-            self._disown(owner >> FLAGS, mine)
+            self._disown(owner >> FLAG_BITS, mine)
             row = self._vacant(is_gone)
             # The owner is the first to go and the last to come, so what stands in a row with an
             # owner is never another one's.
@@ -136,14 +136,14 @@ class Table:
     def _disown(self, pid: int, but: Container[int] = ()) -> None:
         """Have the rows of a process be nobody's, but for these. Requires the lock."""
         for row, word in enumerate(self.column(OWNER)):
-            if word >> FLAGS == pid and row not in but:
+            if word >> FLAG_BITS == pid and row not in but:
                 self.words[self.at(OWNER, row)] = 0
 
     def turn(self, pid: int, before: int, after: int, unless: int) -> None:
         """Change a flag of a process, unless it has another one, or this would mean to wait."""
 
         def is_meant(word: int) -> bool:
-            return bool(word >> FLAGS == pid and word & before and not word & unless)
+            return bool(word >> FLAG_BITS == pid and word & before and not word & unless)
 
         def turn() -> None:
             for row in rows:

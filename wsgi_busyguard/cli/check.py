@@ -10,7 +10,7 @@ from .._support.health_client import (
     CHECK_VARIABLE,
     NO_ANSWER,
     NOT_NOW,
-    TIMEOUT,
+    TIMEOUT_SECONDS,
     ask,
     default_target,
 )
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f" {CHECK_VARIABLE}, or {CHECK_PORT}",
     )
     wait = "seconds to wait for the answer (%(default)s)"
-    parser.add_argument("--timeout", type=float, default=TIMEOUT, metavar="S", help=wait)
+    parser.add_argument("--timeout", type=float, default=TIMEOUT_SECONDS, metavar="S", help=wait)
     docker = "exit with 1 instead of 2, which Docker's HEALTHCHECK reserves"
     parser.add_argument("--docker", action="store_true", help=docker)
     parser.add_argument("--quiet", action="store_true", help="print nothing; only exit")

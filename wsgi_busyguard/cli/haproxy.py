@@ -112,8 +112,8 @@ def _check(file: str) -> int:
             f"no backend in {file}: expected a server in mode http, to judge the way to"
         )
     found = mistakes(text)
-    for line, text in found:
-        print(f"{file}:{line}: {text}")
+    for finding in found:
+        print(f"{file}:{finding.line}: {finding.text}")
     if not found:
         print(f"no mistake known in {count} backend{'' if count == 1 else 's'}")
     return 1 if found else 0

@@ -21,7 +21,7 @@ BIND = ":80"
 SOCKET = "/run/haproxy/admin.sock mode 660 level admin"
 
 # Where the comments begin.
-COLUMN = 56
+COMMENT_COLUMN = 56
 
 
 class Server(NamedTuple):
@@ -195,4 +195,4 @@ def _line(text: str, why: str) -> str:
 
 
 def _comment(text: str, why: str) -> str:
-    return f"{text:{COLUMN - 1}} # {why}"
+    return f"{text:{COMMENT_COLUMN - 1}} # {why}"

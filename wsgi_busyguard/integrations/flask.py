@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from flask import current_app
 
-from .._support.health_client import NO_ANSWER, TIMEOUT, CheckResult, ask, default_target
+from .._support.health_client import NO_ANSWER, TIMEOUT_SECONDS, CheckResult, ask, default_target
 from .._support.wsgi_app import wsgi_app
 from ..bulkhead import configure
 from ..deadlines.deadline import carrying
@@ -67,7 +67,7 @@ class BusyGuard:
 
 @click.command(NAME)
 @click.argument("url", required=False)
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=TIMEOUT)
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=TIMEOUT_SECONDS)
 def command(url: str | None, timeout: float) -> None:
     """Ask the running site for its state, by default at its check port.
 

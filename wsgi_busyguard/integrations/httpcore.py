@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import ssl
 
 # What is sent at once. A peer that takes it slowly is looked at as often.
-PIECE = 65536
+PIECE_BYTES = 65536
 
 
 class Left(float):
@@ -83,8 +83,8 @@ class _Stream(httpcore.NetworkStream):
             left = _now(timeout, httpcore.WriteTimeout)
             # Whatever is sent of it: a peer that takes it slowly is looked at as often.
             if left is None or sock is None:
-                self._stream.write(bytes(rest[:PIECE]), left)
-                rest = rest[PIECE:]
+                self._stream.write(bytes(rest[:PIECE_BYTES]), left)
+                rest = rest[PIECE_BYTES:]
             else:
                 rest = rest[_sent(sock, rest, left) :]
 
@@ -155,8 +155,8 @@ class _AsyncStream(httpcore.AsyncNetworkStream):
         return await self._stream.read(max_bytes, _now(timeout, httpcore.ReadTimeout))
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        for at in range(0, len(buffer), PIECE):
-            piece = buffer[at : at + PIECE]
+        for at in range(0, len(buffer), PIECE_BYTES):
+            piece = buffer[at : at + PIECE_BYTES]
             await self._stream.write(piece, _now(timeout, httpcore.WriteTimeout))
 
     async def start_tls(

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
         TimeFigures,
     )
 
-VERSION = 1
+REPORT_VERSION = 1
 
 
 def look(
@@ -60,7 +60,7 @@ def look(
     """
     verdict = monitor.check(ready, patience, count=False)
     state: StateFigures = {
-        "version": VERSION,
+        "version": REPORT_VERSION,
         "at": round(time.time(), 3),
         "state": verdict.word,
         "ready": verdict.ready,

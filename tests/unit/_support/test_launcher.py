@@ -33,7 +33,7 @@ def scarce(monkeypatch):
         if start is not None:
             monkeypatch.setattr(threading, name, limited)
     monkeypatch.setattr(launcher, "RETRY_SECONDS", 0.0)
-    monkeypatch.setattr(launcher, "_due", 0.0)
+    monkeypatch.setattr(launcher, "_due_at", 0.0)
     return scarce
 
 
@@ -104,7 +104,7 @@ def test_attempts_have_a_pause_between_them(scarce, monkeypatch):
     scarce.clear()
     relaunch()
     assert thing.begun == 0
-    monkeypatch.setattr(launcher, "_due", 0.0)
+    monkeypatch.setattr(launcher, "_due_at", 0.0)
     relaunch()
     assert thing.begun == 1
 

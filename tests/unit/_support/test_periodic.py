@@ -124,7 +124,7 @@ def test_what_is_stopped_before_there_was_a_thread_does_not_begin(own, monkeypat
         other.periodic.start()
         assert (owner.periodic.running, owner.periodic.wanted) == (False, True)
         owner.periodic.stop()
-    monkeypatch.setattr(launcher, "_due", 0.0)
+    monkeypatch.setattr(launcher, "_due_at", 0.0)
     relaunch()
     assert (owner.periodic.running, other.periodic.running) == (False, True)
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from wsgi_busyguard._support.listener import listening
-from wsgi_busyguard._support.socket_calls import CHUNK, Plain, Quick, system_calls
+from wsgi_busyguard._support.socket_calls import CHUNK_BYTES, Plain, Quick, system_calls
 
 
 @pytest.fixture(params=[Plain, Quick])
@@ -50,9 +50,9 @@ def test_what_goes_in_comes_out(calls, ends):
         calls.receive(accepted)
     client.sendall(b"a\0b")
     assert calls.receive(accepted) == b"a\0b"
-    client.sendall(b"c" * (CHUNK + 10))
+    client.sendall(b"c" * (CHUNK_BYTES + 10))
     parts = [calls.receive(accepted), calls.receive(accepted)]
-    assert [len(part) for part in parts] == [CHUNK, 10]
+    assert [len(part) for part in parts] == [CHUNK_BYTES, 10]
     assert calls.send(accepted, b"d\0e") == 3
     assert client.recv(10) == b"d\0e"
     client.shutdown(socket.SHUT_WR)

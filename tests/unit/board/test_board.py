@@ -20,7 +20,7 @@ from wsgi_busyguard.board import publisher as publisher_module
 from wsgi_busyguard.board.layout import BEAT, MOST_REQUESTS, READY, THERE, packed
 from wsgi_busyguard.board.processes import is_gone
 from wsgi_busyguard.board.publisher import Publisher
-from wsgi_busyguard.board.table import FLAGS, OWNER
+from wsgi_busyguard.board.table import FLAG_BITS, OWNER
 from wsgi_busyguard.board.watcher import Watcher
 from wsgi_busyguard.load import UNKNOWN
 
@@ -223,7 +223,7 @@ def test_only_those_that_are_ready_are_counted(board):
 def test_a_row_in_several_states_at_once_is_there_all_the_same(board, publisher, flags):
     """Nobody posts such a word; whoever may write to the file can."""
     table = board.table
-    table.words[table.at(OWNER, 0)] = os.getpid() << FLAGS | flags
+    table.words[table.at(OWNER, 0)] = os.getpid() << FLAG_BITS | flags
     named = [row.state for row in board.rows()]
     assert len(named) == (flags > 0)
     assert ("ready" in named) == (board.read() != UNKNOWN) == bool(flags & READY)

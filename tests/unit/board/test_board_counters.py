@@ -12,7 +12,7 @@ from wsgi_busyguard import Board, Load, Monitor
 from wsgi_busyguard.board.layout import BEAT, COUNTS, READY, STARTING, STOPPING
 from wsgi_busyguard.board.processes import born
 from wsgi_busyguard.board.publisher import Publisher
-from wsgi_busyguard.board.table import BORN, FLAGS
+from wsgi_busyguard.board.table import BORN, FLAG_BITS
 from wsgi_busyguard.board.watcher import Watcher
 from wsgi_busyguard.counters import CHECKS
 from wsgi_busyguard.gate import Gate
@@ -241,7 +241,7 @@ def test_of_several_processes_the_first_that_is_ready_and_not_silent_leads(
     clock.now += 100
     for state, silent in others:
         beat = int((clock() - silent) * 1e9)
-        owner, first = pid << FLAGS | state, {BORN: born(pid, 0), BEAT: beat}
+        owner, first = pid << FLAG_BITS | state, {BORN: born(pid, 0), BEAT: beat}
         board.table.claim(
             owner, set(), lambda row, young: False, lambda first=first: first, {}, COUNTS
         )

@@ -8,7 +8,13 @@ import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from ..._support.health_client import CHECK_PORT, CHECK_VARIABLE, NO_ANSWER, TIMEOUT, default_target
+from ..._support.health_client import (
+    CHECK_PORT,
+    CHECK_VARIABLE,
+    NO_ANSWER,
+    TIMEOUT_SECONDS,
+    default_target,
+)
 from ..._support.usage_error import UsageError
 from ...policy import seconds
 from ..usage_errors import usage_errors
@@ -40,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--once", action="store_true", help="print one line for each host")
     wait = "seconds to connect, and seconds for the whole answer (%(default)s)"
-    parser.add_argument("--timeout", type=float, default=TIMEOUT, metavar="S", help=wait)
+    parser.add_argument("--timeout", type=float, default=TIMEOUT_SECONDS, metavar="S", help=wait)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # one statement more, and one for each third of its time that has gone by.
 LONGER_FACTOR = 1.5
 
-UNLIMITED = 0  # what statement_timeout calls it
+NO_TIMEOUT = 0  # what statement_timeout calls it
 
 
 class NotBegun(OperationalError, TooLate):
@@ -48,7 +48,7 @@ class StatementTimeouts:
             raise NotBegun(str(late)) from None
         connection = context["connection"]
         if connection.vendor == "postgresql":
-            _limit(connection, UNLIMITED if left is None else math.ceil(left * 1000))
+            _limit(connection, NO_TIMEOUT if left is None else math.ceil(left * 1000))
         return execute(sql, params, many, context)
 
 
@@ -97,6 +97,6 @@ def _limit(connection: Any, milliseconds: int) -> None:
 
 
 def _fits(known: int, wanted: int) -> bool:
-    if UNLIMITED in (known, wanted):
+    if NO_TIMEOUT in (known, wanted):
         return known == wanted
     return wanted <= known <= wanted * LONGER_FACTOR

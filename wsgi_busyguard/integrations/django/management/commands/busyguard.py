@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.core.management.base import BaseCommand, CommandError
 
-from ....._support.health_client import NO_ANSWER, TIMEOUT, ask, default_target
+from ....._support.health_client import NO_ANSWER, TIMEOUT_SECONDS, ask, default_target
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
@@ -25,7 +25,7 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Declare the arguments."""
         parser.add_argument("url", nargs="?", default=default_target(), metavar="URL")
-        parser.add_argument("--timeout", type=float, default=TIMEOUT, metavar="S")
+        parser.add_argument("--timeout", type=float, default=TIMEOUT_SECONDS, metavar="S")
 
     def handle(self, *, url: str, timeout: float, **_: Any) -> None:
         """Ask once."""
