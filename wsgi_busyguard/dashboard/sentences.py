@@ -120,7 +120,7 @@ def _all_well(shown: LoadReport) -> str:
     return "Nothing is wrong." if not queued else "Nothing is wrong: the queue is moving."
 
 
-def _told_to_drain(shown: LoadReport, _: Sequence[Look]) -> str | None:
+def _drain_was_asked(shown: LoadReport, _: Sequence[Look]) -> str | None:
     # A process that shuts down says so itself.
     if shown["state"] != DRAINING or not ready(shown):
         return None
@@ -293,7 +293,7 @@ RULES: tuple[tuple[str, Rule, str], ...] = (
     (WRONG, empty, "If none comes, read the server's log."),
     (WRONG, stalled, ""),
     (NOTE, disabled, "When the trouble is over, take the variable away and restart the server."),
-    (NOTE, _told_to_drain, AFTER_DRAINING),
+    (NOTE, _drain_was_asked, AFTER_DRAINING),
     (NOTE, _shutting_down, ""),
     (WRONG, _stuck, LOOK_INSIDE),
     (WRONG, _slow, LOOK_INSIDE),

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from ..state_log import StackView
 
 # So much of a worker's is kept: its lines with the most requests, as far as they fit.
-ROOM = 8192
+ROW_BYTES = 8192
 
 # Seconds for which workers look after somebody has asked, and for which what they saw is shown.
-WANTED = 3.0
+WANTED_SECONDS = 3.0
 
 SECOND = 10**9
 HEAD = struct.Struct("<II")  # a checksum, for it may be read while it is written; the length
@@ -45,7 +45,7 @@ class SharedStacks:
     def __init__(self, board: Board, clock: Callable[[], float] = time.monotonic) -> None:
         self._board = board
         self._clock = clock
-        self._memory = mmap.mmap(-1, (1 + board.slots) * ROOM)
+        self._memory = mmap.mmap(-1, (1 + board.slots) * ROW_BYTES)
         self._asked = memoryview(self._memory)[:8].cast("Q")
         self._since: float | None = None  # since when somebody asks without a longer pause
         self._seen = nothing("nobody has looked yet")
@@ -54,7 +54,7 @@ class SharedStacks:
     def post(self, stacks: StackView) -> None:
         """Write what this process sees, if somebody asks."""
         now = self._clock()
-        if not 0 <= now - self._asked[0] / SECOND < WANTED:
+        if not 0 <= now - self._asked[0] / SECOND < WANTED_SECONDS:
             return
         pid = os.getpid()
         for row in self._board.rows():
@@ -65,19 +65,19 @@ class SharedStacks:
         """Return what the workers saw within the last seconds, and have them look again."""
         now = self._clock()
         if now - self._at >= LOOK_SECONDS:
-            if now - self._at >= WANTED:
+            if now - self._at >= WANTED_SECONDS:
                 self._since = now
             self._at = now
             self._asked[0] = int(now * SECOND)
             rows = [row for row in self._board.rows() if row.state == "ready"]
             found = [self._read(row.slot, row.pid, now) for row in rows]
-            self._seen = self._told(found, now)
+            self._seen = self._combined(found, now)
         return self._seen
 
-    def _told(self, found: list[StackFigures | None], now: float) -> StackFigures:
+    def _combined(self, found: list[StackFigures | None], now: float) -> StackFigures:
         seen = [one for one in found if one is not None]
         if not seen and found:
-            new = self._since is None or now - self._since < WANTED
+            new = self._since is None or now - self._since < WANTED_SECONDS
             return nothing(
                 "the workers have been asked; look again in a second"
                 if new
@@ -86,27 +86,27 @@ class SharedStacks:
         return together(seen, len(seen) == len(found))
 
     def _write(self, slot: int, body: bytes) -> None:
-        at = (1 + slot) * ROOM
+        at = (1 + slot) * ROW_BYTES
         self._memory[at : at + HEAD.size + len(body)] = (
             HEAD.pack(zlib.crc32(body), len(body)) + body
         )
 
     def _read(self, slot: int, pid: int, now: float) -> StackFigures | None:
         """Return what a worker wrote, if it did so lately."""
-        at = (1 + slot) * ROOM
+        at = (1 + slot) * ROW_BYTES
         checksum, length = HEAD.unpack_from(self._memory, at)
-        body = self._memory[at + HEAD.size : at + min(HEAD.size + length, ROOM)]
+        body = self._memory[at + HEAD.size : at + min(HEAD.size + length, ROW_BYTES)]
         if not body or zlib.crc32(body) != checksum:
             return None
         owner, when, figures = json.loads(body)
-        fresh = owner == pid and 0 <= now - when < WANTED
+        fresh = owner == pid and 0 <= now - when < WANTED_SECONDS
         return cast("StackFigures", figures) if fresh else None
 
 
 def _fitting(figures: dict[str, Any], pid: int, now: float) -> bytes:
     """Return what a worker writes, with as many of its lines as fit."""
     body = json.dumps([pid, now, figures]).encode()
-    while len(body) > ROOM - HEAD.size:
+    while len(body) > ROW_BYTES - HEAD.size:
         figures["lines"] = figures["lines"][:-1]
         body = json.dumps([pid, now, figures]).encode()
     return body

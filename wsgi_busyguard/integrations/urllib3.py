@@ -186,14 +186,14 @@ def _end_connecting(connection: Any, deadline: float) -> None:
 
     def connected() -> Any:
         vars(connection).pop("_new_conn", None)  # this was for one attempt
-        name, said, error = connection._dns_host, connection.timeout, None
+        name, given, error = connection._dns_host, connection.timeout, None
         try:
             for address in addresses(name, connection.port):
                 left = deadline - time.monotonic()
                 if left <= 0:
                     break
                 connection._dns_host = address
-                connection.timeout = min(said, left) if isinstance(said, (int, float)) else left
+                connection.timeout = min(given, left) if isinstance(given, (int, float)) else left
                 try:
                     return type(connection)._new_conn(connection)
                 except (NewConnectionError, ConnectTimeoutError) as failed:
@@ -201,7 +201,7 @@ def _end_connecting(connection: Any, deadline: float) -> None:
         except socket.gaierror as unknown:
             raise NameResolutionError(name, connection, unknown) from unknown
         finally:
-            connection._dns_host, connection.timeout = name, said
+            connection._dns_host, connection.timeout = name, given
         raise error or ConnectTimeoutError(connection, "the client's patience ended")
 
     connection._new_conn = connected

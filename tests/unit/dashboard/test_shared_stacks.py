@@ -84,7 +84,7 @@ def test_workers_look_only_while_somebody_asks(shared, worker, clock):
     assert shared.look()["why"] == "the workers have been asked; look again in a second"
     shared.post(Counted())
     assert looks
-    clock.now += shared_stacks.WANTED
+    clock.now += shared_stacks.WANTED_SECONDS
     shared.post(Counted())
     assert len(looks) == 1
 
@@ -143,6 +143,6 @@ def test_what_is_half_written_or_old_or_another_ones_is_not_shown(shared, worker
     shared.post(Fixed())
     assert shared._read(0, os.getpid(), clock.now) == seen()
     assert shared._read(0, 1, clock.now) is None
-    assert shared._read(0, os.getpid(), clock.now + shared_stacks.WANTED) is None
-    shared._memory[shared_stacks.ROOM + 20] ^= 1
+    assert shared._read(0, os.getpid(), clock.now + shared_stacks.WANTED_SECONDS) is None
+    shared._memory[shared_stacks.ROW_BYTES + 20] ^= 1
     assert shared._read(0, os.getpid(), clock.now) is None

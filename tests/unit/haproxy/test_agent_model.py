@@ -110,7 +110,7 @@ class AgentMachine(RuleBasedStateMachine):
         capacity = self.load.capacity
         assert capacity <= sum(told) < capacity + count
         self.fall_silent()
-        assert self.agent.told("nobody's") == b"up maxconn:%d\n" % capacity, "those gone share"
+        assert self.agent.line_for("nobody's") == b"up maxconn:%d\n" % capacity, "those gone share"
 
     @precondition(lambda self: not self.draining)
     @rule(count=st.integers(1, len(BALANCERS)))
