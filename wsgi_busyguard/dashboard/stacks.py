@@ -49,6 +49,9 @@ _THREAD = re.compile(r"(?:Current t|T)hread 0x([0-9a-f]+)\b.*:")
 _FRAME = re.compile(r'  File "(.*?)"?(?:\.\.\.)?, line ([0-9]+|\?\?\?) in (.*)')
 _REST = ("  ...", "  <truncated rest of calls>")
 
+# As deep as faulthandler goes. Python 3.13.0 does not say where it has left the rest out.
+DUMPED_FRAMES = 100
+
 
 def threads_in(dump: str) -> tuple[list[Thread], bool]:
     """Return the threads that a dump of ``faulthandler`` tells of, and whether these are all."""
@@ -58,7 +61,7 @@ def threads_in(dump: str) -> tuple[list[Thread], bool]:
     for line in [*dump.splitlines(), "Thread 0x0:"]:
         if (match := _THREAD.fullmatch(line)) is not None:
             if ident:
-                found.append(Thread(ident, tuple(frames), whole))
+                found.append(Thread(ident, tuple(frames), whole and len(frames) < DUMPED_FRAMES))
             ident, frames, whole = int(match[1], 16), [], True
         elif (match := _FRAME.fullmatch(line)) is not None:
             frames.append(Frame(*match.groups()))

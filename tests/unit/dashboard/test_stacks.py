@@ -66,6 +66,15 @@ def test_it_is_known_that_there_are_more_threads_than_it_tells_of():
     assert not threads_in(DUMP + "...\n")[1]
 
 
+def test_a_stack_as_deep_as_a_dump_goes_is_cut_though_python_3_13_0_does_not_say_so():
+    frames = [f'  File "/srv/shop/deep.py", line {line} in deep\n' for line in range(100)]
+    dump = "Thread 0x00000001 (most recent call first):\n"
+    [thread], complete = threads_in(dump + "".join(frames))
+    assert (thread.whole, complete) == (False, True)
+    [thread], _ = threads_in(dump + "".join(frames[1:]))
+    assert thread.whole
+
+
 APP = Frame("/srv/shop/rates.py", "31", "today")
 OTHER = Frame("/srv/shop/views.py", "7", "home")
 LIBRARY = Frame(f"{SITE}/urllib3/connection.py", "199", "connect")
