@@ -76,7 +76,7 @@ class RefusingListener:
         :raises OSError: as a socket does; :exc:`BlockingIOError` also when others are to have a
             turn, of whom the gate may be one.
         """
-        self._defer(self._gate.discipline.tight)
+        self._defer(self._gate.discipline.tight and not self._gate.draining)
         for _ in range(CONNECTIONS_PER_TURN):
             if self._many and self._let_in >= max(1, min(CONNECTIONS_PER_TURN, self._gate.room())):
                 break

@@ -219,12 +219,28 @@ def test_in_an_overload_one_that_has_only_connected_is_not_shown_yet():
             client.sendall(GET)
             eventually(lambda: door.accept() == [] and door.refused == 3)
             assert client.recv(1000).startswith(REFUSAL)
+            defers = (socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT)
+            assert listener.getsockopt(*defers)
             door.gate.leave(door.slots[0])
             door.gate.leave(door.slots[-1])
             door.now += 20  # nobody was refused for so long
             door.crowd()
             assert not door.gate.discipline.tight
             door.accept()
+            door.connect(b"")
+            eventually(lambda: len(door.accept()) == 1)
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_DEFER_ACCEPT"), reason="Linux has it")
+def test_who_has_connected_when_it_drains_is_shown_though_the_overload_stands():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        door = Door(listener)
+        with door.connections:
+            door.overload()
+            assert door.accept() == []
+            door.gate.drain()
+            assert door.accept() == []
             door.connect(b"")
             eventually(lambda: len(door.accept()) == 1)
 
