@@ -221,7 +221,7 @@ WRONG = {
     "no folder": ({"BOARD": "/no/such/board"}, "the folder '/no/such' for the board is missing"),
     "a wrong value": ({"SLOTS": 0}, "slots must be at least 1, not 0"),
     "a wrong type": ({"SLOTS": "8"}, "slots must be a whole number, not '8'"),
-    "no callback": ({"ON_BUSY": 5}, "must be callable with a Transition, not 5"),
+    "no callback": ({"ON_BUSY": 5}, "must be a function that takes a Transition, not 5"),
     "no such thing": ({"ON_BUSY": "builtins.nothing"}, "builtins has no 'nothing'"),
     "no dict": ([1], "BUSYGUARD must be a dict, such as {'SLOTS': 8}, not [1]"),
 }

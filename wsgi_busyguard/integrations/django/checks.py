@@ -55,7 +55,7 @@ def right(**_: Any) -> list[CheckMessage]:
         for name in ("on_busy", "on_free"):
             if not callable(keywords.get(name, print)):
                 raise TypeError(
-                    f"{name} must be callable with a Transition, not {keywords[name]!r}"
+                    f"{name} must be a function that takes a Transition, not {keywords[name]!r}"
                 )
         _folder_of(keywords.get("board"))
         _app_of(given.get(INNER))
