@@ -212,6 +212,13 @@ class Discipline:
             return most
         return min(most, max(self._ordinary.max_queue, (max_wait - ago) * slots / service))
 
+    def too_late(self, ago: float) -> bool:
+        """Return whether one that has waited elsewhere for so long has no time left to be served.
+
+        Not even if a slot is free: the queue outside is as old as that, and behind it are others.
+        """
+        return ago > max(self.in_force.max_wait, LOOSE_SHARE * self._client_timeout)
+
     def arrived(self, count: int = 1) -> None:
         """Count one that has come and got no slot at once, or so many."""
         self._arrivals += count

@@ -93,6 +93,8 @@ class Queue:
         :param ago: seconds for which they have waited elsewhere.
         """
         queued, free = len(self.tickets), len(self._free)
+        if self._discipline.too_late(ago):
+            return 0
         if ago > self._discipline.in_force.max_wait:
             return 0 if queued else free
         return free + self._discipline.most(service, ago) - queued
@@ -100,7 +102,7 @@ class Queue:
     def turn_away(self, woken: list[Ticket], ago: float, service: float | None) -> Reason | None:
         """Serve the queue; then refuse one who has no ticket, if there is no room for it."""
         self.hand_out(woken)
-        if self._free and not self.tickets:
+        if self._free and not self.tickets and not self._discipline.too_late(ago):
             return None
         if ago > self._discipline.in_force.max_wait:
             self._lost(Reason.QUEUE_AGE)

@@ -456,7 +456,7 @@ test_what_the_gate_promises_holds_in_every_load = pytest.mark.slow(OverloadMachi
 
 
 def test_who_has_no_ticket_is_turned_away_where_one_with_a_ticket_would_be(clock):
-    crowd = Crowd(clock, slots=1, max_queue=2, max_wait=5.0, client_timeout=1.0)
+    crowd = Crowd(clock, slots=1, max_queue=2, max_wait=5.0, client_timeout=60.0)
     gate = crowd.gate
     assert (gate.room(), gate.room(ago=6.0), gate.turn_away(), gate.turn_away(6.0)) == (
         3,
@@ -483,6 +483,16 @@ def test_who_has_waited_elsewhere_finds_less_room_in_a_burst(clock):
     assert round(crowd.gate.room()) == 17
     assert round(crowd.gate.room(ago=0.15)) == 14
     assert crowd.gate.room(ago=0.75) == 5  # four for each slot, always
+
+
+def test_who_has_waited_elsewhere_for_nearly_as_long_as_clients_do_finds_no_room(clock):
+    gate = Gate(4, client_timeout=1.0)
+    assert (gate.room(ago=0.75), gate.turn_away(ago=0.75)) == (404, None)
+    assert (gate.room(ago=0.85), gate.turn_away(ago=0.85)) == (0, AGE)
+    patient = Gate(4, max_wait=3.0, client_timeout=1.0)
+    assert (patient.room(ago=2.9) > 0, patient.turn_away(ago=2.9)) == (True, None)
+    never = Gate(4, max_wait=math.inf, client_timeout=1.0)
+    assert (never.room(ago=99.0) > 0, never.turn_away(ago=99.0)) == (True, None)
 
 
 def test_whoever_is_turned_away_makes_an_overload_as_others_do(clock):
