@@ -1,6 +1,6 @@
 """A listening socket that refuses, in an overload, before the server makes anything of a request.
 
-To take a connection in, read its request and answer it costs a server three to five times as much
+To take a connection in, read its request and answer it costs a server two to three times as much
 as the answer alone. At ten times the load that is most of what the processor does; and each of
 those who are taken in stands in the server's own loop, where it gets older and hides from the gate.
 """
