@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 # So much of a worker's is kept: its lines with the most requests, as far as they fit.
 ROW_BYTES = 8192
 
+# So many characters of why a worker cannot be seen, each of which may take six bytes.
+MOST_OF_WHY = 1000
+
 # Seconds for which workers look after somebody has asked, and for which what they saw is shown.
 WANTED_SECONDS = 3.0
 
@@ -105,8 +108,9 @@ class SharedStacks:
 
 def _fitting(figures: dict[str, Any], pid: int, now: float) -> bytes:
     """Return what a worker writes, with as many of its lines as fit."""
+    figures["why"] = figures["why"] and figures["why"][:MOST_OF_WHY]
     body = json.dumps([pid, now, figures]).encode()
-    while len(body) > ROW_BYTES - HEAD.size:
+    while len(body) > ROW_BYTES - HEAD.size and figures["lines"]:
         figures["lines"] = figures["lines"][:-1]
         body = json.dumps([pid, now, figures]).encode()
     return body

@@ -146,3 +146,8 @@ def test_what_is_half_written_or_old_or_another_ones_is_not_shown(shared, worker
     assert shared._read(0, os.getpid(), clock.now + shared_stacks.WANTED_SECONDS) is None
     shared._memory[shared_stacks.ROW_BYTES + 20] ^= 1
     assert shared._read(0, os.getpid(), clock.now) is None
+
+
+def test_why_a_worker_cannot_be_seen_fits_however_long_it_is():
+    body = shared_stacks._fitting({**nothing("\u2028" * 100_000)}, os.getpid(), 0.0)
+    assert len(body) <= shared_stacks.ROW_BYTES - shared_stacks.HEAD.size

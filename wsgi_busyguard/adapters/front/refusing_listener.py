@@ -115,23 +115,24 @@ class RefusingListener:
             return False
 
     def _settle(self, sock: socket.socket) -> bool:
-        gate, age = self._gate, since_heard(sock)
-        if age is not None:
-            stands = gate.discipline.tight or age > gate.limits.max_wait
-            if not stands or gate.room(age) > 0:
-                return False
+        gate, (age, has_left) = self._gate, since_heard(sock)
+        # At any other time who has closed its half may be waiting for its answer.
+        stands = gate.discipline.tight or age > gate.limits.max_wait
+        if not stands or (not has_left and gate.room(age) > 0):
+            return False
         head = self._asked(sock)
         if head is None:
             return False
-        if age is None:
+        if has_left:
             gate.lose()
         else:
             reason = gate.turn_away(age)
             if reason is None:
                 return False
+            answer = self._refusal(head.method, reason)  # before: what raises leaves it unread
             with suppress(OSError):
                 sock.recv(head.size, socket.MSG_DONTWAIT)  # unread it would reset the connection
-                sock.send(self._refusal(head.method, reason), socket.MSG_DONTWAIT)
+                sock.send(answer, socket.MSG_DONTWAIT)
         sock.close()
         return True
 

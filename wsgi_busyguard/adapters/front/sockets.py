@@ -95,19 +95,17 @@ def has_left(sock: Any) -> bool:
     return bool(disconnected([sock]))
 
 
-def since_heard(sock: socket.socket) -> float | None:
-    """Return seconds since a peer sent what came last; ``None`` if it has left.
+def since_heard(sock: socket.socket) -> tuple[float, bool]:
+    """Return seconds since a peer sent what came last, and whether it has left since.
 
     0 where the kernel does not say. For a new connection, which nobody has read from.
     """
     try:
         info = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _TCP_INFO_SIZE)
     except OSError:  # a UNIX socket, or not Linux
-        return None if has_left(sock) else 0.0
-    if info[0] != _ESTABLISHED:
-        return None
+        return 0.0, has_left(sock)
     milliseconds: int = _LAST_DATA_RECEIVED.unpack_from(info, _LAST_DATA_RECEIVED_AT)[0]
-    return milliseconds / 1000
+    return milliseconds / 1000, info[0] != _ESTABLISHED
 
 
 def cut_short(sock: socket.socket, seen: int) -> bool:

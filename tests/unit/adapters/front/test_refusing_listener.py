@@ -150,6 +150,24 @@ def test_one_that_has_left_is_dropped_but_for_a_check(door):
     assert (door.refused, door.gate.counts().dropped) == (before, 1)
 
 
+@pytest.mark.parametrize("crowded", [False, True])
+def test_one_that_has_closed_its_half_is_served_but_in_an_overload(door, crowded):
+    if crowded:
+        door.crowd()
+    door.connect(family=door.family).shutdown(socket.SHUT_WR)
+    [accepted] = door.accept()
+    assert accepted.recv(len(GET), socket.MSG_WAITALL) == GET
+    assert door.gate.counts().dropped == 0
+
+
+def test_what_cannot_be_said_leaves_the_request_unread_for_the_server(door):
+    door.overload()
+    door.listener._refusal = None
+    door.connect(family=door.family)
+    [accepted] = door.accept()
+    assert accepted.recv(len(GET), socket.MSG_WAITALL) == GET
+
+
 def test_no_more_are_let_in_than_there_is_room_for_before_the_gate_has_seen_them(door):
     for _ in range(2 + CONNECTIONS_PER_TURN):
         door.connect(family=door.family)
@@ -253,7 +271,8 @@ def test_the_kernel_says_since_when_nothing_has_come():
         accepted, _ = listener.accept()
         with accepted:
             client.sendall(GET)
-            assert since_heard(accepted) >= 0
-            eventually(lambda: since_heard(accepted) >= 0.05)
+            eventually(lambda: since_heard(accepted)[0] >= 0.05)
+            assert not since_heard(accepted)[1]
             client.close()
-            eventually(lambda: since_heard(accepted) is None)
+            eventually(lambda: since_heard(accepted)[1])
+            eventually(lambda: since_heard(accepted)[0] >= 0.1)
