@@ -58,9 +58,11 @@ def _seen(pid: int) -> tuple[bytes, int] | None:
 
 
 def _exists(pid: int) -> bool:
+    if pid <= 0:  # to kill(2) these are whole groups of processes
+        return False
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # a broken board has ids that no process can have
         return False
     except OSError:  # somebody else's
         return True

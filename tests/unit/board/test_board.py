@@ -727,6 +727,11 @@ def test_without_proc_a_process_is_gone_when_no_signal_reaches_it(monkeypatch, c
     assert is_gone(pid, 0)
 
 
+@pytest.mark.parametrize("pid", [0, -1, 1 << 22, (1 << 61) - 1])
+def test_no_process_has_an_id_that_only_a_broken_board_can_hold(pid):
+    assert is_gone(pid, 0)
+
+
 def test_nobody_is_declared_dead_when_the_system_does_not_tell(monkeypatch):
     def none_left(*_):
         raise OSError(24, "Too many open files")
