@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import gc
 import http.client
@@ -17,7 +16,7 @@ import urllib3
 from wsgi_busyguard.bulkhead import Bulkhead, BulkheadFull
 from wsgi_busyguard.deadlines import NotMade
 from wsgi_busyguard.integrations import bulkheads as hosts
-from wsgi_busyguard.integrations.httpx import AsyncDeadlineTransport, DeadlineTransport
+from wsgi_busyguard.integrations.httpx import DeadlineTransport
 from wsgi_busyguard.integrations.requests import DeadlineAdapter
 from wsgi_busyguard.integrations.urllib3 import DeadlineTimeout
 
@@ -148,20 +147,6 @@ def test_httpx_holds_one_until_the_body_is_closed(serving):
     assert one.figures()["inside"] == 0
 
 
-def test_httpx_does_the_same_in_an_event_loop(serving):
-    one, site = Bulkhead("rates", at_most=1), serving(well)
-
-    async def calls():
-        async with httpx.AsyncClient(transport=AsyncDeadlineTransport(bulkhead=one)) as client:
-            async with client.stream("GET", site.url):
-                with pytest.raises(BulkheadFull):
-                    await client.get(site.url)
-            assert (await client.get(site.url)).content == BODY
-
-    asyncio.run(calls())
-    assert one.figures()["inside"] == 0
-
-
 def test_urllib3_holds_one_until_the_body_is_read(serving):
     one, site = Bulkhead("rates", at_most=1), serving(well)
     with urllib3.PoolManager(timeout=DeadlineTimeout(2, 2, bulkhead=one), retries=False) as pool:
@@ -208,7 +193,7 @@ def test_the_host_of_a_call_is_the_bulkheads_name(serving, monkeypatch):
     assert list(hosts._hosts) == ["127.0.0.1"]
 
 
-CLIENTS = [DeadlineAdapter, DeadlineTransport, AsyncDeadlineTransport, DeadlineTimeout]
+CLIENTS = [DeadlineAdapter, DeadlineTransport, DeadlineTimeout]
 
 
 @pytest.mark.parametrize("client", CLIENTS)

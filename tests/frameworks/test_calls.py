@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import pickle
 import socket
 import threading
@@ -18,7 +17,7 @@ from httpcore._backends.sync import SyncStream
 from wsgi_busyguard import BusyGuard
 from wsgi_busyguard.deadlines import TooLate, within
 from wsgi_busyguard.integrations.httpcore import Left, _Stream
-from wsgi_busyguard.integrations.httpx import AsyncDeadlineTransport, DeadlineTransport
+from wsgi_busyguard.integrations.httpx import DeadlineTransport
 from wsgi_busyguard.integrations.requests import DeadlineAdapter
 from wsgi_busyguard.integrations.urllib3 import DeadlineRetry, DeadlineTimeout
 
@@ -132,20 +131,10 @@ def by_httpx(url, timeout=30.0, least=0.0):
         return client.get(url).text
 
 
-def by_async_httpx(url, timeout=30.0, least=0.0):
-    async def ask():
-        transport = AsyncDeadlineTransport(least=least)
-        async with httpx.AsyncClient(transport=transport, timeout=timeout) as client:
-            return (await client.get(url)).text
-
-    return asyncio.run(ask())
-
-
 WAYS = {
     "requests": (by_requests, requests.Timeout),
     "urllib3": (by_urllib3, urllib3.exceptions.TimeoutError),
     "httpx": (by_httpx, httpx.TimeoutException),
-    "httpx, async": (by_async_httpx, httpx.TimeoutException),
 }
 
 

@@ -115,51 +115,6 @@ connection.close_pool()
 """
 
 
-ASYNC_POOLS = """
-    import asyncio, sys, time
-    from psycopg_pool import AsyncConnectionPool, PoolTimeout
-    from sqlalchemy import text
-    from sqlalchemy.exc import TimeoutError
-    from sqlalchemy.ext.asyncio import create_async_engine
-    from wsgi_busyguard.deadlines import within
-    from wsgi_busyguard.integrations.psycopg_pool import limit_waits
-    from wsgi_busyguard.integrations.sqlalchemy import AsyncDeadlinePool
-
-    async def asked(name, timeout, ask):
-        began = time.monotonic()
-        with within(0.5):
-            try:
-                await ask()
-                print(name, "got one")
-            except timeout:
-                print(name, "timed out", "early" if time.monotonic() - began < 15 else "late")
-        with within(0.001):
-            time.sleep(0.002)
-            try:
-                await ask()
-                print(name, "got one")
-            except timeout as late:
-                print(name, str(late)[:9])
-
-    async def main(folder):
-        where = f"host={folder} user=shop dbname=postgres"
-        async with limit_waits(AsyncConnectionPool(where, min_size=1, max_size=1)) as pool:
-            async with pool.connection():
-                await asked("psycopg_pool", PoolTimeout, pool.getconn)
-        url = f"postgresql+psycopg://shop@/postgres?host={folder}"
-        engine = create_async_engine(url, poolclass=AsyncDeadlinePool, pool_size=1, max_overflow=0)
-        async with engine.connect() as connection:
-            await connection.execute(text("SELECT 1"))
-            async def ask():
-                async with engine.connect():
-                    pass
-            await asked("sqlalchemy", TimeoutError, ask)
-        await engine.dispose()
-
-    asyncio.run(main(sys.argv[1]))
-"""
-
-
 @pytest.fixture
 def postgresql():
     """A database server of our own on a Unix socket; return the folder of the socket."""
@@ -224,18 +179,6 @@ def test_the_wait_for_a_pool_ends_when_its_client_gives_up(postgresql):
         "timed out",
         "timed out",
         "got one",
-    ]
-
-
-def test_the_wait_for_an_async_pool_ends_when_its_client_gives_up(postgresql):
-    """psycopg_pool's and SQLAlchemy's."""
-    pytest.importorskip("psycopg_pool")
-    pytest.importorskip("sqlalchemy")
-    assert _printed(ASYNC_POOLS, postgresql) == [
-        "psycopg_pool timed out early",
-        "psycopg_pool not begun",
-        "sqlalchemy timed out early",
-        "sqlalchemy not begun",
     ]
 
 

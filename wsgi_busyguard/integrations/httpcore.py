@@ -40,14 +40,6 @@ def _now(timeout: float | None, late: type[Exception]) -> float | None:
     return min(left, timeout)
 
 
-def _sleepable(seconds: float) -> None:
-    """Raise if there is no time for a pause between two tries."""
-    try:
-        call_timeout(least=seconds)
-    except TooLate as late:
-        raise httpcore.ConnectTimeout(str(late)) from late
-
-
 def _sends_on(stream: httpcore.NetworkStream) -> socket.socket | None:
     """Return the socket on which a stream sends, if it sends as it is what it is given.
 
@@ -141,61 +133,8 @@ class Backend(httpcore.NetworkBackend):
 
     def sleep(self, seconds: float) -> None:
         """Pause between two tries, if there will be time for the next."""
-        _sleepable(seconds)
+        try:
+            call_timeout(least=seconds)
+        except TooLate as late:
+            raise httpcore.ConnectTimeout(str(late)) from late
         self._backend.sleep(seconds)
-
-
-class _AsyncStream(httpcore.AsyncNetworkStream):
-    """The same for an event loop."""
-
-    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
-        self._stream = stream
-
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return await self._stream.read(max_bytes, _now(timeout, httpcore.ReadTimeout))
-
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        for at in range(0, len(buffer), PIECE_BYTES):
-            piece = buffer[at : at + PIECE_BYTES]
-            await self._stream.write(piece, _now(timeout, httpcore.WriteTimeout))
-
-    async def start_tls(
-        self,
-        ssl_context: ssl.SSLContext,
-        server_hostname: str | None = None,
-        timeout: float | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        left = _now(timeout, httpcore.ConnectTimeout)
-        return _AsyncStream(await self._stream.start_tls(ssl_context, server_hostname, left))
-
-    def get_extra_info(self, info: str) -> Any:
-        return self._stream.get_extra_info(info)
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-
-class AsyncBackend(httpcore.AsyncNetworkBackend):
-    """The same for an event loop."""
-
-    def __init__(self, backend: httpcore.AsyncNetworkBackend) -> None:
-        self._backend = backend
-
-    async def connect_tcp(
-        self, host: str, port: int, timeout: float | None = None, *rest: Any, **more: Any
-    ) -> httpcore.AsyncNetworkStream:
-        """Connect, within what is left of the call."""
-        left = _now(timeout, httpcore.ConnectTimeout)
-        return _AsyncStream(await self._backend.connect_tcp(host, port, left, *rest, **more))
-
-    async def connect_unix_socket(
-        self, path: str, timeout: float | None = None, *rest: Any, **more: Any
-    ) -> httpcore.AsyncNetworkStream:
-        """Connect, within what is left of the call."""
-        left = _now(timeout, httpcore.ConnectTimeout)
-        return _AsyncStream(await self._backend.connect_unix_socket(path, left, *rest, **more))
-
-    async def sleep(self, seconds: float) -> None:
-        """Pause between two tries, if there will be time for the next."""
-        _sleepable(seconds)
-        await self._backend.sleep(seconds)

@@ -9,10 +9,10 @@ import httpx
 from ..bulkhead import BulkheadFull
 from ..deadlines.deadline import TooLate, call_timeout, current_deadline
 from .bulkheads import chosen, known
-from .httpcore import AsyncBackend, Backend, Left
+from .httpcore import Backend, Left
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
 
     from ..bulkhead import Bulkhead, Place
 
@@ -71,47 +71,6 @@ class DeadlineTransport(httpx.BaseTransport):
         self._transport.close()
 
 
-class AsyncDeadlineTransport(httpx.AsyncBaseTransport):
-    """The same for ``httpx.AsyncClient``.
-
-    An async view under WSGI runs in another thread, where the deadline is known if it is carried
-    there: see :func:`wsgi_busyguard.deadlines.carrying`.
-    """
-
-    def __init__(
-        self,
-        transport: httpx.AsyncBaseTransport | None = None,
-        *,
-        least: float = 0.0,
-        bulkhead: Bulkhead | bool | None = None,
-    ) -> None:
-        self._transport = transport or httpx.AsyncHTTPTransport()
-        self._least = least
-        self._bulkhead = known(bulkhead)
-        if isinstance(self._transport, httpx.AsyncHTTPTransport):
-            pool = self._transport._pool
-            pool._network_backend = AsyncBackend(pool._network_backend)
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request, if there is time for an answer."""
-        timeout = (request.extensions.get("timeout") or {}).get("read")
-        _limit(request, self._least)
-        place = _taken(self._bulkhead, request, timeout)
-        if place is None:
-            return await self._transport.handle_async_request(request)
-        try:
-            response = await self._transport.handle_async_request(request)
-        except BaseException as error:
-            place.give(error)
-            raise
-        response.stream = _AsyncHeld(cast("httpx.AsyncByteStream", response.stream), place)
-        return response
-
-    async def aclose(self) -> None:
-        """Close the transport."""
-        await self._transport.aclose()
-
-
 class _Held(httpx.SyncByteStream):
     """A body that has a place in a bulkhead until it is closed."""
 
@@ -129,28 +88,6 @@ class _Held(httpx.SyncByteStream):
     def close(self) -> None:
         try:
             self._stream.close()
-        finally:
-            self._place.give()
-
-
-class _AsyncHeld(httpx.AsyncByteStream):
-    """The same for an event loop."""
-
-    def __init__(self, stream: httpx.AsyncByteStream, place: Place) -> None:
-        self._stream = stream
-        self._place = place
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        try:
-            async for chunk in self._stream:
-                yield chunk
-        except BaseException as error:
-            self._place.give(error)
-            raise
-
-    async def aclose(self) -> None:
-        try:
-            await self._stream.aclose()
         finally:
             self._place.give()
 
