@@ -190,12 +190,15 @@ class Responses:
 
 
 class Refusal:
-    """Refuses a request: a WSGI app that promises that the guarded one has not run."""
+    """Refuses a request: a WSGI app that promises that the guarded one has not run.
+
+    :ivar plain: what it may say where no app of the site's says it, each with its ``Retry-After``.
+    """
 
     def __init__(self, reason: Reason, pauses: range, custom: WSGIApplication | None) -> None:
         self._reason = reason
         self._custom = custom
-        self._plain = [
+        self.plain = [
             _plain(NOT_NOW, "busy", **{"Retry-After": str(pause), REFUSED_HEADER: reason.value})
             for pause in pauses
         ]
@@ -203,7 +206,7 @@ class Refusal:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Refuse; a WSGI call."""
-        plain = random.choice(self._plain)
+        plain = random.choice(self.plain)
         if self._custom is None:
             return plain(environ, start_response)
         try:

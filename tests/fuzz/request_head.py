@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from support.h11_heads import agrees
+from support.h11_heads import agrees, ordinary_agrees
 
 from wsgi_busyguard._support.request_head import proxied, read_head, unfinished
 
 
 def target(data: bytes) -> None:
     agrees(data)
+    ordinary_agrees(data)
     size = proxied(data)
     assert size is None or 0 <= size <= len(data)
     with suppress(ValueError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import h11
 
-from wsgi_busyguard._support.request_head import read_head
+from wsgi_busyguard._support.request_head import ordinary_head, read_head
 
 
 def h11_reads(data):
@@ -56,3 +56,14 @@ def agrees(data):
     target = theirs.target.decode()
     rest = target.partition("://")[2] if "://" in target.partition("?")[0][:8] else target
     assert ours.query == rest.partition("?")[2]
+
+
+def ordinary_agrees(data):
+    """Assert that a head that is read quickly is the one that is read with care, without a body."""
+    quick = ordinary_head(data)
+    if quick is not None:
+        careful = read_head(data)
+        assert quick == careful._replace(headers={})
+        assert quick.size == len(data)
+        more = {"CONTENT_LENGTH", "HTTP_TRANSFER_ENCODING", "HTTP_EXPECT", "HTTP_UPGRADE"}
+        assert more.isdisjoint(careful.headers)

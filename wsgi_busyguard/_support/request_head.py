@@ -20,6 +20,17 @@ _ORIGIN = re.compile(
 # Control characters, of which a value may hold the tab alone (RFC 9110, section 5.5).
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
+# A GET or HEAD as most are, and nothing behind it: nothing to decode in its path, no line that goes
+# on in the next, no header that two could read in two ways.
+_ORDINARY = re.compile(
+    rb"(GET|HEAD) (/[!\"$&->@-~]*)(?:\?([!\"$-~]*))? HTTP/1\.([01])\r\n"
+    rb"(?:[-!#$%&'*+.^`|~0-9a-zA-Z]+:[\t -~\x80-\xff]*\r\n){0,256}\r\n"
+)
+_DECISIVE = re.compile(
+    rb"\n(?:content-length|transfer-encoding|expect|upgrade):|\n(host|content-type):.*\n\1:",
+    re.IGNORECASE | re.DOTALL,
+)
+
 # 18 digits are far beyond any body, and still a 64-bit number.
 _LENGTH = re.compile(r"[0-9]{1,18}")
 
@@ -97,6 +108,21 @@ def read_head(data: bytes) -> Head | None:
     headers = _headers(lines[1:-2])
     _agreeing(headers, version)
     return Head(method.decode(), path, query, headers, version, size)
+
+
+def ordinary_head(data: bytes) -> Head | None:
+    """Return the head that is all of ``data``, without its headers, if it is written as most are.
+
+    ``None`` of any other, which :func:`read_head` may read; it takes five times as long. Never of
+    a request with a body, or one that asks for another protocol.
+    """
+    line = _ORDINARY.fullmatch(data)
+    if line is None or _DECISIVE.search(data) is not None:
+        return None
+    method, path, query, minor = line.groups()
+    return Head(
+        method.decode(), path.decode(), (query or b"").decode(), {}, (1, int(minor)), len(data)
+    )
 
 
 def unfinished(data: bytes) -> bool:

@@ -5,9 +5,9 @@ import time
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from support.h11_heads import agrees
+from support.h11_heads import agrees, ordinary_agrees
 
-from wsgi_busyguard._support.request_head import proxied, read_head, unfinished
+from wsgi_busyguard._support.request_head import ordinary_head, proxied, read_head, unfinished
 
 
 def get(*headers, line="GET / HTTP/1.1", host="Host: a"):
@@ -225,6 +225,24 @@ def nearly_heads(draw):
 @example(get("X_Y: a", "x-y: b"))
 def test_it_reads_what_h11_reads_in_the_same_way(data):
     agrees(data)
+
+
+@given(nearly_heads() | nearly_heads().map(lambda data: data[: data.find(b"\r\n\r\n") + 4]))
+@example(get("Host: a", "Host: b"))
+@example(get("HOST: a", "X: b", "host: c"))
+@example(get("Content-Type: a", "content-type: b"))
+@example(get(*["a:"] * 257))
+@example(get("Upgrade: h2c"))
+@example(get("Expect: 100-continue"))
+def test_an_ordinary_head_is_what_is_read_with_care(data):
+    ordinary_agrees(data)
+
+
+@pytest.mark.parametrize("line", ["GET / HTTP/1.1", "HEAD /a-b/@:;?q=%2F&x HTTP/1.0"])
+def test_what_browsers_and_balancers_send_is_ordinary(line):
+    cookie = "Cookie: " + "a=\xe9; " * 500
+    head = f"{line}\r\nHost: a:80\r\nAccept: */*\r\n{cookie}\r\nX-Forwarded-For: ::1\r\n\r\n"
+    assert ordinary_head(head.encode("latin-1")) is not None
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ from ...policy import Reason, own_max_wait
 from ...responses import Responses
 from .descriptors import default_max_queue
 from .refusing_listener import RefusingListener
-from .sockets import response_bytes, whole_response
+from .sockets import refusal_bytes, response_bytes, whole_response
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -141,8 +141,10 @@ class Front:
         """Return the check that a request is; see :meth:`Checks.match_request`."""
         if path not in self._checks.suspects:
             return None
-        relaunch()  # what no thread was to be had for; checks come often
-        return self._checks.match_request(method, path, query, headers)
+        check = self._checks.match_request(method, path, query, headers)
+        if check is not None:
+            relaunch()  # what no thread was to be had for; checks come often
+        return check
 
     def client(self, headers: Mapping[str, str], peer: str = "") -> Client:
         """Return what a request tells of its client, where that is trusted.
@@ -191,9 +193,10 @@ class Front:
         def is_check(head: Head) -> bool:
             return self.match(head.method, head.path, head.query, head.headers) is not None
 
-        def refusal(method: str, reason: Reason) -> bytes:
+        def with_load(method: str, reason: Reason) -> bytes:
             return response_bytes(self.refusal(reason), method, (1, 1), True)
 
+        refusal = with_load if self._options.expose_load else refusal_bytes(self._plainly)
         return RefusingListener(sock, self.gate, is_check, refusal, many=many)
 
     def guarded(self, app: WSGIApplication) -> WSGIApplication:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ..._support.log import Streak
-from ..._support.request_head import read_head
+from ..._support.request_head import ordinary_head, read_head
 from ..._support.socket_calls import readable
 from .sockets import PEEK_BYTES, peek, since_heard
 
@@ -141,6 +141,9 @@ class RefusingListener:
         data = peek(sock)
         if not data or len(data) >= PEEK_BYTES:
             return None
+        head = ordinary_head(data)
+        if head is not None:
+            return None if self._is_check(head) else head
         try:
             head = read_head(data)
         except ValueError:  # the server says what it thinks of it

@@ -5,6 +5,7 @@ For threads that must not block. Knows sockets and WSGI; no server.
 
 from __future__ import annotations
 
+import random
 import select
 import socket
 import struct
@@ -14,17 +15,21 @@ from typing import TYPE_CHECKING, Any
 
 from ..._support.socket_calls import readable, ready
 from ..._support.wsgi_call import called, least_environ
+from ...policy import Reason
 
 if TYPE_CHECKING:
     import _socket
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
+
+    from ...responses import Responses
 
     Headers = list[tuple[str, str]]
 
 # As much as is looked at: a browser's head with its cookies fits.
 PEEK_BYTES = 8192
+PEEK_AT_ONCE = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 
 # What is said to whoever does not speak HTTP, as soon as that is known.
 BAD_REQUEST = (
@@ -51,7 +56,7 @@ def peek(sock: socket.socket) -> bytes | None:
     try:
         if sock.gettimeout() and not readable(sock):
             return None
-        return sock.recv(PEEK_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        return sock.recv(PEEK_BYTES, PEEK_AT_ONCE)
     except (BlockingIOError, InterruptedError, TimeoutError):
         return None
     except (OSError, ValueError):
@@ -149,6 +154,27 @@ def response_bytes(
     elif version == (1, 0):
         lines.append("Connection: Keep-Alive")
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+
+
+def refusal_bytes(responses: Responses) -> Callable[[str, Reason], bytes]:
+    """Return what returns the last bytes that a connection hears, which refuse such a method.
+
+    They are put together once.
+    """
+    prepared = {
+        (is_head, reason): [
+            response_bytes(answer, "HEAD" if is_head else "GET", (1, 1), True)
+            for answer in responses.refused(reason).plain
+        ]
+        for is_head in (False, True)
+        for reason in Reason
+    }
+
+    def refusal(method: str, reason: Reason) -> bytes:
+        choices = prepared[method == "HEAD", reason]
+        return choices[int(random.random() * len(choices))]
+
+    return refusal
 
 
 def send(sock: socket.socket, data: bytes) -> bool:

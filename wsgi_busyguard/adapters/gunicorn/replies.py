@@ -13,7 +13,7 @@ from ..._support.request_head import proxied
 from ..._support.wsgi_call import least_environ
 from ...responses import Responses
 from ..front.refusing_listener import RefusingListener
-from ..front.sockets import response_bytes, whole_response
+from ..front.sockets import refusal_bytes, response_bytes, whole_response
 from .http2_frames import refusal
 from .request_heads import environ_of, http2_response, http2_target, speaks_http2
 
@@ -60,10 +60,7 @@ class Replies:
             asked = self._checks.match_request(head.method, head.path, head.query, head.headers)
             return asked is not None
 
-        def refuse(method: str, reason: Reason) -> bytes:
-            return response_bytes(self.refused(reason), method, HTTP_VERSION, True)
-
-        return RefusingListener(listener, gate, is_check, refuse)
+        return RefusingListener(listener, gate, is_check, refusal_bytes(self._plainly))
 
     def refusal(self, conn: Any, begins: bytes, reason: Reason) -> bytes:
         """Return what refuses a request.
