@@ -47,7 +47,7 @@ from .deadlines.slowness import Running, Slowness, fill_their_part, is_timeout, 
 from .load import SMOOTHING
 from .load_report import bulkhead_text
 from .options import is_disabled
-from .policy import calls_at_most, places, seconds
+from .policy import calls_at_most, places, seconds, service_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -92,9 +92,7 @@ class Bulkhead:
         slow: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if not isinstance(name, str):
-            raise TypeError(f"name must be a string, not {name!r}")
-        self.name, self._clock = name, clock
+        self.name, self._clock = service_name(name), clock
         self._service = Slowness()
         self._given: dict[str, Any] = {"at_most": at_most, "share": share, "slow": slow}
         self.set(**self._given)  # says what is wrong

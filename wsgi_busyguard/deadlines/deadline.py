@@ -10,6 +10,7 @@ chunk makes the gate 12 % dearer for a list and 48 % for a generator (benchmarks
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import time
 from contextvars import ContextVar
@@ -17,7 +18,7 @@ from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from .._support.wsgi_app import wsgi_app
-from ..policy import seconds
+from ..policy import duration, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -52,9 +53,8 @@ def current_deadline() -> float | None:
     an app has others use. The earliest counts if there are several.
     """
     narrowed, stamped = _narrowed.get(), _on_the_stack()
-    if narrowed is None or stamped is None:
-        return stamped if narrowed is None else narrowed
-    return min(narrowed, stamped)
+    known = [one for one in (narrowed, stamped) if one is not None and one < math.inf]
+    return min(known, default=None)
 
 
 def call_timeout(at_most: float | None = None, *, least: float = 0.0) -> float | None:
@@ -64,7 +64,11 @@ def call_timeout(at_most: float | None = None, *, least: float = 0.0) -> float |
     :param least: what such a call takes at best. With less left it is not worth beginning.
     :returns: ``at_most`` outside of a request.
     :raises TooLate: if there is no time left. The call would be for nobody.
+    :raises ValueError, TypeError: for what is no time.
     """
+    if at_most is not None:
+        duration("at_most", at_most)
+    duration("least", least)
     deadline = current_deadline()
     if deadline is None:
         return at_most

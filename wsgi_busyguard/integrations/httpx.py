@@ -8,6 +8,7 @@ import httpx
 
 from ..bulkhead import BulkheadFull
 from ..deadlines.deadline import TooLate, call_timeout, current_deadline
+from ..policy import duration
 from .bulkheads import chosen, known
 from .httpcore import Backend, Left
 
@@ -44,8 +45,8 @@ class DeadlineTransport(httpx.BaseTransport):
         least: float = 0.0,
         bulkhead: Bulkhead | bool | None = None,
     ) -> None:
-        self._transport = transport or httpx.HTTPTransport()
-        self._least = least
+        self._transport = _sends(transport)
+        self._least = duration("least", least)
         self._bulkhead = known(bulkhead)
         if isinstance(self._transport, httpx.HTTPTransport):
             pool = self._transport._pool
@@ -90,6 +91,15 @@ class _Held(httpx.SyncByteStream):
             self._stream.close()
         finally:
             self._place.give()
+
+
+def _sends(transport: httpx.BaseTransport | None) -> httpx.BaseTransport:
+    """Return what requests are sent by, if it can send them."""
+    if transport is None:
+        return httpx.HTTPTransport()
+    if isinstance(transport, type) or not hasattr(transport, "handle_request"):
+        raise TypeError(f"transport must be one of HTTPX's, not {transport!r}")
+    return transport
 
 
 def _taken(

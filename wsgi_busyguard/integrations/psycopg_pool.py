@@ -21,7 +21,11 @@ def limit_waits(pool: Pool) -> Pool:
 
     ``pool = limit_waits(ConnectionPool(...))``. The pool's own timeout of 30 s, longer than any
     client's patience, holds where no deadline is known.
+
+    :raises TypeError: for what is no such pool.
     """
+    if not isinstance(pool, ConnectionPool):
+        raise TypeError(f"pool must be a ConnectionPool, not {pool!r}")
     vars(pool)["getconn"] = partial(_connection, pool, pool.getconn)
     return pool
 

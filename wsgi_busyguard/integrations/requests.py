@@ -10,10 +10,12 @@ from urllib.parse import urlsplit
 from requests.adapters import HTTPAdapter
 from requests.exceptions import ConnectionError as NoConnection
 from requests.exceptions import ConnectTimeout, ReadTimeout
+from urllib3 import Timeout
 from urllib3.exceptions import ReadTimeoutError
 
 from ..bulkhead import BulkheadFull
 from ..deadlines.deadline import TooLate, call_timeout
+from ..policy import duration, seconds
 from .bulkheads import chosen, known
 from .urllib3 import DeadlineTimeout
 from .urllib3 import NotBegun as NoTime
@@ -67,8 +69,8 @@ class DeadlineAdapter(HTTPAdapter):
         bulkhead: Bulkhead | bool | None = None,
         **options: Any,
     ) -> None:
-        self.at_most = at_most
-        self.least = least
+        self.at_most = at_most if at_most is None else seconds("at_most", at_most)
+        self.least = duration("least", least)
         self.bulkhead = known(bulkhead)
         super().__init__(**options)
 
@@ -85,8 +87,7 @@ class DeadlineAdapter(HTTPAdapter):
             call_timeout(least=self.least)
         except TooLate as late:
             raise NotBegun(str(late), request=request) from None
-        limits = self.at_most if timeout is None else timeout
-        connect, read = limits if isinstance(limits, tuple) else (limits, limits)
+        connect, read = _limits(self.at_most if timeout is None else timeout)
         limit: Any = DeadlineTimeout(connect, read, least=self.least)
         place = self._place(request, read)
         if place is None:
@@ -120,6 +121,27 @@ class DeadlineAdapter(HTTPAdapter):
             return bulkhead.take(at_most)
         except BulkheadFull as full:
             raise NoPlace(str(full), request=request) from None
+
+
+def _limits(timeout: Any) -> tuple[Any, Any]:
+    """Return the seconds for connecting and for a read, of all that Requests takes for a timeout.
+
+    urllib3's own has a total, which is the most that either may take.
+    """
+    if isinstance(timeout, Timeout):
+        connect, read = (
+            min(
+                (one for one in (part, timeout.total) if isinstance(one, (int, float))),
+                default=None,
+            )
+            for part in (timeout._connect, timeout._read)
+        )
+        return connect, read
+    if not isinstance(timeout, tuple):
+        return timeout, timeout
+    if len(timeout) != 2:
+        raise ValueError(f"timeout must be seconds, or a pair (connect, read), not {timeout!r}")
+    return timeout
 
 
 def _hold(raw: Any, place: Place) -> None:

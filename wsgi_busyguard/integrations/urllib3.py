@@ -14,6 +14,7 @@ from urllib3.connection import HTTPConnection
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
 from ..deadlines.deadline import TooLate, call_timeout, current_deadline
+from ..policy import duration, seconds
 from .addresses import addresses
 from .bulkheads import chosen, known
 
@@ -53,7 +54,10 @@ class DeadlineTimeout(Timeout):
         bulkhead: Bulkhead | bool | None = None,
     ) -> None:
         super().__init__(connect=connect, read=read)
-        self._least = least
+        for name, limit in (("connect", connect), ("read", read)):
+            if isinstance(limit, (int, float)):
+                seconds(name, limit)  # urllib3 lets NaN through
+        self._least = duration("least", least)
         self._bulkhead = known(bulkhead)
         self._place: Place | None = None  # goes with the attempt, if there is no answer
 

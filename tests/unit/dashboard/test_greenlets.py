@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -114,3 +115,13 @@ def test_it_is_known_of_no_greenlet_that_is_gone():
                 gevent.sleep(0.01)
                 gc.collect()
     """)
+
+
+@pytest.mark.slow
+def test_a_process_outlives_looks_while_finalizers_let_others_run():
+    """From their own thread, from another one, in children, and while one keeps the hub."""
+    benchmark = Path(__file__).parents[3] / "benchmarks" / "stacks.py"
+    command = [sys.executable, str(benchmark), "100", "--greenlets"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("100 looks and 1 forks survived"), done.stdout

@@ -4,6 +4,7 @@ import ast
 import asyncio
 import contextvars
 import gc
+import math
 import pathlib
 import threading
 import time
@@ -366,6 +367,32 @@ def test_work_without_a_request_can_have_a_deadline():
 def test_a_limit_must_be_time():
     with pytest.raises(ValueError, match="limit must be more than 0 seconds, not 0"), within(0):
         pass
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind", "words"),
+    [
+        ({"at_most": "2"}, TypeError, "at_most must be a number of seconds, not '2'"),
+        ({"at_most": True}, TypeError, "at_most must be a number of seconds, not True"),
+        ({"at_most": -1}, ValueError, "at_most must be at least 0 seconds, not -1"),
+        ({"at_most": math.nan}, ValueError, "at_most must be at least 0 seconds, not nan"),
+        ({"least": None}, TypeError, "least must be a number of seconds, not None"),
+        ({"least": -0.5}, ValueError, "least must be at least 0 seconds, not -0.5"),
+    ],
+)
+def test_what_is_no_time_is_told_also_outside_of_a_request(wrong, kind, words):
+    with pytest.raises(kind, match=f"^{words}$"):
+        call_timeout(**wrong)
+
+
+def test_a_client_that_waits_for_ever_leaves_the_calls_own_timeout(call):
+    """No socket takes an endless one."""
+    assert in_request(call, lambda: (call_timeout(2.0), current_deadline()), math.inf) == (
+        2.0,
+        None,
+    )
+    with within(math.inf):
+        assert call_timeout() is None
 
 
 # Threads and event loops that the app has others use

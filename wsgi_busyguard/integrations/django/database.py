@@ -10,6 +10,7 @@ from django.db.backends.signals import connection_created
 from django.db.utils import OperationalError
 
 from ...deadlines.deadline import TooLate, call_timeout
+from ...policy import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +37,7 @@ class StatementTimeouts:
     """
 
     def __init__(self, at_most: float | None = None) -> None:
-        self.at_most = at_most
+        self.at_most = at_most if at_most is None else seconds("at_most", at_most)
 
     def __call__(
         self, execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any
