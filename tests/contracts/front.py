@@ -33,6 +33,19 @@ from support.processes import HERE
 
 REFUSALS = "busyguard-refused"
 
+CHUNKED = request("POST", "/length", headers={"Transfer-Encoding": "chunked"})
+
+# What a client may ask, and then close its half of the connection as ``nc -N`` does; its answer.
+HALF_CLOSED = {
+    "a check of HTTP/1.0": (request("OPTIONS", "/", version="1.0"), STATES),
+    "a check": (request("OPTIONS", "/"), STATES),
+    "another check": (request(path="/livez"), {"alive"}),
+    "HTTP/1.0": (request(path="/big/3", version="1.0"), {"xxx"}),
+    "a page": (request(path="/big/3"), {"xxx"}),
+    "an upload": (request("POST", "/length", body=b"b" * 100_000), {"100000"}),
+    "chunks": (CHUNKED + b"1\r\na\r\n0\r\n\r\n", {"1"}),
+}
+
 # Longer than these tests wait for an end that does not wait for it.
 LONG_GRACE = 100.0
 
@@ -53,6 +66,22 @@ class RequestContract:
             assert answer.headers["content-length"] == "4"
             assert answer.headers["allow"] == "GET, HEAD, OPTIONS"
             assert line.closed()
+
+    @pytest.mark.parametrize(("sent", "texts"), HALF_CLOSED.values(), ids=HALF_CLOSED)
+    def test_whoever_closes_its_half_behind_a_request_has_its_answer(self, kept, sent, texts):
+        """As long as nobody waits; whoever has waited and closed its half is taken to have left."""
+        kept.at_rest()
+        with Line(kept.port) as line:
+            line.send(sent)
+            line.socket.shutdown(socket.SHUT_WR)
+            assert line.answer().text in texts
+        kept.at_rest()
+        with Line(kept.port) as line:
+            line.send(request(path="/big/1"))
+            if line.answer().headers.get("connection") != "close":
+                line.send(sent)
+                line.socket.shutdown(socket.SHUT_WR)
+                assert line.answer().text in texts
 
     def test_head_has_the_headers_of_get_and_no_body(self, kept):
         get, head = (ask(kept.port, method, "/readyz") for method in ("GET", "HEAD"))
@@ -528,6 +557,11 @@ class OverloadContract:
                 assert (answer.status, answer.headers[REFUSALS]) == (503, "queue-full")
                 assert answer.headers["connection"] == "close"
                 assert line.closed()
+        with Line(guarded.port) as line:  # it is taken to have left, and sees an end and no reset
+            line.send(request(path="/refused"))
+            line.socket.shutdown(socket.SHUT_WR)
+            assert line.answer().status in (0, 503)
+            assert line.closed()
         assert check(guarded.port).text == "busy"
         assert ask(guarded.port, "GET", "/livez").text == "alive"
         post = ask(guarded.port, "POST", "/length", body=b"b" * 100_000)

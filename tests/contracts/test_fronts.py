@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import functools
 import signal
+import socket
 
 import pytest
-from support.client import Line, Stopwatch, check, checks, eventually, many, request, together
+from support.client import (
+    Line,
+    Stopwatch,
+    check,
+    checks,
+    eventually,
+    is_check,
+    many,
+    request,
+    together,
+)
 from support.gunicorns import FrontGunicorn
 from support.processes import Site, ThreadedSite
 
@@ -47,6 +58,15 @@ class TestTwisted(FrontContract, ConnectionContract, OverloadContract):
 
     serve = Site
     listeners = "MainThread"
+
+    # Twisted itself takes whoever closes its half to have left.
+    test_whoever_closes_its_half_behind_a_request_has_its_answer = None
+
+    def test_a_check_of_http_1_0_is_answered_though_its_client_closes_its_half(self, kept):
+        with Line(kept.port) as line:
+            line.send(request("OPTIONS", "/", version="1.0"))
+            line.socket.shutdown(socket.SHUT_WR)
+            assert is_check(line.answer())
 
 
 class Threaded(FrontContract, ConnectionContract, OverloadContract):

@@ -79,6 +79,8 @@ class Queue:
         self.hand_out(woken)
         if ticket.outcome is not None:
             woken.pop()  # itself, the last to be served
+            if not isinstance(ticket.outcome, Reason):
+                ticket.outcome.place.waited = ticket.ago  # it found a slot free: no wait here
             return ticket.outcome
         self._judge(woken)
         if len(self.tickets) > self._discipline.most(service):

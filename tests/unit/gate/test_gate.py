@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import math
 import os
 import random
@@ -52,6 +53,14 @@ def test_as_many_get_in_as_there_are_slots_and_the_rest_wait():
     assert [type(v.outcome) for v in visitors[:2]] == [Slot, Slot]
     assert [v.outcome for v in visitors[2:]] == [None, None, None, FULL]
     assert gate.read()[:3] == (3, 2, 2)
+
+
+def test_whoever_finds_a_slot_free_has_not_waited_not_even_while_it_was_looked_at():
+    gate = Gate(1, max_queue=1, max_wait=math.inf, clock=itertools.count().__next__)
+    inside, queued = Visitor(gate), Visitor(gate)
+    assert inside.offered.waited == 0
+    gate.leave(inside.offered)
+    assert queued.outcome.waited > 0
 
 
 def test_offer_returns_the_outcome_and_does_not_wake_for_it():

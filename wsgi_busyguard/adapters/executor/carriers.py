@@ -58,11 +58,15 @@ class Job(Ticket, Future[Any]):
 
     def cancel(self) -> bool:
         """Cancel the job if it has not begun; its place in the queue is free at once."""
-        withdrawn = self._carriers.withdraw(self)
-        cancelled = super().cancel()
-        if withdrawn:
-            self.give_up()
-        return cancelled
+        return self.withdraw() or super().cancel()
+
+    def withdraw(self) -> bool:
+        """Cancel the job if it has no slot as yet; return whether that was so."""
+        if not self._carriers.withdraw(self):
+            return False
+        super().cancel()
+        self.give_up()
+        return True
 
     def give_up(self, error: Exception | None = None) -> None:
         """End without having run: cancelled, or else with ``error``."""

@@ -123,6 +123,7 @@ class RefusingListener:
         head = self._asked(sock)
         if head is None:
             return False
+        answer = b""
         if has_left:
             gate.lose()
         else:
@@ -130,8 +131,9 @@ class RefusingListener:
             if reason is None:
                 return False
             answer = self._refusal(head.method, reason)  # before: what raises leaves it unread
-            with suppress(OSError):
-                sock.recv(head.size, socket.MSG_DONTWAIT)  # unread it would reset the connection
+        with suppress(OSError):
+            sock.recv(head.size, socket.MSG_DONTWAIT)  # unread it would reset the connection
+            if answer:
                 sock.send(answer, socket.MSG_DONTWAIT)
         sock.close()
         return True

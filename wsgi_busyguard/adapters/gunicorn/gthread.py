@@ -31,7 +31,7 @@ from ..front.waiting_sockets import SILENCE_SECONDS, LingeringSockets, WaitingSo
 from .balance import Balance
 from .known_names import moved, parameters_of
 from .partial_heads import PartialHeads
-from .pool import ConnectionPool, QueuedTooLong, pool_limits
+from .pool import ClientGone, ConnectionPool, QueuedTooLong, pool_limits
 from .replies import Replies
 from .request_heads import read_ahead
 from .worker import GuardedWorker, counting
@@ -227,9 +227,12 @@ class GuardedThreads(GuardedWorker, ThreadWorker):
         future = arguments[-1]
         if self._in_front and not future.cancelled():
             error = future.exception()
+            conn = arguments[0] if len(arguments) > 1 else future.conn
             if isinstance(error, (QueueTimeout, QueuedTooLong)):
-                conn = arguments[0] if len(arguments) > 1 else future.conn
                 self._safely(self._tell, conn, error.reason)
+                conn.close = nothing
+            elif isinstance(error, ClientGone):  # gunicorn would reset what it has not read
+                self._safely(self._lingering.close, conn.sock, b"")
                 conn.close = nothing
         super().finish_request(*arguments)
 

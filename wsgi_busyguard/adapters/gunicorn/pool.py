@@ -12,6 +12,7 @@ from ...deadlines.deadline import call_until, timed
 from ...deadlines.environ import stamp
 from ...options import is_disabled
 from ...policy import CLIENT_TIMEOUT, Reason, limits, loose_limits, own_max_wait
+from ..executor.carriers import Job
 from ..executor.executor import AbandonedJob, CountingExecutor
 from ..front.descriptors import SPARE_CONNECTIONS, default_max_queue
 from ..front.progress import STALL_SECONDS, Answers, Upload, cut_off
@@ -20,7 +21,6 @@ from .request_heads import read_ahead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-    from concurrent.futures import Future
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -84,14 +84,15 @@ class ConnectionPool(CountingExecutor):
         self._disabled = is_disabled()
         self._read_client: ReadClient | None = None
         self._timeout = CLIENT_TIMEOUT
-        self._connections: dict[Future[Any], Any] = {}
+        self._connections: dict[Job, Any] = {}
 
-    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Job:
         """Take in a call of the worker's ``handle``."""
-        future: Future[Any] = super().submit(fn, *args, **kwargs)
-        self._connections[future] = args[0]
-        future.add_done_callback(self._forget)
-        return future
+        job = super().submit(fn, *args, **kwargs)
+        assert isinstance(job, Job)
+        self._connections[job] = args[0]
+        job.add_done_callback(self._forget)
+        return job
 
     def drop_the_gone(self) -> int:
         """Take out those who wait and have left; return how many."""
@@ -99,11 +100,8 @@ class ConnectionPool(CountingExecutor):
             return 0
         connections = self._connections.copy()
         left = disconnected(conn.sock for conn in connections.values())
-        return sum(
-            future.cancel()  # false for those that run: what has begun is finished
-            for future, conn in connections.items()
-            if conn.sock in left
-        )
+        # Not who has a slot: it may have closed its half only, and waited for nobody.
+        return sum(job.withdraw() for job, conn in connections.items() if conn.sock in left)
 
     def cut_the_stalled(self) -> None:
         """Cut those off who keep a thread waiting and do not get on."""
@@ -124,7 +122,8 @@ class ConnectionPool(CountingExecutor):
     def look_again(self, conn: Any) -> None:
         """Look at a connection that has waited and has a thread now.
 
-        :raises ForNobody: if its client has left, or has waited for longer than it would.
+        :raises ClientGone: if its client has left.
+        :raises QueuedTooLong: if it has waited for longer than its client says that it would.
         """
         slot = self.current()
         if slot is None or not slot.waited or self._disabled:
@@ -179,5 +178,5 @@ class ConnectionPool(CountingExecutor):
 
         return stamped
 
-    def _forget(self, future: Future[Any]) -> None:
-        self._connections.pop(future, None)
+    def _forget(self, job: Any) -> None:
+        self._connections.pop(job, None)
