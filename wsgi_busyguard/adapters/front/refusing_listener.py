@@ -141,8 +141,8 @@ class RefusingListener:
     def _asked(self, sock: socket.socket) -> Head | None:
         """Return the head that has come, if there is nothing behind it and it is no check's."""
         data = peek(sock)
-        if not data or len(data) >= PEEK_BYTES:
-            return None
+        if not data or len(data) >= PEEK_BYTES or not data.endswith(b"\r\n\r\n"):
+            return None  # what ends in a lone LF has no end yet for most servers
         head = ordinary_head(data)
         if head is not None:
             return None if self._is_check(head) else head
