@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import socket
 import threading
 from types import SimpleNamespace
@@ -220,6 +221,17 @@ def test_a_guard_that_fails_lets_the_request_in_and_says_so_once(made, until, ca
     assert [record.message for record in caplog.records] == [
         "could not judge a request; served without the guard"
     ]
+
+
+def test_who_is_about_to_speak_need_not_make_room_where_that_can_wait(made, monkeypatch):
+    front = made(app).guard
+    old, young = (SimpleNamespace(creation_time=at) for at in (1, math.inf))
+    monkeypatch.setattr(front, "_in_turn", lambda: [young, old])
+    gone = []
+    front._room._end = gone.append
+    front._make_room_for_one()
+    front._make_room_for_one()
+    assert gone == [old, old]
 
 
 def test_what_waitress_says_to_an_error_takes_no_slot(made, until):

@@ -106,9 +106,14 @@ class WaitingSockets:
         for sock, place in self._places.items():
             self._places[sock] = place._replace(until=min(place.until, until))
 
-    def shed(self, count: int) -> int:
-        """End at most so many, the oldest first; return how many that were."""
-        oldest = list(self._places)[: max(0, count)]  # up to 23.0, threads come here too
+    def shed(self, count: int, also_young: bool = True) -> int:
+        """End at most so many, the oldest first; return how many that were.
+
+        :param also_young: whether those are among them who are about to speak.
+        """
+        since = time.monotonic() - (0.0 if also_young else FIRST_BYTE_SECONDS)
+        places = list(self._places.items())[: max(0, count)]  # up to 23.0, threads come here too
+        oldest = [sock for sock, place in places if place.since <= since]
         for sock in oldest:
             self._end(sock)
         return len(oldest)

@@ -340,7 +340,8 @@ class GuardedThreads(GuardedWorker, ThreadWorker):
         idle = list(self._keep if kept is None else kept)[:over]
         for conn in idle:
             conn.timeout = 0
-        self._silent.shed(over - len(idle))  # these may be about to speak
+        # These may be about to speak, which can be waited for where it is tried again to accept.
+        self._silent.shed(over - len(idle), also_young=not least)
 
     def _silent_too_long(self, conn: Any) -> None:
         if self.alive and self._safely(self._has_just_spoken, conn):

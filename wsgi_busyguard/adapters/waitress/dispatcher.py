@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from ..front.base import UNJUDGED_MESSAGE
 from ..front.descriptors import Acceptor, Room, eviction_order, excess, overdrawn
 from ..front.last_connections import pending
 from ..front.threaded import ThreadedFront
+from ..front.waiting_sockets import FIRST_BYTE_SECONDS
 from .tasks import AnswerTask, WaitressVisit, close_channel
 
 if TYPE_CHECKING:
@@ -111,7 +113,7 @@ class WaitressFront(ThreadedFront):
         for server in self._servers():
             server.channel_class = partial(self._accepted, server.channel_class)
             server.socket = self.refusing(server.socket)
-            server.accept = Acceptor(server.accept, lambda: self._room.make(1, self._in_turn))
+            server.accept = Acceptor(server.accept, self._make_room_for_one)
 
     def beat(self) -> None:
         """Also make room when somebody could not go before: no request was answered by then."""
@@ -119,6 +121,11 @@ class WaitressFront(ThreadedFront):
         wanted = max(self._crowd(), overdrawn())
         if wanted > 0:
             self.in_loop(lambda: self._room.make(wanted, self._in_turn))
+
+    def _make_room_for_one(self) -> None:
+        """Have one go since no descriptor is left, and none who is about to speak."""
+        young = time.time() - FIRST_BYTE_SECONDS
+        self._room.make(1, lambda: [one for one in self._in_turn() if one.creation_time <= young])
 
     def _crowd(self) -> int:
         """Return how many connections are too many to accept another two."""

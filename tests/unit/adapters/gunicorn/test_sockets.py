@@ -447,6 +447,18 @@ def test_the_oldest_can_be_sent_away(poller, over):
     assert waiting.shed(-1) == 0
 
 
+def test_one_who_is_about_to_speak_is_not_sent_away_where_that_can_wait(poller, clock, over):
+    waiting = WaitingSockets(poller, 9, over.append)
+    waiting.add(Sock(), 5, "old", print)
+    clock.now += 0.2
+    waiting.add(Sock(), 5, "young", print)
+    assert waiting.shed(2, also_young=False) == 1
+    assert waiting.shed(2, also_young=False) == 0
+    clock.now += 0.2
+    assert waiting.shed(2, also_young=False) == 1
+    assert over == ["old", "young"]
+
+
 def test_one_who_has_begun_gets_time_and_keeps_its_place(poller, clock, over):
     waiting = WaitingSockets(poller, 2, over.append)
     first, second = Sock(), Sock()
