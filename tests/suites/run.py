@@ -52,8 +52,6 @@ SUITES = {
             "test_broken_connection_during_tcp_fin": HALF,
             "test_broken_connection_during_http_communication_fallback": HALF,
             "test_remains_alive_post_unhandled_exception": HALF,
-            "test_HTTP11_Timeout": "who says too little for too long is closed without a 408",
-            "test_No_CRLF": "what can be no request is told 400 in the guard's words",
             "test_kb_int_from_http_handler": WRAPPED,
             "test_unhandled_exception_in_request_handler": WRAPPED,
             "test_parse_uri_asterisk_uri": "OPTIONS * is a check",

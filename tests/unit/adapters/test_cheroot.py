@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import socket
 import threading
 from types import SimpleNamespace
@@ -140,6 +141,61 @@ def test_room_is_made_though_a_thread_has_just_closed_the_one_who_is_looked_at()
             server.guard.idle[conn] = None
         server.guard.make_room(2)
         assert theirs.recv(1) == b""
+
+
+def test_who_is_about_to_speak_need_not_make_room_where_that_can_wait():
+    server = guarded_server(app, ("127.0.0.1", 0))
+    pairs = [socket.socketpair() for _ in "ab"]
+    for (ours, theirs), accepted in zip(pairs, (1, math.inf), strict=True):
+        theirs.setblocking(False)
+        conn = {"socket": ours, "seen": 0, "used": False, "accepted": accepted}
+        server.guard.idle[type("Connection", (), conn)] = None
+    server.guard.make_room(2, 0.1)
+    old, young = (theirs for _, theirs in pairs)
+    assert old.recv(1) == b""
+    with pytest.raises(BlockingIOError):
+        young.recv(1)
+    for sock in (sock for pair in pairs for sock in pair):
+        sock.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("says", [b"", b"GET / HTTP/1.1\r\nHo"], ids=["silent", "half a head"])
+def test_who_does_not_ask_in_time_is_told_so(start, says):
+    server = guarded_server(app, ("127.0.0.1", 0), threads=1, timeout=0.5)
+    server.prepare()
+    start(server.serve)
+    with socket.create_connection(server.bind_addr, 20) as line:
+        line.sendall(says)
+        answer = line.makefile("rb").read()
+    server.stop()
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"\r\nConnection: close\r\n" in answer
+
+
+@pytest.mark.slow
+def test_who_has_its_answer_and_asks_for_nothing_more_is_told_nothing(start):
+    server = guarded_server(app, ("127.0.0.1", 0), threads=1, timeout=0.5)
+    server.prepare()
+    start(server.serve)
+    with socket.create_connection(server.bind_addr, 20) as line:
+        line.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert line.makefile("rb").read().endswith(b"app")
+    server.stop()
+
+
+def test_what_can_be_no_request_is_told_so_in_cheroots_words(start):
+    server = guarded_server(app, ("127.0.0.1", 0), threads=1)
+    server.prepare()
+    start(server.serve)
+    for says in (b"GET / HTTP/1.1\n\n", b"\x16\x03\x01"):
+        with socket.create_connection(server.bind_addr, 20) as line:
+            line.sendall(says)
+            answer = line.makefile("rb").read()
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert b"\r\nConnection: close\r\n" in answer
+        assert answer.endswith(b"\r\n\r\nHTTP requires CRLF terminators")
+    server.stop()
 
 
 def test_a_guard_that_fails_lets_the_request_in_and_says_so_once(start, caplog):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from ..front.sockets import (
     BAD_REQUEST,
     PEEK_BYTES,
     cut_short,
+    drain,
     peek,
     response_bytes,
     send,
@@ -30,7 +32,7 @@ from ..front.sockets import (
 )
 from ..front.threaded import SocketVisit, ThreadedFront
 from .reply_thread import ReplyThread
-from .request import PeekedRequest, reads
+from .request import PeekedRequest, reads, refusal_of, too_late
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,14 +120,16 @@ class CherootFront(ThreadedFront):
         job = partial(self._say, self._refusing, conn, request, self.refusal(reason), last)
         self._refusing.put(partial(_or_close, conn, job))
 
-    def make_room(self, wanted: int = 1) -> None:
+    def make_room(self, wanted: int = 1, least_age: float = 0.0) -> None:
         """Have others go so that so many can be accepted.
 
         cheroot's loop finds the end of such a connection, and closes it.
-        """
-        self._room.make(wanted, self._in_turn)
 
-    def _in_turn(self) -> list[Any]:
+        :param least_age: seconds for which one who has said nothing must have been here.
+        """
+        self._room.make(wanted, partial(self._in_turn, time.monotonic() - least_age))
+
+    def _in_turn(self, since: float) -> list[Any]:
         """Return the connections in cheroot's loop, and who is to go first."""
         silent: list[Any] = []
         idle: list[Any] = []
@@ -133,6 +137,8 @@ class CherootFront(ThreadedFront):
         for conn in self.idle.copy():  # threads add to it
             if not conn.seen and readable(conn.socket):
                 continue  # it is no silent one any more
+            if not conn.used and conn.accepted > since:
+                continue  # it is about to speak
             (silent if not conn.used else half if conn.seen else idle).append(conn)
         silent.sort(key=attrgetter("accepted"))
         return eviction_order(silent, idle, half)
@@ -164,7 +170,8 @@ class CherootFront(ThreadedFront):
             if unfinished(begins) and self._waits_for_more(conn, len(begins), len(data)):
                 return
         except ValueError:
-            self._refusing.put(partial(_or_close, conn, partial(self._turn_away, conn)))
+            turn_away = partial(self._turn_away, conn, begins)
+            self._refusing.put(partial(_or_close, conn, turn_away))
             return
         _wake_as_ever(conn)
         try:
@@ -191,7 +198,10 @@ class CherootFront(ThreadedFront):
         """
         now = time.monotonic()
         since = now if conn.since is None else conn.since
-        if cut_short(conn.socket, seen) or now - since > self.server.timeout:
+        is_late = now - since > self.server.timeout
+        if is_late or cut_short(conn.socket, seen):
+            if is_late:
+                self.answer_late(conn)
             conn.close()
             return True
         # It would be readable all the time, but for this. Where that is of no use it comes again.
@@ -207,9 +217,17 @@ class CherootFront(ThreadedFront):
             vars(conn.rfile).pop("has_data", None)
         return True
 
-    def _turn_away(self, conn: Any) -> None:
-        """Say that this is no HTTP. In the thread of refusals."""
-        send(conn.socket, BAD_REQUEST)
+    def answer_late(self, conn: Any) -> None:
+        """Say to one who has not asked in time that it is closed, and why, as cheroot does."""
+        if self.server.ssl_adapter is not None:  # it might wait
+            return
+        with suppress(ValueError):  # somebody has just closed it
+            send(conn.socket, too_late(self.server))
+            drain(conn.socket)  # unread it would reset the connection
+
+    def _turn_away(self, conn: Any, begins: bytes) -> None:
+        """Say what cheroot says of what is no HTTP. In the thread of refusals."""
+        send(conn.socket, refusal_of(self.server, begins) or BAD_REQUEST)
         self._refusing.linger(conn.socket, conn.close)
 
     def _answer(self, conn: Any, request: PeekedRequest, check: Check) -> None:

@@ -19,10 +19,36 @@ def reads(server: Any, head: bytes) -> bool:
     not for the guard to answer, but for a host in front of the path: every server has to take that
     (RFC 9112, section 3.2.2), and cheroot does as a proxy.
     """
-    conn = SimpleNamespace(rfile=io.BytesIO(head), wfile=io.BytesIO())
-    request = HTTPRequest(server, conn, proxy_mode=True)
+    request = _of(server, head)
     request.parse_request()
     return bool(request.ready)
+
+
+def refusal_of(server: Any, data: bytes) -> bytes:
+    """Return what cheroot says to what it does not take for a request; nothing if it says nothing.
+
+    :param data: what has come, of which no request can be made.
+    """
+    request = _of(server, data)
+    request.parse_request()
+    return _written(request)
+
+
+def too_late(server: Any) -> bytes:
+    """Return what cheroot says to one who has said too little for too long."""
+    request = _of(server, b"")
+    request.simple_response("408 Request Timeout")
+    return _written(request)
+
+
+def _of(server: Any, data: bytes) -> Any:
+    conn = SimpleNamespace(rfile=io.BytesIO(data), wfile=io.BytesIO())
+    return HTTPRequest(server, conn, proxy_mode=True)
+
+
+def _written(request: Any) -> bytes:
+    answer: bytes = request.conn.wfile.getvalue()
+    return answer.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1)
 
 
 class PeekedRequest:

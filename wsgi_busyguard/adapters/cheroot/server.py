@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cheroot.makefile import MakeFile
@@ -17,6 +18,7 @@ from ..front.base import GRACE_SECONDS
 from ..front.descriptors import Acceptor
 from ..front.signals import draining_at_signals
 from ..front.threaded import split
+from ..front.waiting_sockets import FIRST_BYTE_SECONDS
 from .front import CherootFront, CherootVisit
 
 if TYPE_CHECKING:
@@ -72,8 +74,12 @@ class GuardedConnection(HTTPConnection):
 
     def close(self) -> None:
         """Close it."""
-        self.server.guard.asking.pop(self, None)
-        self.server.guard.idle.pop(self, None)
+        guard = self.server.guard
+        guard.asking.pop(self, None)
+        # Of those in its loop cheroot closes the ones whose time is over, and all at its end.
+        is_late = guard.idle.pop(self, self) is None and self.server.ready
+        if is_late and (self.since is not None or not self.used):
+            guard.answer_late(self)
         super().close()
 
 
@@ -125,7 +131,8 @@ class GuardedServer(Server):
         manager: Any = getattr(self, "_connections", None)
         accept = getattr(manager, "_from_server_socket", None)
         if accept is not None:
-            manager._from_server_socket = Acceptor(accept, self.guard.make_room)
+            make_room = partial(self.guard.make_room, 1, FIRST_BYTE_SECONDS)
+            manager._from_server_socket = Acceptor(accept, make_room)
 
     def serve(self) -> None:
         """Serve until somebody stops it, or a drain is over."""
