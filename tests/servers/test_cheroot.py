@@ -120,8 +120,9 @@ def test_half_a_head_is_closed_when_cheroot_would_give_up_and_takes_no_thread_ti
             assert is_check(check(guarded.port))
             assert ask(guarded.port, path="/echo").status == 200
             guarded.at_rest()
-        assert line.closed()
-        assert dripping.closed()
+        for late in (line, dripping):
+            assert late.answer().status == 408
+            assert late.closed()
 
 
 @pytest.mark.parametrize("before", [b"", request(path="/first")], ids=["fresh", "read ahead"])
