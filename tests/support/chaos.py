@@ -184,6 +184,12 @@ def descriptors(pid):
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
+def lowest_free(pid):
+    """Return the number that the next descriptor of a process would get."""
+    taken = set(map(int, os.listdir(f"/proc/{pid}/fd")))
+    return min(set(range(len(taken) + 1)) - taken)
+
+
 def beats(pid):
     """Return how many files a gunicorn master has by which its workers beat: one for each."""
     files = Path(f"/proc/{pid}/fd").iterdir()
