@@ -255,7 +255,7 @@ class Bulkhead:
         self._half = half = math.inf if slots is None else math.ceil(slots / 2)
         known = bulkheads()
         self._others = tuple(one._held for one in known if one is not self)
-        self._usual = service.usual
+        self._usual = service.usual(now)
         if len(held) >= limit:
             self._sweep()
         if late := self._running(now).late:

@@ -34,15 +34,16 @@ LEAST_CALLS = 3
 PROBE_FIRST_SECONDS, PROBE_LAST_SECONDS = 1.0, 30.0
 PROBES_TO_OPEN = 2
 
-# A call that takes so long may be hanging whatever they mostly take.
+# A call may be hanging that takes so long, and so many times what they mostly take, and longer than
+# any has of late.
 USUAL_LEAST_SECONDS, USUAL_FACTOR = 0.05, 3
 
 # That none of so many calls has ended that should have is hardly chance: once in 55 times where
 # each may end at any moment; where all take as long as each other, once that time has gone by.
 MISSING_CALLS, MISSING_FACTOR = 4, 1.5
 
-# Of all services together, which are all refused then, and not one: once in 400 times.
-MISSING_OF_ALL = 6
+# Of all services together, which are all refused then, and not one: once in 1100 times.
+MISSING_OF_ALL = 7
 
 # How far into what has raised an error is looked for a timeout.
 DEEPEST_CAUSE = 5
@@ -183,6 +184,8 @@ class Slowness:
         self.mean: float | None = None
         self.shut: Shut | None = None
         self.probe: object = None
+        self._longest = self._longest_before = 0.0  # that was not slow, by turns of WINDOW_SECONDS
+        self._turned = -math.inf
         self.good: deque[float] = deque(maxlen=MOST_CALLS)  # when they ended
         self.bad: deque[float] = deque(maxlen=MOST_CALLS)
 
@@ -198,12 +201,13 @@ class Slowness:
             return self.given
         return (self.timeout or self.client_timeout) / 2
 
-    @property
-    def usual(self) -> float:
-        """Seconds within which calls mostly end; one that runs longer may be hanging."""
+    def usual(self, now: float) -> float:
+        """Return the seconds within which calls mostly end; one that runs longer may be hanging."""
         if self.mean is None:
             return self.slow
-        return min(self.slow, max(USUAL_LEAST_SECONDS, USUAL_FACTOR * self.mean))
+        lately = now - self._turned < 2 * WINDOW_SECONDS
+        longest = max(self._longest, self._longest_before) if lately else 0.0
+        return min(self.slow, max(USUAL_LEAST_SECONDS, USUAL_FACTOR * self.mean, longest))
 
     def judge(self, now: float, late: int, hopeless: bool, jitter: float) -> str | None:
         """Shut if it is too slow, and return why.
@@ -226,7 +230,7 @@ class Slowness:
         mean = slow if self.mean is None else max(self.mean, least)
         ages = tuple(now - at for at in sinces)
         late = sum(age >= slow for age in ages)
-        return Running(ages, quiet, mean, self.usual, late, suspect)
+        return Running(ages, quiet, mean, self.usual(now), late, suspect)
 
     def ended(self, key: object, now: float, took: float, bad: bool, jitter: float) -> str | None:
         """Take note of a call that has ended; return what there is to tell, if anything."""
@@ -237,6 +241,9 @@ class Slowness:
             return self.judge(now, 0, False, jitter)
         self.good.append(now)
         self.mean = smoothed(self.mean, took)
+        if now - self._turned >= WINDOW_SECONDS:
+            self._turned, self._longest, self._longest_before = now, 0.0, self._longest
+        self._longest = max(self._longest, took)
         return None
 
     def _probed(self, now: float, bad: bool, jitter: float) -> str | None:

@@ -95,11 +95,32 @@ def test_slow_is_half_of_the_timeout_unless_it_is_given():
 
 def test_what_is_usual_follows_the_good_calls_and_is_never_more_than_slow():
     service = Slowness()
-    assert service.usual == service.slow
+    assert service.usual(0.0) == service.slow
     ended(service, 0.0, 0.1)
-    assert service.usual == pytest.approx(0.3)
+    assert service.usual(0.0) == pytest.approx(0.3)
     ended(service, 0.0, 60.0)
-    assert service.usual == service.slow
+    assert service.usual(0.0) == service.slow
+
+
+def test_a_call_is_usual_that_is_no_longer_than_one_of_late():
+    """One in ten takes long, say: when it runs, nothing hangs."""
+    service = Slowness()
+    ended(service, 0.0, 0.5)
+    for number in range(50):
+        ended(service, 9.0 + 0.02 * number, 0.1)
+    assert service.usual(10.0) == 0.5
+    ended(service, 11.0, 0.1)
+    assert service.usual(19.0) == 0.5
+    ended(service, 21.0, 0.1)
+    assert service.usual(21.0) == pytest.approx(0.3, rel=0.01)
+
+
+def test_nor_is_a_long_one_that_was_long_ago():
+    service = Slowness()
+    ended(service, 0.0, 0.5)
+    service.mean = 0.02  # calls that end so soon are told to the mean alone
+    assert service.usual(19.9) == 0.5
+    assert service.usual(20.0) == pytest.approx(0.06)
 
 
 def running(*ages, quiet=0.0, mean=0.1, usual=0.3, **more):
@@ -128,7 +149,7 @@ def test_it_may_be_hanging_when_a_call_is_late_or_none_ends_that_should_have(ser
 
 def test_all_may_be_hanging_when_none_of_any_ends():
     assert all_hang([running(0.12), running(0.2, 0.2, 0.12, quiet=0.12)]) is False  # one has ended
-    assert all_hang([running(0.16, quiet=9.0), running(0.2, 0.2, 0.2, quiet=0.16)]) is True
+    assert all_hang([running(0.18, quiet=9.0), running(0.2, 0.2, 0.2, quiet=0.18)]) is True
     assert all_hang([running(quiet=9.0), running()]) is False
     assert all_hang([]) is False
 
@@ -157,7 +178,7 @@ def test_a_service_whose_last_call_was_slow_is_suspect_until_one_is_not():
     ended(service, 3.0, 3.0, bad=True)
     assert service.running(4.0, []).suspect is True
     ended(service, 5.0, 0.1)
-    assert service.running(6.0, [5.5, 3.0]) == Running((0.5, 3.0), 1.0, 0.1, service.usual, 1)
+    assert service.running(6.0, [5.5, 3.0]) == Running((0.5, 3.0), 1.0, 0.1, service.usual(6.0), 1)
 
 
 class ReadTimeout(Exception):
