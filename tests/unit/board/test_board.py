@@ -12,7 +12,13 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
 
 from wsgi_busyguard import Board, Load, Monitor, State
 from wsgi_busyguard.board import BoardFull
@@ -1234,11 +1240,14 @@ class BoardMachine(RuleBasedStateMachine):
     def has_joined(self, who):
         self.model.setdefault(who, [self.wanted[who], self.posters[who].adapter.load, 0])
 
-    @rule(who=who)
-    def leave(self, who):
+    @rule(who=who, beat=st.booleans())
+    def leave(self, who, beat):
+        """The others may beat just then: one that has found no place looks for it again, later."""
         self.posters[who].leave()
         self.model.pop(who, None)
         self.wanted.pop(who, None)
+        if beat:
+            self.all_post(FREE, beat=True)
 
     @rule(who=who, state=st.sampled_from(["ready", "stopping"]))
     def turn(self, who, state):
@@ -1267,6 +1276,21 @@ class BoardMachine(RuleBasedStateMachine):
             self.has_beaten(who)
         if who in self.model:
             self.model[who][1] = load
+
+    @initialize(many=st.sampled_from([0, 5]), ready=st.sampled_from([0, 2, 5]), load=loads)
+    def begin(self, many, ready, load):
+        """A full board hardly ever comes about step by step."""
+        for who in range(many):
+            self.join(who)
+        for who in range(5 - ready, 5):  # the last first: they are those without a row
+            self.turn(who, "ready")
+        self.all_post(load, beat=True)
+
+    @rule(load=st.just(FREE) | loads, beat=st.booleans())
+    def all_post(self, load, beat):
+        """After a reload none of them knows a service time as yet."""
+        for who in range(5):
+            self.post(who, load, beat)
 
     def has_beaten(self, who):
         now = self.board.now()
