@@ -2,13 +2,15 @@
 
 A greenlet that has switched away stands still until its own thread switches back to it. So whoever
 runs in that thread may go through its frames: no other thread can have it run, and none of the
-interpreter's locks is held meanwhile. If a finalizer that comes in the middle lets others run, the
-rest of that one stack is newer, and that is all: a frame that is held is not freed. From any other
-thread no greenlet is looked at; the hub of their thread is asked to do it.
+interpreter's locks is held meanwhile. No garbage is collected meanwhile either: a finalizer could
+let others run, and when the frame that Python is just making an object for ends, that ends the
+process (``benchmarks/stacks.py --greenlets`` did so). From any other thread no greenlet is looked
+at; the hub of their thread is asked to do it.
 """
 
 from __future__ import annotations
 
+import gc
 import sys
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -67,12 +69,24 @@ class Greenlets:
 
     def _look_here(self) -> None:
         """Look, in the thread whose greenlets these are."""
-        self._asked, here = None, _root(self._current())
+        self._asked = None
+        collects = gc.isenabled()
+        try:
+            gc.disable()
+            threads, complete, began = self._stacks()
+        finally:
+            if collects:
+                gc.enable()
+        self._seen = folded(threads, complete, began, self._clock())
+
+    def _stacks(self) -> tuple[list[Thread], bool, dict[int, float]]:
+        """Return the stacks, whether these are all, and when each one's request began."""
+        here = _root(self._current())
         known = {id(one): (one, since) for one, since in list(self._began.items())}
         ours = [one for one, _ in known.values() if not one.dead and _root(one) is here]
         threads = [_stack(one) for one in ours[:MOST_GREENLETS]]
         began = {ident: since for ident, (_, since) in known.items()}
-        self._seen = folded(threads, len(ours) <= MOST_GREENLETS, began, self._clock())
+        return threads, len(ours) <= MOST_GREENLETS, began
 
 
 def _stack(one: Any) -> Thread:
