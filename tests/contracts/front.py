@@ -8,6 +8,7 @@ it found it, all share the one that is ``kept``.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import socket
@@ -270,6 +271,12 @@ class FrontContract(RequestContract):
         lines = [Line(guarded.port) for _ in range(60)]
         for line in lines:
             line.send(request(path="/hang"))
+        guarded.filled(4, 56)
+        with Line(guarded.port) as half:
+            half.send(request(path="/hang"))
+            guarded.filled(4, 57)
+            half.socket.shutdown(socket.SHUT_WR)
+            assert half.closed()  # which may read still, and reads an end and no reset
         guarded.filled(4, 56)
         for line in lines:
             line.close()
@@ -562,6 +569,16 @@ class OverloadContract:
             line.socket.shutdown(socket.SHUT_WR)
             assert line.answer().status in (0, 503)
             assert line.closed()
+        one = request(path="/refused")
+        for pieces in ([one[:20], one[20:]], [one * 2], [one, one], [bytes([b]) for b in one]):
+            with Line(guarded.port) as line:
+                line.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                with contextlib.suppress(ConnectionError):  # it may be refused before all is said
+                    for piece in pieces:
+                        line.send(piece)
+                answer = line.answer()
+                assert (answer.status, answer.text) == (503, "busy")
+        assert ask(guarded.port, "HEAD", "/refused").status == 503
         assert check(guarded.port).text == "busy"
         assert ask(guarded.port, "GET", "/livez").text == "alive"
         post = ask(guarded.port, "POST", "/length", body=b"b" * 100_000)
