@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import pathlib
@@ -39,7 +40,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # The machine may be busy elsewhere, and a first text of Hypothesis takes seconds on a new one.
 patient = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("patient", settings.default, **patient)
-settings.load_profile("patient")
+settings.register_profile("quick", settings.default, max_examples=25, **patient)
 
 # All are errors but one that is not ours: a fork in a process that has threads, which is what some
 # of these tests are about.
@@ -260,6 +261,18 @@ def only_quick(config):
     """Whether what is slow is left out: nothing is named, and not everything is asked for."""
     named = config.args_source is not pytest.Config.ArgsSource.TESTPATHS
     return not (named or config.getoption("--all"))
+
+
+def pytest_configure(config):
+    """Try a quarter of the examples where all quick tests are run by hand, and all in CI."""
+    few = only_quick(config) and not os.environ.get("CI")
+    settings.load_profile("quick" if few else "patient")
+
+
+def pytest_collection_finish():
+    """Have the collector leave alone what is there for good: 200 tests have it run, 0.1 s each."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_ignore_collect(collection_path, config):

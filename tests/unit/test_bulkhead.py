@@ -745,7 +745,7 @@ class BulkheadMachine(RuleBasedStateMachine):
         assert len(self.one._deeper) == sum(twice for *_, twice in self.inside)
 
 
-TestBulkhead = BulkheadMachine.TestCase
+TestBulkhead = pytest.mark.slow(BulkheadMachine.TestCase)
 
 
 class SharedSlotsMachine(RuleBasedStateMachine):
@@ -815,7 +815,7 @@ class SharedSlotsMachine(RuleBasedStateMachine):
             assert one.figures()["inside"] == len(inside)
 
 
-TestSharedSlots = SharedSlotsMachine.TestCase
+TestSharedSlots = pytest.mark.slow(SharedSlotsMachine.TestCase)
 
 
 # Simulated: ten slots, 0.7 x load, two of seven requests call one of so many services.

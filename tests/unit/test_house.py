@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import collections
 import configparser
+import functools
 import itertools
 import pathlib
 import shutil
@@ -95,7 +96,7 @@ def longer():
         name, text = path.relative_to(PACKAGE).as_posix(), path.read_text()
         if len(text.splitlines()) > MOST_LINES:
             modules.add(name)
-        for node in ast.walk(ast.parse(text)):
+        for node in ast.walk(trees()[name]):
             is_function = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
             if is_function and code_lines(node) > MOST_LINES_OF_A_FUNCTION:
                 functions.add(f"{name} {node.name}")
@@ -114,6 +115,7 @@ def test_there_are_few_modules_and_few_packages_at_the_top():
     assert len([path for path in PACKAGE.glob("*/*.py") if path.name == "__init__.py"]) <= 12
 
 
+@functools.cache
 def trees():
     """Return the syntax trees of the package by their names."""
     paths = sorted(PACKAGE.rglob("*.py"))

@@ -65,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Health checks that tell the truth, queues that stay short.",
         epilog=f"busyguard COMMAND --help shows an example of each.\nDocumentation: {DOCS}",
         formatter_class=Help,
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"busyguard {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -75,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             description=f"{help_[0].upper()}{help_[1:]}.",
             epilog=f"Example: {EXAMPLES[name]}\nDocumentation: {DOCS}",
             formatter_class=Help,
+            allow_abbrev=False,  # else a later option could take its meaning from a shortened one
         )
         module.add_arguments(command)
         command.set_defaults(run=module.run, command=command)

@@ -11,6 +11,9 @@ import pytest
 
 pytest.importorskip("gevent")
 
+# Each starts a process that imports gevent and patches everything.
+pytestmark = pytest.mark.slow
+
 BEGIN = """
 from gevent import monkey
 monkey.patch_all()
