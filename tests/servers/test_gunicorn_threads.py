@@ -434,7 +434,7 @@ from wsgi_busyguard.checkport import CheckPort
 
 def post_worker_init(worker):
     monitor = Monitor(GunicornAdapter(worker))
-    worker.wsgi = BusyGuard(worker.wsgi, monitor=monitor)
+    worker.wsgi = BusyGuard(worker.wsgi, monitor=monitor, max_wait=600)
     port = CheckPort(monitor, "127.0.0.1:0").start()
     worker.log.info("checks at http://127.0.0.1:%d", port.address[1])
     worker.log.info("agent at tcp://127.0.0.1:%d", port.address[1])
