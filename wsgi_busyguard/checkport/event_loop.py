@@ -54,6 +54,9 @@ MOST_FED = 32
 # A peer may talk on for so many bytes; more is no request's body but somebody's game.
 MOST_DRAINED = 1 << 20
 
+# For so long one who has just connected is expected to ask.
+FIRST_BYTE_SECONDS = 0.1
+
 # Seconds until accepting is tried again when no file descriptor is left.
 ACCEPT_RETRY_SECONDS = 0.02
 
@@ -197,9 +200,16 @@ class Loop:
         """Let the oldest peer go, for one that cannot be accepted; return whether there was one.
 
         First who is silent, or talks on though it has its answer; then who is slow to take that;
-        last who is shown the figures again and again.
+        last who is shown the figures again and again. Not who has just connected and is about to
+        ask: it is tried again to accept.
         """
-        oldest = min(self._peers.values(), key=_claim, default=None)  # of those alike the first
+        since = time.monotonic() - FIRST_BYTE_SECONDS
+        peers = [
+            peer
+            for peer in self._peers.values()
+            if peer.answered or peer.deadline - peer.port.patience <= since
+        ]
+        oldest = min(peers, key=_claim, default=None)  # of those alike the first
         if oldest is not None:
             self._forget(oldest)
         return oldest is not None

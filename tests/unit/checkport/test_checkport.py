@@ -785,20 +785,24 @@ def test_an_agent_that_cannot_answer_one_peer_answers_the_next(monitor, sent, ca
     assert caplog.text == "", "the lock of a handler may be held by a thread that forks"
 
 
-def test_a_port_without_a_file_descriptor_left_lets_a_silent_peer_go_and_does_not_spin(monitor):
-    port = AgentPort(monitor, "127.0.0.1:0")
-    tried = []
+def exhausted(looping):
+    """Have a loop accept one more, and then find no descriptor left; return its tries."""
+    tried, accept = [], looping._calls.accept
 
-    looping = Loop(port)
-    accept = looping._calls.accept
-
-    def exhausted(listener):
+    def accepted(listener):
         tried.append(1)
         if len(tried) > 1:
             raise OSError(24, "Too many open files")
         return accept(listener)
 
-    looping._calls.accept = exhausted
+    looping._calls.accept = accepted
+    return tried
+
+
+def test_a_port_without_a_file_descriptor_left_lets_a_silent_peer_go_and_does_not_spin(monitor):
+    port = CheckPort(monitor, "127.0.0.1:0")
+    looping = Loop(port)
+    accept, tried = looping._calls.accept, exhausted(looping)
     port.start()
     with Line(port.address[1]) as there, Line(port.address[1]) as line:
         eventually(lambda: len(tried) >= 3)
@@ -807,8 +811,20 @@ def test_a_port_without_a_file_descriptor_left_lets_a_silent_peer_go_and_does_no
         eventually(lambda: len(tried) >= before + 5)
         assert len(tried) - before <= (time.monotonic() - began) / loop.ACCEPT_RETRY_SECONDS + 2
         looping._calls.accept = accept
-        line.send(b"lb\n")
+        line.send(request(path="/readyz"))
         assert said(line)
+    port.stop()
+
+
+def test_it_lets_nobody_go_who_has_just_connected(monitor, monkeypatch):
+    monkeypatch.setattr(loop, "FIRST_BYTE_SECONDS", 1000.0)
+    port = CheckPort(monitor, "127.0.0.1:0")
+    tried = exhausted(Loop(port))
+    port.start()
+    with Line(port.address[1]) as there, Line(port.address[1]):
+        eventually(lambda: len(tried) >= 5)
+        there.send(request(path="/readyz"))
+        assert said(there).startswith(b"HTTP/1.1 200 ")
     port.stop()
 
 
