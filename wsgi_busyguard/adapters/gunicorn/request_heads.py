@@ -8,6 +8,7 @@ answer. Knows gunicorn's parsers; decides nothing.
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import gunicorn.http
@@ -62,6 +63,16 @@ def environ_of(conn: Any, data: bytes) -> WSGIEnvironment | None:
     if "CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ:
         return None
     return environ  # type: ignore[no-any-return]
+
+
+def import_parsers(cfg: Any) -> None:
+    """Have gunicorn look now for the parser that it would look for at a worker's first request.
+
+    By then no file descriptor may be left to look with, and each request would just be closed.
+    """
+    here = "127.0.0.1", 0
+    conn = SimpleNamespace(cfg=cfg, client=here, server=here, sock=None, parser=None)
+    environ_of(conn, b"GET / HTTP/1.0\r\n\r\n")
 
 
 def read_ahead(conn: Any) -> bytes:

@@ -37,6 +37,7 @@ from ..front.progress import Clients
 from ..unread_body import UnreadBodyReader
 from .master import Host, judge_options, the_host
 from .options import OPTIONS, loaded
+from .request_heads import import_parsers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -248,6 +249,7 @@ class GuardedWorker:
         All of it here, in the worker, where gevent has patched what it patches.
         """
         self._take_a_place()
+        self._safely(import_parsers, self.cfg)
         base: Any = super()
         base.load_wsgi()
         try:

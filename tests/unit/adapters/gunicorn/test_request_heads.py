@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import sys
 from types import SimpleNamespace
 
 import pytest
+from gunicorn.http import message
 from hypothesis import example, given
 from hypothesis import strategies as st
 from support.gunicorn_heads import CONFIGS, PROXY, agrees, answer, config, connection, replies
+
+from wsgi_busyguard.adapters.gunicorn.request_heads import environ_of, import_parsers
 
 
 def head(line="OPTIONS / HTTP/1.0", *headers, end="\r\n"):
@@ -148,3 +153,15 @@ def test_whatever_is_answered_gunicorn_reads_as_the_same_check(cfg, data):
 def test_so_it_is_where_a_check_is_damaged(at, noise):
     data = head()
     agrees(CONFIGS[0], data[:at] + noise + data[at + 1 :])
+
+
+def test_no_module_is_looked_for_at_a_workers_first_request(monkeypatch):
+    """For which no descriptor may be left: then each request was closed without an answer."""
+
+    def none_left(*_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(message, "_fast_parser_available", None, raising=False)
+    import_parsers(CONFIGS[0])
+    monkeypatch.setattr(sys, "meta_path", [SimpleNamespace(find_spec=none_left)])
+    assert environ_of(connection(CONFIGS[0]), head()) is not None
