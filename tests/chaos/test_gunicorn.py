@@ -207,7 +207,7 @@ def test_whatever_happens_to_its_processes_the_site_goes_on(
     refused = [asked for asked in missed if asked.status == 503]
     assert outside(refused, chaos.scarce) == []  # a worker that can start no thread says so
     assert len(lost(visitors)) - len(refused) <= VISITORS * len(chaos.killed)
-    if pytestconfig.getoption("--seconds"):  # once in ten minutes three more were just closed
+    if pytestconfig.getoption("--seconds"):  # by hand: one seldom moment may be enough
         assert missed == refused
     for asking in (checks, agents):
         assert {asked.text for asked in told(asking)} <= {"free", "busy", "draining", "absent"}
