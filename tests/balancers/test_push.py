@@ -227,21 +227,6 @@ def test_a_guard_in_any_server_pushes_from_its_first_call_on(started, balancer, 
     pushed(proxy, 3)
 
 
-def test_the_process_of_checks_pushes_for_those_who_post_on_its_board(started, balancer, tmp_path):
-    proxy = balancer()
-    (tmp_path / "app.py").write_text(APP)
-    board = tmp_path / "board"
-    for threads in (3, 4):
-        options = [f"--threads={threads}", "--listen=127.0.0.1:0", f"--board={board}"]
-        command = [*COMMAND, "serve", "app:application", *options]
-        started(Process, command, cwd=tmp_path, env=environment()).line("serving ")
-    options = [f"--board={board}", "--agent=127.0.0.1:0", f"--push={to(proxy)}"]
-    agent = started(Process, [*COMMAND, "agent", *options], env=environment())
-    pushed(proxy, 7)
-    agent.signal()
-    assert agent.ended() == 0
-
-
 @pytest.mark.parametrize("kind", ["GuardedThreads", "GuardedSync", "GuardedGevent"])
 def test_one_of_gunicorns_workers_pushes_for_all_and_another_when_it_is_gone(
     gunicorn, balancer, kind

@@ -13,7 +13,6 @@ from .._support.usage_error import UsageError
 from ..board.board import Board
 from ..board.watcher import Watcher
 from ..checkport.event_loop import Loop
-from ..haproxy import Push
 from ..options import OPTIONS, GuardOptions
 from .arguments import AGENT, add_options, read
 from .ports import ports_of, say_where
@@ -22,11 +21,9 @@ from .usage_errors import usage_errors
 if TYPE_CHECKING:
     import argparse
 
-    from ..load import Load, State
-
 ENDING = (signal.SIGTERM, signal.SIGINT)
 
-TAKEN = ("check", "agent", "ready", "patience", "stall_after", "push")
+TAKEN = ("check", "agent", "ready", "patience", "stall_after")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,44 +53,6 @@ def run(arguments: argparse.Namespace) -> int:
     answering = Loop(*ports.values()).start()
     where = {what: port.address for what, port in ports.items()}
     say_where(f"watching the board {arguments.board}", where)
-    # The loop's thread has a watcher of its own: one is for one thread.
-    pushing = Push(PolledWatcher(Watcher(board)), options.push).start() if options.push else None
     signal.sigwait(ENDING)
     answering.stop()
-    if pushing is not None:
-        pushing.stop()
     return 0
-
-
-class PolledWatcher:
-    """A watcher as a push knows a monitor: looked at, for it tells of no changes."""
-
-    adapter = shared = None
-
-    def __init__(self, watcher: Watcher) -> None:
-        self._watcher = watcher
-
-    @property
-    def load(self) -> Load:
-        """The load of the host now."""
-        return self._watcher.load
-
-    @property
-    def draining(self) -> bool:
-        """Whether the host is shutting down."""
-        return self._watcher.draining
-
-    @property
-    def state(self) -> State:
-        """The state of the host now."""
-        return self._watcher.board.judge(self.load)
-
-    def is_leader(self) -> bool:
-        """Return whether this process speaks for the host."""
-        return self._watcher.is_leader()
-
-    def on_busy(self, listener: object) -> None:
-        """Call nobody."""
-
-    def on_free(self, listener: object) -> None:
-        """Call nobody."""

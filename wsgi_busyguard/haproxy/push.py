@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import time
 import weakref
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from .._support.forks import Stage, after_fork
 from .._support.locks import owned_lock, under
 from .._support.log import logger
 from .._support.periodic import Periodic
-from ..load import BUSY, Load, Subscribes
+from ..load import BUSY, Subscribes
 from ..policy import seconds, share
 from .agent import Limit
 from .runtime_api import address_text, say, targets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
-    from ..load import State, Transition
+    from ..load import Load, Transition
+    from ..monitor import Monitor
     from .runtime_api import Where
 
 # Seconds after which a number is sent again, for HAProxy may have been restarted. A reload
@@ -47,39 +48,6 @@ SETTLE_SECONDS = 0.002
 STEP_SECONDS = 0.05
 
 
-class Monitored(Protocol):
-    """What a push needs of a :class:`~wsgi_busyguard.Monitor`."""
-
-    @property
-    def adapter(self) -> Any:
-        """What reads the load."""
-
-    @property
-    def shared(self) -> object:
-        """What several processes have in common; ``None`` where there is one alone."""
-
-    def is_leader(self) -> bool:
-        """Return whether this process speaks for its host."""
-
-    @property
-    def draining(self) -> bool:
-        """Whether the server is shutting down."""
-
-    @property
-    def load(self) -> Load:
-        """The load now."""
-
-    @property
-    def state(self) -> State:
-        """The state now."""
-
-    def on_busy(self, listener: Callable[[Transition], object]) -> object:
-        """Have it called when the state becomes busy."""
-
-    def on_free(self, listener: Callable[[Transition], object]) -> object:
-        """Have it called when it becomes free."""
-
-
 class Push:
     """Tells balancers how many requests they may have here, at each change and over and over.
 
@@ -100,7 +68,7 @@ class Push:
     """
 
     def __init__(
-        self, monitor: Monitored, to: Iterable[str] | str, *, every: float = REPEAT_SECONDS
+        self, monitor: Monitor, to: Iterable[str] | str, *, every: float = REPEAT_SECONDS
     ) -> None:
         servers: dict[Where, list[str]] = {}
         for one in targets(to):
