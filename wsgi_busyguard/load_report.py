@@ -6,10 +6,7 @@ The page, ``busyguard top`` and the metrics read it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol, TypedDict
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from typing import Literal, Protocol, TypedDict
 
 
 class LoadFigures(TypedDict):
@@ -44,8 +41,8 @@ class ProcessFigures(LoadFigures):
 class TimeFigures(TypedDict):
     """How many took how long, by bucket; ``total`` is the sum."""
 
-    bounds: Sequence[float]
-    counts: Sequence[int]
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
     total: float
 
 

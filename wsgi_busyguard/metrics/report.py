@@ -26,8 +26,6 @@ from ..monitor import Monitor, ReadsSeveral
 from ..policy import DAMPED, DAMPED_PATIENCE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from ..board.row import Row
     from ..counters import Change, Watched
     from ..load import Load
@@ -180,7 +178,7 @@ def _of_counts(counts: Counters | None) -> CountFigures | None:
     }
 
 
-def _of_times(counts: Sequence[int], total_ns: int) -> TimeFigures:
+def _of_times(counts: tuple[int, ...], total_ns: int) -> TimeFigures:
     return {"bounds": BOUNDS, "counts": counts, "total": total_ns / SECOND}
 
 

@@ -222,7 +222,7 @@ def test_what_a_host_says_of_limits_may_be_anything():
     with pytest.raises(ValueError, match="expected"):
         understood({**figures, "limits": [{"acts": "gate"}]})
     strange = {**dict.fromkeys(("processes", "client_timeout", "patience"), 1), "origins": {}}
-    strange |= {"acts": "<b>\x1b[2J", "ready": "damped"}
+    strange |= {"acts": "<b>\x1b[2J", "ready": "damped", "why": ""}
     shown = understood({**figures, "limits": [strange]})
     assert "&lt;b&gt;?[2J" in parts(shown, ())["limits"]
 

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from types import FrameType
 
 DESCRIPTION = (
-    "Show the figures of one check port or of several, live. Keys: s sorts by the next column, r"
-    " reverses the order, p shows the processes of several hosts, t the lines of code that the"
-    " requests of one host are in (show_stacks), q quits. If the output is not a terminal, print a"
-    " line for each host once a second. Exits with 0 if all should get requests, 1 if one is too"
-    " busy or draining, 2 if one gives no answer; by the last answers."
+    "Show the figures of one check port or of several, live. Keys: s sorts by the next column, t"
+    " shows the lines of code that the requests of one host are in (show_stacks), q quits. If"
+    " the output is not a terminal, print a line for each host once a second. Exits with 0 if all"
+    " should get requests, 1 if one is too busy or draining, 2 if one gives no"
+    " answer; by the last answers."
 )
 
 

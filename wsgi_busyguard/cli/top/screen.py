@@ -51,10 +51,6 @@ def after(order: Order, key: str, count: int) -> Order:
     """Return the order after a key; there are so many columns."""
     if key in "sS":
         return order._replace(column=(order.column + 1) % count)
-    if key in "rR":
-        return order._replace(reverse=not order.reverse)
-    if key in "pP":
-        return order._replace(processes=not order.processes)
     if key in "tT":
         return order._replace(stacks=not order.stacks)
     return order

@@ -39,7 +39,7 @@ ROWS = {READY: "", STALLED: "bold red"}
 
 KINDS = {WRONG: "bold", NOTE: "dim"}
 
-KEYS = "s sort  r reverse  p processes  t threads  q quit"
+KEYS = "s sort  t threads  q quit"
 
 
 COLUMN_GAP = 2
@@ -52,14 +52,10 @@ class Order(NamedTuple):
     """What the keys have chosen.
 
     :param column: by which column; 0 for the order given.
-    :param reverse: the other way round.
-    :param processes: whether the processes of several hosts are shown.
     :param stacks: whether it is shown in which lines the requests of one host are.
     """
 
     column: int = 0
-    reverse: bool = False
-    processes: bool = False
     stacks: bool = False
 
 
@@ -103,14 +99,6 @@ def _hosts(
             if room > 0:
                 room -= 1 + (len(seen.name) + len(text) + 2) // width
                 yield Text.assemble((f"{seen.name}: ", "dim"), text)
-    if order.processes and room > 4:
-        rows = [
-            {**row, "pid": f"{seen.name} {row['pid']}"}
-            for seen in hosts
-            for row in _rows(seen.shown)
-        ]
-        yield Text()
-        yield _table(columns(False, width), rows, Order(), room - 3, width)
 
 
 def _wrong(seen: HostLook) -> list[str]:
@@ -209,9 +197,7 @@ HOSTS = (
 
 def _host(seen: HostLook, order: Order, width: int, height: int) -> Iterable[RenderableType]:
     state = _state(seen)
-    yield Text.assemble(
-        state, "  ", (seen.name, "dim"), "  ", (KEYS.replace("  p processes", ""), "dim")
-    )
+    yield Text.assemble(state, "  ", (seen.name, "dim"), "  ", (KEYS, "dim"))
     shown = seen.figures
     if seen.shown is None:
         yield Text(_unanswered(seen))
@@ -325,8 +311,6 @@ def _table(
     chosen = shown[order.column % len(shown)] if order.column else None
     if chosen is not None:
         rows = sorted(rows, key=chosen.key, reverse=True)
-    if order.reverse:
-        rows = list(reversed(rows))
     heads = [f"{column.name}{'*' if column is chosen else ''}" for column in shown]
     body: list[list[Text | str]] = [[column.cell(row) for column in shown] for row in rows[:room]]
     if len(rows) > room:
