@@ -424,14 +424,6 @@ def test_the_balancers_address_is_not_needed_in_allowed_hosts():
     assert hint == "if 10.0.0.5 stood there for a balancer, take it out"
 
 
-def test_a_wsgi_application_that_is_no_guard_is_told():
-    with override_settings(WSGI_APPLICATION=f"{__name__}.an_app", BUSYGUARD={}):
-        [(number, told, hint)] = complaints(deploy=True)
-    assert number == "I003"
-    assert told == f"WSGI_APPLICATION, '{__name__}.an_app', is no guard"
-    assert hint.startswith(f'WSGI_APPLICATION = "{INNER}"')
-
-
 # Signals
 
 

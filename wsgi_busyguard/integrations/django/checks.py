@@ -16,7 +16,6 @@ from django.conf import settings
 from django.core import checks
 from django.core.checks import CheckMessage, Error, Info
 from django.urls import ResolverMatch, get_resolver, resolve
-from django.utils.module_loading import import_string
 
 from ..._support.import_by_name import named
 from ...adapters.thread_budget import needed
@@ -161,28 +160,12 @@ def hosts(**_: Any) -> list[CheckMessage]:
     return [Info(text, hint=hint, id=f"{TAG}.I002")]
 
 
-def guards(**_: Any) -> list[CheckMessage]:
-    """Return whether ``WSGI_APPLICATION`` is guarded."""
-    path = settings.WSGI_APPLICATION
-    try:
-        found = None if path is None else import_string(path)
-    except Exception:  # whatever it is, runserver says it in better words
-        return []
-    if isinstance(found, BusyGuard):
-        return []
-    hint = (
-        f'WSGI_APPLICATION = "{__package__}.application"; or nothing, if the server has its guard'
-        " in front (Twisted, gunicorn's guarded workers, waitress, cheroot)"
-    )
-    return [Info(f"WSGI_APPLICATION, {path!r}, is no guard", hint=hint, id=f"{TAG}.I003")]
-
-
 def register() -> None:
     """Have ``manage.py check`` run these."""
     checks.register(right, TAG)
     checks.register(known_services, TAG)
     checks.register(shadowed_views, TAG)
-    for hint in (enough_threads, hosts, guards):
+    for hint in (enough_threads, hosts):
         checks.register(hint, TAG, deploy=True)
 
 
