@@ -194,20 +194,18 @@ class BusyGuard:
         if stamps or client_of is not None:
             self._plain = self._gated = stamping(app, monitor, timeout, client_of)
         if isinstance(adapter, Gate):
-            client_of, refused = self._reader(adapter.is_idle), self._responses.refused
-            self._gated = holding(
-                app, adapter, monitor, refused, timeout, client_of, self._leftovers
-            )
+            client_of, refused = self._reader(adapter.is_idle), self._pick_up.refused
+            self._gated = holding(app, adapter, monitor, refused, timeout, client_of)
         if options.expose_load:
             self._report()
 
     def _at_pick_up(self, options: GuardOptions) -> PickUp:
         """Return what refuses where the guard is not the queue itself."""
         instead = None if self.dry_run is None else self.dry_run.refuse
-        refused, limits = self._responses.refused, options.some("max_wait", "client_timeout")
+        refused = self._leftovers.before(self._responses.refused)
+        limits = options.some("max_wait", "client_timeout")
         # A refresh logs what is wrong with an adapter, once a streak.
-        unreadable = self.monitor.refresh
-        return PickUp(refused, self._leftovers, **limits, instead=instead, unreadable=unreadable)
+        return PickUp(refused, **limits, instead=instead, unreadable=self.monitor.refresh)
 
     def _reader(self, is_idle: Callable[[], bool]) -> Callable[[Mapping[str, Any]], Client] | None:
         """Return what reads from a request's headers how long its client waits, and has waited."""
@@ -219,7 +217,7 @@ class BusyGuard:
         """Have all answers carry the load."""
         from .metrics.orca import Reporter
 
-        reported, refused = Reporter(self.monitor).around, self._responses.refused
+        reported, refused = Reporter(self.monitor).around, self._pick_up.refused
         self._plain, self._gated = reported(self._plain), reported(self._gated)
         self._pick_up.refused = lambda reason: reported(refused(reason))
 

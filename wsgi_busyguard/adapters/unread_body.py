@@ -24,7 +24,13 @@ from .._support.unpatched import Bell, socket_at
 from .detect import calling, is_a
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
+
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+    from ..policy import Reason
+
+    Refused = Callable[[Reason], WSGIApplication]
 
 # Bytes; nginx lets a body of 1 MB pass unless it is told otherwise, and a form with photographs is
 # of some more.
@@ -51,6 +57,22 @@ class UnreadBodyReader:
     def allow(self, threads: float) -> None:
         """Have at most so many threads do it at once, and at least one."""
         self._free = threading.Semaphore(int(min(max(threads, 1), MOST_THREADS)))
+
+    def before(self, refused: Refused) -> Refused:
+        """Return what refuses as ``refused`` does, when it has read what is left."""
+
+        def refused_after(reason: Reason) -> WSGIApplication:
+            refuse = refused(reason)
+
+            def read_and_refuse(
+                environ: WSGIEnvironment, start_response: StartResponse
+            ) -> Iterable[bytes]:
+                self(environ)
+                return refuse(environ, start_response)
+
+            return read_and_refuse
+
+        return refused_after
 
     def __call__(self, environ: Mapping[str, Any]) -> None:
         """Read what is left. Whatever goes wrong, the refusal is what is to come."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..load import ADAPTED, DISABLE, DISABLED, LIMITED, GuardLimits, does
 from .formatting import many, of
@@ -66,17 +66,9 @@ def _processes(shown: LoadReport) -> int:
 
 def _known(figures: LimitFigures, slots: int | None, slots_from: str) -> GuardLimits:
     origins = {**figures["origins"], "slots": slots_from}
-    return GuardLimits(
-        figures["acts"],
-        slots,
-        figures["at_most"],
-        figures["max_queue"],
-        figures["max_wait"],
-        figures["client_timeout"],
-        figures["ready"],
-        figures["patience"],
-        tuple(origins.get(name, "") for name in LIMITED),
-    )
+    given: dict[str, Any] = {**figures, "slots": slots, "why": ""}
+    given["origins"] = tuple(origins.get(name, "") for name in LIMITED)
+    return GuardLimits(*(given[name] for name in GuardLimits._fields))
 
 
 def _alike(each: list[LimitFigures], is_one_of_several: bool) -> LimitsGroup:

@@ -29,13 +29,8 @@ def holding(
     refused: Callable[[Reason], WSGIApplication],
     client_timeout: float,
     client_of: Callable[[Mapping[str, Any]], Client] | None = None,
-    read_off: Callable[[Mapping[str, Any]], object] = bool,
 ) -> WSGIApplication:
-    """Return ``app`` behind ``gate``.
-
-    :param client_of: says what a request tells of its client, where that is trusted.
-    :param read_off: reads what is left of the body of a request that is refused.
-    """
+    """Return ``app`` behind ``gate``; ``client_of`` reads a request's client, where trusted."""
     enter, leave = gate.take, gate.leave
 
     def hold(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -45,7 +40,6 @@ def holding(
             else:
                 slot, patience = _enter_as(client_of(environ), gate, client_timeout)
         except Refused as refusal:
-            read_off(environ)
             return refused(refusal.reason)(environ, start_response)
         since = (place := slot.place).since
         try:

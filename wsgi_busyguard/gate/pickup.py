@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .._support.forks import Stage, after_fork
 from .._support.locks import owned_lock, tried, under
@@ -25,7 +25,7 @@ from ..counters import REASONS, Counters
 from ..policy import Discipline, Reason, limits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -39,7 +39,6 @@ class PickUp:
     """Stands around an app while requests queue in the server, and refuses those that are too many.
 
     :param refused: the answer, by reason.
-    :param read_off: reads what is left of the body of a request that is refused.
     :param max_wait: as for :class:`~wsgi_busyguard.policy.Discipline`, and so is the next one;
         with ``math.inf`` nothing is ever refused.
     :param count: called for each that is refused.
@@ -57,7 +56,6 @@ class PickUp:
     def __init__(
         self,
         refused: Callable[[Reason], WSGIApplication],
-        read_off: Callable[[Mapping[str, Any]], object] = bool,
         *,
         max_wait: float | None = None,
         client_timeout: float | None = None,
@@ -70,7 +68,6 @@ class PickUp:
         self.changed: Callable[[], object] = bool
         self.is_off = max_wait == math.inf
         self.refused = refused
-        self._read_off = read_off
         self._limits = (max_wait, client_timeout)
         self._count = count
         self._instead = instead
@@ -104,7 +101,6 @@ class PickUp:
         def pick_up(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
             if not self._is_too_many():
                 return app(environ, start_response)
-            self._read_off(environ)
             return self.refused(Reason.QUEUE_AGE)(environ, start_response)
 
         return pick_up

@@ -13,6 +13,7 @@ import pytest
 from wsgi_busyguard import BusyGuard
 from wsgi_busyguard.adapters import unread_body as leftovers
 from wsgi_busyguard.adapters.unread_body import MOST_BYTES, PIECE_BYTES, UnreadBodyReader
+from wsgi_busyguard.policy import Reason
 
 
 class Input:
@@ -65,6 +66,13 @@ def test_a_time_limit_that_comes_late_leaves_the_next_refusal_its_turn(
     body = Input(10)
     read_off(request(body, 10, **{"gunicorn.socket": connection[0]}))
     assert body.size == 0
+
+
+def test_a_refusal_comes_when_the_rest_of_the_body_is_read(read_off, connection):
+    body = Input(10)
+    refuse = read_off.before(lambda reason: lambda *_: [reason, body.size])(Reason.QUEUE_FULL)
+    environ = request(body, 10, **{"gunicorn.socket": connection[0]})
+    assert refuse(environ, None) == [Reason.QUEUE_FULL, 0]
 
 
 def test_what_was_announced_is_read_and_no_more(read_off, connection):

@@ -265,14 +265,6 @@ def test_threads_that_a_server_adds_count_from_the_next_look_on(clock):
     assert server.status() == "200 OK"
 
 
-def test_what_is_left_of_a_refused_body_is_read_off(clock):
-    read_off = []
-    server = Server(clock, max_wait=1.0, read_off=read_off.append)
-    server.pick_up.read = lambda: Load(60, 4, 4, 0.0, 0.1)
-    assert server.status() != "200 OK"
-    assert read_off == [{"REQUEST_METHOD": "GET"}]
-
-
 def test_who_counts_elsewhere_is_told_of_each(clock):
     told = []
     server = Server(clock, max_wait=1.0, count=lambda: told.append(1))

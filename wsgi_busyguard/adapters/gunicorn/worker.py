@@ -302,8 +302,7 @@ class GuardedWorker:
         refused = Responses(**options.some("refusal", "retry_after")).refused
         limits = options.some("max_wait", "client_timeout")
         pick_up = PickUp(
-            refused,
-            UnreadBodyReader(),
+            UnreadBodyReader().before(refused),
             **limits,
             count=count,
             unreadable=self.monitor.refresh,
