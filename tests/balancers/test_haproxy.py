@@ -74,7 +74,7 @@ class Balancer(Process):
         eventually(self._is_there)
 
     def _is_there(self):
-        assert self.popen.poll() is None, self.said
+        assert self.popen.poll() is None, self.output
         with contextlib.suppress(OSError):
             return self.tell("show info")
 
@@ -288,7 +288,7 @@ def agent_port(request, started, tmp_path):
     eventually(lambda: told(port) != b"up\n")
     port_and_log = port, process
     yield port_and_log
-    assert "\x1b" not in process.said, "what a peer sent is in the log"
+    assert "\x1b" not in process.output, "what a peer sent is in the log"
     assert process.popen.poll() is None
 
 
@@ -320,7 +320,7 @@ def test_garbage_and_silence_do_no_harm_wherever_it_runs(agent_port):
         assert LINE.fullmatch(line.makefile("rb").read())
         line.close()
     assert LINE.fullmatch(told(port))
-    assert "Traceback" not in process.said
+    assert "Traceback" not in process.output
 
 
 def test_real_haproxies_share_what_any_agent_says(agent_port, balancer):

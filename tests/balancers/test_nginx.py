@@ -5,7 +5,16 @@ from __future__ import annotations
 import time
 
 import pytest
-from support.balanced import PATIENT, ROOMY, Nginx, Posts, Server, load_average, tally
+from support.balanced import (
+    PATIENT,
+    ROOMY,
+    Nginx,
+    Posts,
+    Server,
+    load_average,
+    lost_at_a_kill,
+    tally,
+)
 from support.client import Answer, Stopwatch, ask, eventually
 from support.haproxies import Visitors
 
@@ -152,19 +161,6 @@ def test_a_graceful_stop_loses_nothing(nginx, pair, visitors_of):
 def test_a_sigkill_loses_at_most_what_was_in_flight_and_runs_no_post_twice(
     nginx, pair, visitors_of
 ):
-    front = nginx()
-    with visitors_of([front.port], 20, "sleep/0.1") as visitors:
-        visitors.came(20)
-        before = visitors.now
-        pair[0].reap()
-        after = visitors.now
-        visitors.came(80)
-    lost = visitors.lost()
-    ran = len(pair[0].ran("POST /sleep") + pair[1].ran("POST /sleep"))
-    print(f"\n{tally(visitors.answers)}", load_average())
-    if visitors_of is Posts:
-        assert ran <= len(visitors.answers)
-        assert all(one.at <= after and one.at + one.took >= before for one in lost)
-        assert {answer.status for answer in lost} <= {502}
-    else:
-        assert lost == []
+    lost, (before, after) = lost_at_a_kill(nginx(), pair, visitors_of, 20)
+    assert all(one.at <= after and one.at + one.took >= before for one in lost)
+    assert {answer.status for answer in lost} <= {502}

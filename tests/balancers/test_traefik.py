@@ -15,6 +15,7 @@ from support.balanced import (
     Server,
     changing,
     load_average,
+    lost_at_a_kill,
     tally,
 )
 from support.client import ask, eventually, free_port
@@ -49,7 +50,7 @@ class Traefik(Daemon):
     def out(self, server):
         """Whether a server has said 503 to a check."""
         words = f'503" serviceName=app@file targetURL=http://127.0.0.1:{server.port}'
-        return words in self.said
+        return words in self.output
 
     def _there(self):
         """At first it has no routes, and says 404 to all."""
@@ -180,25 +181,14 @@ def test_a_check_port_that_is_named_is_asked(traefik, servers, fill, held):
     eventually(lambda: ask(front.port, path="/x").text == "a")
 
 
-@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("visitors_of", [Visitors, Posts], ids=["GET", "POST"])
 def test_a_sigkill_loses_at_most_posts_in_flight_and_runs_none_of_them_twice(
-    traefik, servers, method
+    traefik, servers, visitors_of
 ):
     pair = servers(*ROOMY)
-    front = traefik(pair)
-    visitors_of = Posts if method == "POST" else Visitors
-    with visitors_of([front.port], 25, "sleep/0.1") as visitors:
-        visitors.came(15)
-        pair[0].reap()
-        visitors.came(40)
-    lost = visitors.lost()
-    print(f"\n{tally(visitors.answers)}", load_average())
-    if method == "POST":
-        assert len(pair[0].ran("POST /s") + pair[1].ran("POST /s")) <= len(visitors.answers)
-        assert len(lost) <= 8
-        assert {answer.status for answer in lost} <= {502}
-    else:
-        assert lost == []
+    lost, _ = lost_at_a_kill(traefik(pair), pair, visitors_of, 25)
+    assert len(lost) <= 8
+    assert {answer.status for answer in lost} <= {502}
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])

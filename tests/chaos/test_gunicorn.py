@@ -183,7 +183,7 @@ def served(gunicorn, conf, tmp_path):
         **limits,
     )
     yield served
-    print(served.said[-100_000:])  # which pytest shows if it failed
+    print(served.output[-100_000:])  # which pytest shows if it failed
 
 
 @pytest.mark.timeout(0)  # every wait in it ends

@@ -488,7 +488,7 @@ class FrontContract(RequestContract):
         together(threads)
         assert statuses(answers) == [200] * 10
         assert guarded.ended() == 0
-        assert "Traceback" not in guarded.said
+        assert "Traceback" not in guarded.output
 
     def test_sigterm_while_every_thread_is_stuck_waits_for_the_grace_and_no_longer(self, site):
         guarded = site(threads=4, max_queue=20, grace=1.0)
@@ -745,8 +745,8 @@ class ConnectionContract:
         together(threads)
         assert statuses(answers) == [200] * 10
         assert guarded.ended() == 0
-        assert "ended" in guarded.said
-        assert "Traceback" not in guarded.said
+        assert "ended" in guarded.output
+        assert "Traceback" not in guarded.output
 
     def test_nothing_is_said_of_what_goes_well_and_no_warning_of_a_queue(self, site):
         """waitress.queue would warn whenever a thread is not yet back from the request before."""

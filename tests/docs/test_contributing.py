@@ -89,15 +89,15 @@ class PageJob:
     def __init__(self, go_on, path="/page"):
         self.path, self.environ = path, {}
         self.socket, self.peer = socket.socketpair()
-        self.said, self._go_on = [], go_on
+        self.output, self._go_on = [], go_on
 
     def answer(self):
         self._go_on.wait(DEADLINE)
-        self.said.append("the page")
+        self.output.append("the page")
 
     def say(self, app):
         environ = {"REQUEST_METHOD": "GET", "PATH_INFO": self.path}
-        self.said += app(environ, lambda status, headers: self.said.append(status[:3]))
+        self.output += app(environ, lambda status, headers: self.output.append(status[:3]))
 
 
 def test_the_front_on_the_page_answers_checks_bounds_the_queue_and_drops_who_has_left(until):
@@ -108,15 +108,15 @@ def test_the_front_on_the_page_answers_checks_bounds_the_queue_and_drops_who_has
     for job in jobs:
         front.meet(job)
     assert front.monitor.adapter.read()[:2] == (2, CAPACITY)
-    assert [job.said for job in jobs if job.said] == [["503", b"busy"]]
+    assert [job.output for job in jobs if job.output] == [["503", b"busy"]]
     check = PageJob(go_on, "/readyz")
     front.meet(check)
-    assert check.said == ["200", b"busy"]
+    assert check.output == ["200", b"busy"]
     jobs[CAPACITY].peer.close()
     until(lambda: front.monitor.adapter.read().queued == 1)
     go_on.set()
     until(lambda: front.gate.empty)
-    assert [job.said for job in jobs].count(["the page"]) == CAPACITY + 1
+    assert [job.output for job in jobs].count(["the page"]) == CAPACITY + 1
     front.stop()
     server.close()
     for job in [*jobs, check]:

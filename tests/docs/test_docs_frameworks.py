@@ -86,7 +86,7 @@ def python(command: str) -> list[str]:
 def test_the_projects_checks_have_no_complaint(command, run) -> None:
     checking = run(*python(command))
     assert checking.ended() == 0
-    assert "no issues" in checking.said or "busyguard.I001" in checking.said
+    assert "no issues" in checking.output or "busyguard.I001" in checking.output
 
 
 @pytest.mark.slow
@@ -100,7 +100,7 @@ def test_the_project_answers(module, run) -> None:
             print(request.get_response(application).text)
     """
     asking = run(sys.executable, "-c", script)
-    assert asking.ended() == 0, asking.said
+    assert asking.ended() == 0, asking.output
     assert asking.lines == ["all of them\n", "a long report\n", "free\n"]
 
 
@@ -129,7 +129,7 @@ def test_the_servers_serve_the_project(command, run) -> None:
     serving = run(*starters[program], *arguments)
 
     def up() -> bool:
-        assert serving.popen.poll() is None, serving.said
+        assert serving.popen.poll() is None, serving.output
         try:
             return ask(port, path="/healthz").text == "free"
         except OSError:
@@ -151,8 +151,8 @@ def test_the_management_command_tells_the_state(command, run, adapter) -> None:
     try:
         words = [word.replace("127.0.0.1:8080", where) for word in python(command)]
         asking = run(*words, BUSYGUARD_CHECK=where)
-        assert asking.ended() == 0, asking.said
-        assert asking.said.startswith("free")
+        assert asking.ended() == 0, asking.output
+        assert asking.output.startswith("free")
     finally:
         port.stop()
 

@@ -64,9 +64,9 @@ def serves(process, command, folder, workers=1, **env):
     served = process(*words, cwd=folder, env=environment(**env))
 
     def port(words):
-        eventually(lambda: re.search(words, served.said) or served.popen.poll() is not None)
-        found = re.search(words, served.said)
-        assert found, served.said
+        eventually(lambda: re.search(words, served.output) or served.popen.poll() is not None)
+        found = re.search(words, served.output)
+        assert found, served.output
         return int(found[1])
 
     listens = port(r"(?:Listening at: |serving app:application at )http://127\.0\.0\.1:(\d+)")
@@ -92,8 +92,8 @@ def test_serving_with_gunicorn_from_the_command_line(process, folder):
     commands = [line for code in shown("console") for line in code.splitlines()]
     (command,) = [line for line in commands if line.startswith("$ busyguard serve")]
     served = serves(process, command.removeprefix("$ "), folder, workers=2, WEB_CONCURRENCY="2")
-    assert "with gunicorn: 2 x 8 at once" in served.said
-    assert "Traceback" not in served.said
+    assert "with gunicorn: 2 x 8 at once" in served.output
+    assert "Traceback" not in served.output
 
 
 @pytest.mark.slow

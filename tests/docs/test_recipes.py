@@ -125,7 +125,7 @@ class Container(Process):
         """The ports by the names in the manifest, as far as it listens."""
         kinds = {"web": r"Listening at: ", "check": r"checks at "}
         found = {
-            name: re.search(before + r"http://127\.0\.0\.1:(\d+)", self.said)
+            name: re.search(before + r"http://127\.0\.0\.1:(\d+)", self.output)
             for name, before in kinds.items()
         }
         return {name: int(match[1]) for name, match in found.items() if match}
@@ -274,8 +274,8 @@ class Sixteen(Process):
 
     def port(self, before):
         words = re.compile(before + r"(?:http://)?127\.0\.0\.1:(\d+)")
-        eventually(lambda: words.search(self.said))
-        return int(words.search(self.said)[1])
+        eventually(lambda: words.search(self.output))
+        return int(words.search(self.output)[1])
 
 
 @pytest.mark.slow
@@ -307,7 +307,7 @@ class SixteenOfApache(AnyApache):
 @pytest.mark.slow
 def test_sixteen_processes_of_mod_wsgi_are_told_by_a_seventeenth(started):
     server = started(SixteenOfApache)
-    eventually(lambda: "resuming normal operations" in server.said)
+    eventually(lambda: "resuming normal operations" in server.output)
     eventually((server.place / "board").exists, LONG)  # which is for those who serve to make
     board = Board(server.place / "board")
     eventually(lambda: board.read()[:3] == (0, 0, 16), LONG)

@@ -42,7 +42,7 @@ class Reader:
     def __init__(self, folder, process):
         self.folder, self._process = folder, process
         self._gunicorn, self._ports = None, {}
-        self.said = []
+        self.output = []
 
     def write(self, caption, code):
         name = caption.removeprefix("appended to ")
@@ -86,9 +86,9 @@ class Reader:
 
     def _port(self, server, before):
         words = re.compile(before + r"http://127\.0\.0\.1:(\d+)")
-        eventually(lambda: words.search(server.said) or server.popen.poll() is not None)
-        found = words.search(server.said)
-        assert found, server.said
+        eventually(lambda: words.search(server.output) or server.popen.poll() is not None)
+        found = words.search(server.output)
+        assert found, server.output
         return int(found[1])
 
     def _do(self, command):
@@ -105,7 +105,7 @@ class Reader:
             timeout=100,
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        self.said.append((shlex.join(command[1:]), done.stdout + done.stderr))
+        self.output.append((shlex.join(command[1:]), done.stdout + done.stderr))
 
     def _here(self, text):
         for shown, real in self._ports.items():
@@ -125,16 +125,16 @@ def test_each_step_of_the_tutorial_does_what_it_says(tmp_path, process):
             if line.startswith("$ "):
                 reader.run(line[2:])
     reader.stop()
-    loads = [said for command, said in reader.said if command.startswith("load_here.py")]
+    loads = [said for command, said in reader.output if command.startswith("load_here.py")]
     assert [sum(pages(said).values()) for said in loads] == [40, 40, 8]
     assert set(pages(loads[0])) == {200}
     assert set(re.findall(r"check: (\S+ \w+)", loads[0])) == {"200 ok"}
     for said in loads[1:]:
         assert set(pages(said)) <= {200, 503}
         assert set(re.findall(r"check: \S+ (\w+)", said)) <= {"busy", "free"}
-    told = {command.split()[0]: said for command, said in reader.said}
+    told = {command.split()[0]: said for command, said in reader.output}
     assert re.search(r"W004.* the view 'mysite\.urls\.health' is never called", told["manage.py"])
-    assert "free queued=0 active=0 capacity=4" in "".join(said for _, said in reader.said)
+    assert "free queued=0 active=0 capacity=4" in "".join(said for _, said in reader.output)
 
 
 def pages(said):

@@ -109,7 +109,7 @@ def test_a_project_is_guarded(project, process, server):
     serving = process(sys.executable, *SERVERS[server](port), cwd=folder, env=env)
 
     def up():
-        assert serving.popen.poll() is None, serving.said
+        assert serving.popen.poll() is None, serving.output
         try:
             return check(port).text == "free"
         except OSError:
@@ -137,7 +137,7 @@ def test_a_project_is_guarded(project, process, server):
     url = f"http://127.0.0.1:{port}/readyz"
     command = Process([sys.executable, "manage.py", "busyguard", url], cwd=folder, env=env)
     try:
-        assert (command.ended(), command.said.strip()) == (1, "busy")
+        assert (command.ended(), command.output.strip()) == (1, "busy")
     finally:
         command.reap()
 
@@ -153,7 +153,7 @@ def test_a_project_in_maintenance_is_guarded(project, process, server):
     serving = process(sys.executable, *SERVERS[server](port), cwd=folder, env=env)
 
     def up():
-        assert serving.popen.poll() is None, serving.said
+        assert serving.popen.poll() is None, serving.output
         try:
             return check(port).text == "free"
         except OSError:

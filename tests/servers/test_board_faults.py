@@ -65,7 +65,7 @@ def test_workers_that_cannot_join_the_board_serve_and_are_not_absent_and_join_la
     assert served.load["processes"] == []
     (tmp_path / "fails").unlink()
     served.all_ready(2)
-    assert served.said.count("this process is not on") == 2
+    assert served.output.count("this process is not on") == 2
     served.signal()
     assert served.ended() == 0
 
@@ -84,9 +84,9 @@ def test_a_worker_that_is_stopped_while_it_claims_a_row_does_not_stop_the_master
     os.kill(first, signal.SIGKILL)
     eventually(lambda: (tmp_path / "stopped").exists())
     os.kill(second, signal.SIGKILL)
-    eventually(lambda: served.said.count("Booting worker") == 4)  # one more, which has no row yet
+    eventually(lambda: served.output.count("Booting worker") == 4)  # one more, which has no row yet
     assert ask(served.port, path="/").status == 200
-    eventually(lambda: "this process is not on" in served.said)
+    eventually(lambda: "this process is not on" in served.output)
     assert check(served.check).status == 200
     os.kill(int((tmp_path / "stopped").read_text()), signal.SIGKILL)
     served.all_ready(2)

@@ -94,12 +94,12 @@ def test_a_respawn_goes_on_without_and_joins_as_soon_as_it_can(start, tmp_path, 
     eventually((folder / "board").exists)
     made_anew = Board(folder / "board")
     eventually(lambda: on_it(made_anew) == [second])
-    assert served.said.count("cannot open a board") == 1
-    assert served.said.count("is used from now on") == 1
+    assert served.output.count("cannot open a board") == 1
+    assert served.output.count("is used from now on") == 1
     assert children(served.popen.pid) == [second]
     served.signal()
     assert served.ended() == 0
-    assert "Traceback" not in served.said
+    assert "Traceback" not in served.output
 
 
 def test_without_a_descriptor_it_is_so_at_any_time(start, tmp_path):
@@ -115,7 +115,7 @@ def test_without_a_descriptor_it_is_so_at_any_time(start, tmp_path):
     eventually(lambda: on_it(known) == [])  # a killed process is out of it within a second
     scarce.unlink()
     eventually(lambda: on_it(known) == [second])
-    assert served.said.count("cannot open a board") == 1
+    assert served.output.count("cannot open a board") == 1
     assert served.popen.poll() is None
 
 
@@ -127,7 +127,7 @@ def test_at_the_first_start_gunicorn_ends_in_words(gunicorn, conf, tmp_path):
         *arguments, kind="sync", app="app:application", env=env, ports=False, wait=False
     )
     assert served.ended() == 3
-    assert "is missing: make it first, or name another" in served.said
+    assert "is missing: make it first, or name another" in served.output
 
 
 def test_who_only_imports_the_app_is_told(started, tmp_path):
@@ -135,5 +135,5 @@ def test_who_only_imports_the_app_is_told(started, tmp_path):
     env = environment(BOARD=str(tmp_path / "missing" / "board"))
     imported = started(Process, [sys.executable, "-c", "import app"], cwd=tmp_path, env=env)
     assert imported.ended() == 1
-    assert "FileNotFoundError: the folder" in imported.said
+    assert "FileNotFoundError: the folder" in imported.output
     assert not Path(tmp_path / "missing").exists()

@@ -97,7 +97,7 @@ def test_silent_connections_take_the_last_file_descriptor_from_nobody(
             held.let_go()
             together(inside)
         assert [answer.status for answer in answers] == [200]
-    assert "Traceback" not in running.said
+    assert "Traceback" not in running.output
 
 
 @pytest.mark.parametrize("server", ["twisted", "waitress", "cheroot", "werkzeug"])
@@ -108,7 +108,7 @@ def test_so_do_connections_that_stop_in_the_middle_of_a_head(started, folder, se
         for _ in range(5):
             assert ask(running.port, path="/sleep/0", timeout=5).status == 200
             assert is_check(check(running.port, timeout=5))
-    assert "Traceback" not in running.said
+    assert "Traceback" not in running.output
 
 
 def test_silent_connections_do_not_reach_the_connection_limit_of_waitress(started):
@@ -119,7 +119,7 @@ def test_silent_connections_do_not_reach_the_connection_limit_of_waitress(starte
             assert is_check(check(site.port, timeout=5))
     with crowd(site.port, HALF, count=60):
         assert is_check(check(site.port, timeout=5))
-    assert "connection limit" not in site.said
+    assert "connection limit" not in site.output
 
 
 @pytest.mark.parametrize("kind", ["GuardedThreads", "GuardedGevent"])

@@ -58,7 +58,7 @@ class Run:
 
     def wait_for(self, words: str) -> None:
         """Wait until it has said so."""
-        eventually(lambda: words in self.said(), within=30)
+        eventually(lambda: words in self.output(), within=30)
 
     def said(self) -> str:
         self._words.flush()
@@ -96,10 +96,10 @@ def play(directory):
     """Return where it was played, what it told and said, and what it left behind."""
     one = Run(directory, "--json", str(directory / "demo.json"))
     try:
-        assert one.process.wait(timeout=200) == 0, one.said()
+        assert one.process.wait(timeout=200) == 0, one.output()
         told = json.loads((directory / "demo.json").read_text())
         left = [*one.alive().values(), *one.temporary.iterdir()]
-        return directory, told, one.said(), left
+        return directory, told, one.output(), left
     finally:
         one.end()
 
@@ -167,7 +167,7 @@ def test_stopped_in_the_middle_it_ends_all_that_it_started(run, number) -> None:
     run.process.send_signal(number)
     assert run.process.wait(timeout=10) == 128 + number
     assert run.alive() == {}
-    assert "Traceback" not in run.said()
+    assert "Traceback" not in run.output()
     assert list(run.temporary.iterdir()) == []
 
 
@@ -184,16 +184,16 @@ def test_a_server_that_ends_in_the_middle_ends_the_demo_with_a_word(run) -> None
     os.kill(server, signal.SIGKILL)
     assert run.process.wait(timeout=20) == 1
     assert run.alive() == {}
-    assert "ended with status -9" in run.said()
-    assert "Traceback" not in run.said()
+    assert "ended with status -9" in run.output()
+    assert "Traceback" not in run.output()
 
 
 def test_a_site_that_computes_is_played_without_the_guard_and_with_it(tmp_path) -> None:
     one = Run(tmp_path, "--computes", "--json", str(tmp_path / "demo.json"))
     try:
-        assert one.process.wait(timeout=100) == 0, one.said()
+        assert one.process.wait(timeout=100) == 0, one.output()
         assert list(one.alive().values()) == []
-        assert "pages that came in time" in one.said()
+        assert "pages that came in time" in one.output()
     finally:
         one.end()
     told = json.loads((tmp_path / "demo.json").read_text())

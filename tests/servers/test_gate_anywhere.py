@@ -76,11 +76,11 @@ class Anywhere(Process):
 
     def _port(self):
         says = re.compile(r"(?:port: |Listening at: http://127\.0\.0\.1:)(\d+)")
-        eventually(lambda: says.search(self.said) or self.popen.poll() is not None)
+        eventually(lambda: says.search(self.output) or self.popen.poll() is not None)
         if self.popen.poll() is not None:
             self.ended()
-        found = says.search(self.said)
-        assert found, self.said
+        found = says.search(self.output)
+        assert found, self.output
         return int(found[1])
 
     def _is_up(self):

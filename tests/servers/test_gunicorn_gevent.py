@@ -156,7 +156,7 @@ def test_a_patched_master_drains_reloads_and_ends(gunicorn, conf, held, kind):
     together(threads)
     assert [answer.status for answer in answers] == [200]
     assert served.ended() == 0
-    assert "Traceback" not in served.said
+    assert "Traceback" not in served.output
 
 
 def test_the_listeners_of_a_monitor_run_in_the_worker(gunicorn, conf, tmp_path):

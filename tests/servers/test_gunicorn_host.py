@@ -112,7 +112,7 @@ def test_silent_slow_and_broken_peers_hold_nobody_up(gunicorn):
             line.send(garbage)
             assert line.answer().status in (0, 400, 431)
         assert check(served.check).status == 200
-    assert "Traceback" not in served.said
+    assert "Traceback" not in served.output
 
 
 BUSYGUARD = [sys.executable, "-c", "from wsgi_busyguard.cli import main; raise SystemExit(main())"]

@@ -310,7 +310,7 @@ def patient():
     patient = Gunicorn("--threads", "2", "--keep-alive", "30")
     yield patient
     patient.reap()
-    assert "Traceback" not in patient.said
+    assert "Traceback" not in patient.output
 
 
 @pytest.mark.parametrize("part", PARTS)

@@ -253,8 +253,8 @@ def test_wrong_options_at_a_reload_are_logged_once_and_those_from_before_hold(
     go.touch()
     assert refused_one.status == 503
     assert int(refused_one.headers["retry-after"]) >= 9
-    assert served.said.count("BUSYGUARD_MAX_QUEUE='lots'") == 1
-    assert "Traceback" not in served.said
+    assert served.output.count("BUSYGUARD_MAX_QUEUE='lots'") == 1
+    assert "Traceback" not in served.output
 
 
 def test_sigterm_says_draining_at_once_and_finishes_what_runs(gunicorn, held):
@@ -272,7 +272,7 @@ def test_sigterm_says_draining_at_once_and_finishes_what_runs(gunicorn, held):
     assert served.ended() == 0
     assert refused(served.check)
     assert refused(served.agent)
-    assert "Traceback" not in served.said
+    assert "Traceback" not in served.output
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
@@ -286,7 +286,7 @@ def test_a_quick_shutdown_says_draining_and_ends(gunicorn, number):
     eventually(lambda: check(served.check).text == "draining", within=HEARD)
     assert served.ended(within=10) == 0
     assert refused(served.check)
-    assert "Traceback" not in served.said
+    assert "Traceback" not in served.output
 
 
 @pytest.mark.parametrize("kind", ["GuardedThreads", "GuardedSync", "GuardedGevent"])
@@ -325,7 +325,7 @@ def test_two_masters_answer_each_for_its_own_workers_during_an_upgrade(gunicorn,
         served.signal(signal.SIGUSR2)
         new = int(
             served.logged(r"\[(\d+)\] \[INFO\] Starting gunicorn[^\0]*Starting gunicorn")
-            and re.findall(r"\[(\d+)\] \[INFO\] Starting gunicorn", served.said)[-1]
+            and re.findall(r"\[(\d+)\] \[INFO\] Starting gunicorn", served.output)[-1]
         )
         assert new != served.popen.pid
         eventually(lambda: len({tuple(served.workers) for _ in range(20)} - {()}) == 2)

@@ -113,10 +113,10 @@ def test_a_worker_that_is_made_without_threads_serves_and_catches_up(start, scar
         eventually(lambda: threads(second) >= wanted)
     eventually(lambda: board.rows()[0].beat < 1)
     eventually(lambda: [(row.pid, row.state) for row in board.rows()] == [(second, "ready")])
-    assert "Traceback" not in served.said
+    assert "Traceback" not in served.output
     if "event" not in kind:
         # The stock threaded worker is not called meanwhile, so nothing is tried.
-        assert served.said.count("cannot start a thread") == (kind != "gthread")
+        assert served.output.count("cannot start a thread") == (kind != "gthread")
     served.signal()
     assert served.ended() == 0
 
@@ -168,4 +168,4 @@ def test_a_worker_that_has_lost_its_threads_refuses_in_words(start, scarce):
     scarce.unlink()
     assert ask(served.port, path="/x").status == 200
     assert children(served.popen.pid) == [worker]
-    assert "Traceback" not in served.said
+    assert "Traceback" not in served.output

@@ -77,7 +77,7 @@ def test_signals_end_it_when_everybody_is_served(serve, held, number):
         assert [answer.status for answer in answers] == [200] * 4
     held.let_go()  # of those that run gunicorn waits for the grace, whichever signal it is
     assert served.ended() == 0
-    assert "Traceback" not in served.said
+    assert "Traceback" not in served.output
 
 
 def test_the_grace_is_the_limit_when_requests_do_not_end(serve):
@@ -101,7 +101,7 @@ def test_more_threads_than_gunicorn_has_connections_by_itself(serve):
 def test_several_workers_are_one_host(started, folder, monkeypatch):
     monkeypatch.setenv("WEB_CONCURRENCY", "2")
     served = started(Serve, folder, "--server=gunicorn", "--threads=3")
-    assert "2 x 3 at once" in served.said
+    assert "2 x 3 at once" in served.output
     eventually(lambda: figures(served.check)["capacity"] == 6)
     eventually(lambda: check(served.port).text == "free")
 

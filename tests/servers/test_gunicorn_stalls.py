@@ -47,7 +47,7 @@ def test_who_stops_in_the_middle_gives_the_thread_back(gunicorn, connect, said):
     server.at_rest()
     assert all(map(cut_off, lines))
     assert ask(server.port, path="/page").text == "GET /page"
-    assert "GET /length" not in server.said
+    assert "GET /length" not in server.output
     clean(server)
 
 

@@ -72,18 +72,18 @@ def test_what_is_not_there_is_told_in_one_line_when_the_app_is_loaded(gunicorn, 
     assert served.ended() not in (0, None)
     [line] = [line for line in served.errors if not line.startswith("[2")]
     assert words in line
-    assert "Traceback" not in served.said
+    assert "Traceback" not in served.output
 
 
 def ends_with_one_line(served, words):
     code = served.ended()
     ours = [line for line in served.errors if not line.startswith("[2") or "busyguard: " in line]
-    assert len(ours) == 1, served.said
+    assert len(ours) == 1, served.output
     assert ours[0].startswith("busyguard: ")
     assert words in ours[0]
     assert code not in (0, None)
-    assert "Traceback" not in served.said
-    assert "Booting worker" not in served.said
+    assert "Traceback" not in served.output
+    assert "Booting worker" not in served.output
 
 
 @pytest.mark.parametrize(("name", "value", "words"), WRONG, ids=lambda value: str(value)[:30])
@@ -99,7 +99,7 @@ def test_an_asgi_app_is_told_in_one_line_and_ends_it(gunicorn, kind):
     [line] = [line for line in served.errors if not line.startswith("[2")]
     assert line.startswith("the application must be a WSGI app, not <function coming at ")
     assert "which is an ASGI app: give the framework's WSGI app" in line
-    assert "Traceback" not in served.said
+    assert "Traceback" not in served.output
 
 
 @pytest.mark.parametrize("how", ["--env", "raw_env"])
@@ -144,8 +144,8 @@ def test_an_app_that_cannot_be_loaded_ends_it_as_ever(gunicorn, kind, app, words
     served = gunicorn("-w1", kind=kind, app=app, wait=False, ports=kind.startswith("G"))
     code = served.ended()
     assert code in (3, 4)
-    assert words in served.said
-    assert "Shutting down: Master" in served.said
+    assert words in served.output
+    assert "Shutting down: Master" in served.output
     if "attribute" in words:
         assert code == 4
 
@@ -155,8 +155,8 @@ def test_a_worker_that_cannot_boot_ends_it_as_ever(gunicorn, conf, kind):
     text = "def post_worker_init(worker):\n    raise RuntimeError('no boot')\n"
     served = gunicorn(conf(text), kind=kind, wait=False, ports=kind.startswith("G"))
     assert served.ended() in (1, 3)
-    assert "no boot" in served.said
-    assert "Worker failed to boot" in served.said
+    assert "no boot" in served.output
+    assert "Worker failed to boot" in served.output
 
 
 REFUSING = {"max_queue": 3, "max_wait": 1, "refusal": "gunicorn_app:app", "retry_after": 7}
@@ -184,7 +184,7 @@ def test_what_has_no_effect_is_said_once_with_what_to_do(gunicorn, kind, given, 
 def test_what_has_its_effect_is_not_said(gunicorn):
     served = gunicorn("-w1", kind="GuardedGevent", slots=4, **REFUSING)
     served.all_ready(1)
-    assert "has no effect" not in served.said
+    assert "has no effect" not in served.output
 
 
 HOOKS = """
@@ -336,6 +336,6 @@ def test_listeners_run_in_the_workers_and_harm_nobody(gunicorn, conf, tmp_path, 
     eventually(lambda: time.monotonic() > changed + 2.5, every=0.1)  # as long as a stall takes
     assert max(row["beat"] for row in served.load["processes"]) < 2
     assert ask(served.check, path="/livez").text == "alive"
-    assert served.said.count("RuntimeError: the listener's own fault") == 2
+    assert served.output.count("RuntimeError: the listener's own fault") == 2
     served.signal()
     assert served.ended() == 0

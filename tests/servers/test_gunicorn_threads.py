@@ -41,8 +41,8 @@ def gunicorn(gunicorn):
     yield start
     for server in servers:
         raises = getattr(server, "raises", 0)
-        assert raises is None or server.said.count("Traceback") == raises, server.said
-        assert len(re.findall("Booting worker", server.said)) == getattr(server, "boots", 1)
+        assert raises is None or server.output.count("Traceback") == raises, server.output
+        assert len(re.findall("Booting worker", server.output)) == getattr(server, "boots", 1)
 
 
 @pytest.fixture
@@ -322,7 +322,7 @@ def test_a_queue_that_does_not_fit_is_a_mistake(gunicorn):
     )
     server.boots = 0
     assert server.ended() == 1
-    assert server.said.strip().endswith(
+    assert server.output.strip().endswith(
         "busyguard: worker_connections=20 is too few for threads=4 and BUSYGUARD_MAX_QUEUE=9:"
         " start gunicorn with --worker-connections 21 at least, or lower the queue"
     )
@@ -398,7 +398,7 @@ def test_a_gunicorn_whose_names_moved_is_served_by_the_check_port(gunicorn, tmp_
     server.at_rest()
     server.signal()
     assert server.ended() == 0
-    assert server.said.count("is not as known") == 1
+    assert server.output.count("is not as known") == 1
 
 
 def test_a_look_that_raises_lets_everybody_in(gunicorn, tmp_path):
@@ -424,7 +424,7 @@ def test_a_look_that_raises_lets_everybody_in(gunicorn, tmp_path):
     server.at_rest()
     server.signal()
     assert server.ended() == 0
-    assert server.said.count("RuntimeError: moved") == 1
+    assert server.output.count("RuntimeError: moved") == 1
 
 
 STOCK = """

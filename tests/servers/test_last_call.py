@@ -115,4 +115,4 @@ def test_of_a_crowd_around_a_sigterm_nobody_is_lost(serving, pause):
         crowd.gone()
         print(dict(crowd.tally))
         assert crowd.losses == []
-        assert "Traceback" not in served.said
+        assert "Traceback" not in served.output

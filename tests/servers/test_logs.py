@@ -25,15 +25,15 @@ def test_gunicorns_access_log_has_no_checks(gunicorn, conf):
         assert check(served.port).status == 200
         assert ask(served.port, path="/readyz").status == 200
     assert ask(served.port, path="/shop").status == 200
-    eventually(lambda: '"GET /shop HTTP/1.1" 200' in served.said)
-    assert "/readyz" not in served.said
-    assert '"OPTIONS / HTTP/1.0"' not in served.said
+    eventually(lambda: '"GET /shop HTTP/1.1" 200' in served.output)
+    assert "/readyz" not in served.output
+    assert '"OPTIONS / HTTP/1.0"' not in served.output
 
 
 def test_without_the_filter_it_has_them(gunicorn, conf):
     served = gunicorn(conf('accesslog = "-"'), kind="GuardedSync")
     check(served.port)
-    eventually(lambda: '"OPTIONS / HTTP/1.0" 200' in served.said)
+    eventually(lambda: '"OPTIONS / HTTP/1.0" 200' in served.output)
 
 
 LOGS = """
@@ -46,10 +46,10 @@ def test_gunicorns_workers_write_one_line_for_the_host(gunicorn, conf):
     served = gunicorn(conf(LOGS), "-w", "3", "--threads", "2", max_wait=30)
     eventually(lambda: served.load["capacity"] == 6)
     _, threads = many(18, served.port, path="/sleep/1")
-    eventually(lambda: "wsgi_busyguard INFO" in served.said)
+    eventually(lambda: "wsgi_busyguard INFO" in served.output)
     together(threads)
-    eventually(lambda: " free again after" in served.said)
-    lines = re.findall(r"wsgi_busyguard (\w+) (\d+) (.*)", served.said)
+    eventually(lambda: " free again after" in served.output)
+    lines = re.findall(r"wsgi_busyguard (\w+) (\d+) (.*)", served.output)
     begins = [(level, line.split(" ")[0].strip(":")) for level, _, line in lines]
     assert begins.index(("INFO", "busy")) == 0
     assert len([line for _, _, line in lines if line.startswith("busy:")]) == 1
@@ -87,9 +87,9 @@ def test_twisteds_access_log_has_no_checks(process):
     check(port)
     ask(port, path="/readyz")
     ask(port, path="/shop")
-    eventually(lambda: '"GET /shop HTTP/1.1" 200' in site.said)
-    assert "/readyz" not in site.said
-    assert "OPTIONS" not in site.said
+    eventually(lambda: '"GET /shop HTTP/1.1" 200' in site.output)
+    assert "/readyz" not in site.output
+    assert "OPTIONS" not in site.output
 
 
 SHOP = """
@@ -116,6 +116,6 @@ def test_an_access_log_in_front_of_waitress_has_no_checks(process):
     check(port)
     ask(port, path="/readyz")
     ask(port, path="/shop")
-    eventually(lambda: '"GET /shop HTTP/1.1" 200' in site.said)
-    assert "/readyz" not in site.said
-    assert "OPTIONS" not in site.said
+    eventually(lambda: '"GET /shop HTTP/1.1" 200' in site.output)
+    assert "/readyz" not in site.output
+    assert "OPTIONS" not in site.output

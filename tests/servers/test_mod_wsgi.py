@@ -122,7 +122,7 @@ def test_the_guard_finds_by_itself_in_which_mod_wsgi_it_is_and_reads_it(apache, 
     held.let_go()
     together(threads)
     eventually(lambda: shows(server, queued=0, active=0))
-    assert "is not known" not in server.said
+    assert "is not known" not in server.output
 
 
 def test_an_embedded_app_has_no_queue_of_its_own(apache):
@@ -132,7 +132,7 @@ def test_an_embedded_app_has_no_queue_of_its_own(apache):
     eventually(lambda: server.load["active"] == 0)  # it is answered a moment before it has left
     load = server.load
     assert (load["queued"], load["active"], load["capacity"]) == (0, 0, None)
-    assert "embedded; no queue, no capacity" in server.said
+    assert "embedded; no queue, no capacity" in server.output
 
 
 @pytest.mark.slow

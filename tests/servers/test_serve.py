@@ -114,7 +114,7 @@ def test_sigterm_drains(serve, held):
     together(threads)
     assert [answer.status for answer in answers] == [200] * 4
     assert served.ended() == 0
-    assert "Traceback" not in served.said
+    assert "Traceback" not in served.output
 
 
 def test_sigterm_lets_a_slow_client_read_the_rest_of_its_answer(serve):
@@ -170,7 +170,7 @@ def test_an_app_that_raises_is_a_500_and_a_traceback_for_the_operator(serve):
     served = serve("--threads=1")
     for _ in range(3):
         assert ask(served.port, path="/raise").status == 500
-    eventually(lambda: "the app's own fault" in served.said)
+    eventually(lambda: "the app's own fault" in served.output)
     eventually(lambda: figures(served.check)["active"] == 0)
     assert ask(served.port, path="/").status == 200
 
@@ -182,7 +182,7 @@ def test_nothing_is_written_for_a_request_that_went_well(serve):
         check(served.port)
     served.signal()
     assert served.ended() == 0
-    assert len(served.lines) == 3, served.said
+    assert len(served.lines) == 3, served.output
     assert served.errors == []
 
 

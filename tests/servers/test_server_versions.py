@@ -154,4 +154,4 @@ def test_http_2_on_an_old(old):
         assert line.answer(inside).text == "done"
         assert line.bye(within=5) > inside
     assert guarded.ended() == 0
-    assert "Traceback" not in guarded.said, version
+    assert "Traceback" not in guarded.output, version

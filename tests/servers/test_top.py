@@ -40,7 +40,7 @@ class Terminal:
     def __init__(self, command, *, wide=100, high=40, term="xterm-256color"):
         ours, theirs = pty.openpty()
         self._ours = ours
-        self.said = ""
+        self.output = ""
         self.resize(wide, high)
         self.before = termios.tcgetattr(theirs)
         env = {**environment(TERM=term), "LANG": "C.UTF-8"}
@@ -67,7 +67,7 @@ class Terminal:
                 with contextlib.suppress(OSError):
                     data = os.read(self._ours, 65536).decode("utf-8", "replace")
                     with self._lock:
-                        self.said += data
+                        self.output += data
 
     def resize(self, wide, high):
         fcntl.ioctl(self._ours, termios.TIOCSWINSZ, struct.pack("HHHH", high, wide, 0, 0))
@@ -80,7 +80,7 @@ class Terminal:
     def lines(self):
         """What is on the screen: the last picture that is whole."""
         with self._lock:
-            pictures = self.said.split("\x1b[H")
+            pictures = self.output.split("\x1b[H")
         if len(pictures) < 3:
             return []
         return [ORDERS.sub("", line).rstrip() for line in pictures[-2].splitlines()]
@@ -94,7 +94,7 @@ class Terminal:
         until = time.monotonic() + within
         while what not in self.text:
             assert time.monotonic() < until, (
-                f"no {what!r} in\n{self.text}\nbut {self.said[-900:]!r}"
+                f"no {what!r} in\n{self.text}\nbut {self.output[-900:]!r}"
             )
             time.sleep(0.02)
 
@@ -103,7 +103,7 @@ class Terminal:
         code = self.popen.wait(PATIENCE)
         after = termios.tcgetattr(self._theirs)
         assert after == self.before
-        eventually(lambda: self.said.count(IN) == self.said.count(OUT))
+        eventually(lambda: self.output.count(IN) == self.output.count(OUT))
         return code
 
     def reap(self):
@@ -253,7 +253,7 @@ def test_strangers_among_the_hosts_keep_nobody_waiting(terminal, site, nobody, s
     for why, port in {**strangers, "Connection refused": nobody}.items():
         top.shows(f"127.0.0.1:{port}: no answer: {why}. Trying again every second.")
     assert re.search(rf"^127.0.0.1:{good} +free ", top.text, re.MULTILINE)
-    assert "evil" not in top.said
+    assert "evil" not in top.output
     top.press("q")
     assert top.ended() == 2
 
@@ -295,7 +295,7 @@ def test_ctrl_c_ends_it_with_the_code_of_the_last_look(site, terminal):
     top.shows("Nothing is wrong.")
     top.press("\x03")
     assert top.ended() == 0
-    assert "Traceback" not in top.said
+    assert "Traceback" not in top.output
 
 
 @pytest.mark.slow
@@ -304,16 +304,16 @@ def test_sigterm_gives_the_terminal_back(site, terminal):
     top.shows("Nothing is wrong.")
     top.popen.send_signal(signal.SIGTERM)
     assert top.ended() == 0
-    assert "Traceback" not in top.said
+    assert "Traceback" not in top.output
 
 
 @pytest.mark.slow
 def test_a_terminal_that_can_do_nothing_gets_lines(site, terminal):
     top = terminal(site().check, term="dumb")
-    eventually(lambda: top.said.count(" free ready ") >= 2)
+    eventually(lambda: top.output.count(" free ready ") >= 2)
     top.press("\x03")
     assert top.ended() == 0
-    assert "\x1b" not in top.said
+    assert "\x1b" not in top.output
 
 
 @pytest.mark.slow

@@ -62,8 +62,8 @@ def twist(process, tmp_path):
 def port_of(running, what):
     """Return the port that Twisted's log says that ``what`` listens at."""
     pattern = re.compile(what + r" (?:starting on|listens at \S*?:?)\s*(\d+)")
-    found = eventually(lambda: pattern.search(running.said) or running.popen.poll() is not None)
-    assert found is not True, running.said
+    found = eventually(lambda: pattern.search(running.output) or running.popen.poll() is not None)
+    assert found is not True, running.output
     return int(found[1])
 
 
@@ -116,7 +116,7 @@ def test_twist_serves_checks_and_tells_the_agent(served, held):
     assert sorted(answer.status for answer in answers) == [200] * 4 + [503] * 2
     running.signal()
     assert running.ended() in (0, -signal.SIGTERM)
-    assert "Traceback" not in running.said
+    assert "Traceback" not in running.output
 
 
 def test_twist_speaks_http_2_at_an_endpoint_with_tls(twist, certificate):
@@ -129,7 +129,7 @@ def test_twist_speaks_http_2_at_an_endpoint_with_tls(twist, certificate):
         "--max-queue=0",
         "--grace=5",
     )
-    eventually(lambda: f"starting on {web}" in running.said)
+    eventually(lambda: f"starting on {web}" in running.output)
     inside = []
     with httpx.Client(http2=True, verify=False, timeout=10) as client:
 
@@ -148,7 +148,7 @@ def test_twist_speaks_http_2_at_an_endpoint_with_tls(twist, certificate):
         thread.join()
         assert inside[0].text == "done"
     assert running.ended() in (0, -signal.SIGTERM)
-    assert "Traceback" not in running.said
+    assert "Traceback" not in running.output
 
 
 def test_twist_drains_before_it_stops_listening(served, held):
@@ -223,10 +223,10 @@ def test_the_load_is_in_each_answer_if_it_is_to_be(twist, exposed):
 def test_a_wrong_option_is_a_usage_error_in_one_line(twist, options, words):
     running = twist(*options)
     assert running.ended() not in (0, None)
-    errors = [line for line in running.said.splitlines() if line.startswith("Error: ")]
-    assert len(errors) == 1, running.said
+    errors = [line for line in running.output.splitlines() if line.startswith("Error: ")]
+    assert len(errors) == 1, running.output
     assert words in errors[0]
-    assert "Traceback" not in running.said
+    assert "Traceback" not in running.output
 
 
 def test_twistd_goes_into_the_background_and_serves_there(process, twist, tmp_path):
@@ -267,6 +267,6 @@ def test_a_port_that_is_taken_is_told_in_one_line(twist, option):
         mine = f"{option}=tcp:{port}:interface=127.0.0.1"
         running = twist("--wsgi=app.application", *listen, mine)
         assert running.ended() not in (0, None)
-    assert "Traceback" not in running.said
+    assert "Traceback" not in running.output
     assert f"{port}" in running.errors[-1]
     assert "Address already in use" in running.errors[-1]

@@ -128,8 +128,8 @@ def test_a_refusal_app_that_fails_still_gets_the_client_an_answer(site, name, re
         refused = ask(guarded.port, path="/refused", timeout=3)
         assert (refused.status, refused.headers[REFUSALS], refused.text) == (503, reason, "busy")
     assert check(guarded.port).status == 200
-    eventually(lambda: "refusing with the plain answer instead" in guarded.said)
-    assert guarded.said.count("refusing with the plain answer instead") == 1
+    eventually(lambda: "refusing with the plain answer instead" in guarded.output)
+    assert guarded.output.count("refusing with the plain answer instead") == 1
     guarded.tell("release")
     together(threads)
     guarded.at_rest()

@@ -58,7 +58,7 @@ def test_pages_uploads_checks_and_refusals_are_what_they_are_over_http_1(served)
         guarded.tell("release")
         assert [line.answer(stream).text for stream in held] == ["done", "done"]
     assert "/refused" not in guarded.ran
-    assert "Traceback" not in guarded.said
+    assert "Traceback" not in guarded.output
 
 
 def test_who_takes_a_request_back_or_closes_while_it_waits_is_not_served(served):
@@ -80,7 +80,7 @@ def test_who_takes_a_request_back_or_closes_while_it_waits_is_not_served(served)
         assert line.answer(stays).status == 200
         guarded.at_rest()
         assert set(guarded.ran) == {"/hang", "/stays"}
-    assert "Traceback" not in guarded.said
+    assert "Traceback" not in guarded.output
 
 
 def test_who_takes_a_request_back_that_runs_harms_nobody(served):
@@ -94,7 +94,7 @@ def test_who_takes_a_request_back_that_runs_harms_nobody(served):
         guarded.tell("release")
         assert line.answer(line.ask(path="/echo")).status == 200
         guarded.at_rest()
-    assert "Traceback" not in guarded.said
+    assert "Traceback" not in guarded.output
 
 
 def test_one_that_has_waited_too_long_is_refused_while_it_waits(served):
@@ -116,7 +116,7 @@ def test_a_hundred_checks_at_once_are_all_answered(served):
         streams = [line.ask(path="/readyz", flush=False) for _ in range(100)]
         line.flush()
     assert asked(guarded, path="/livez").text == "alive"  # and who asked and left harms nobody
-    assert "Traceback" not in guarded.said
+    assert "Traceback" not in guarded.output
 
 
 def test_sigterm_serves_those_inside_refuses_others_and_says_which_was_the_last(served):
@@ -142,7 +142,7 @@ def test_sigterm_serves_those_inside_refuses_others_and_says_which_was_the_last(
         assert line.bye(within=5) > waits
         assert idle.bye(within=5) == 1
     assert guarded.ended() == 0
-    assert "Traceback" not in guarded.said
+    assert "Traceback" not in guarded.output
 
 
 def test_sigterm_lets_a_slow_client_read_the_rest_of_its_answer(served):

@@ -47,5 +47,5 @@ def test_a_pool_that_has_worked_is_gone_cleanly(site, number):
         ask(guarded.port, path="/echo")
     guarded.signal(number)
     assert guarded.ended() == 0
-    assert "Traceback" not in guarded.said
+    assert "Traceback" not in guarded.output
     assert guarded.lines[-1] == "reactor ended\n"

@@ -153,7 +153,7 @@ def test_greenlets_wait_at_a_gate_only_where_that_does_not_stop_the_process(uwsg
     together(threads)
     statuses = [answer.status for answer in answers]
     assert (statuses.count(200), statuses.count(503)) == (12 - refused, refused)
-    told = [line for line in server.said.splitlines() if "slots=" in line]
+    told = [line for line in server.output.splitlines() if "slots=" in line]
     assert len(told) == (refused == 0)
     assert all("needs gevent.monkey.patch_all()" in line for line in told)
 
@@ -299,4 +299,4 @@ def test_the_workers_and_the_mule_of_the_page_post_and_read(started, tmp_path, h
     held.let_go()
     together(threads)
     server.logged("spawned uWSGI mule 1 ")
-    assert "Traceback" not in server.said
+    assert "Traceback" not in server.output

@@ -18,7 +18,7 @@ def site(started):
 def test_without_the_private_names_the_guard_stands_behind_and_says_once_what_is_lost(site):
     guarded = site(threads=2, moved=True, ready="exact")
     assert is_check(check(guarded.port))
-    eventually(lambda: "waitress has no HTTPChannel.a name of tomorrow" in guarded.said)
+    eventually(lambda: "waitress has no HTTPChannel.a name of tomorrow" in guarded.output)
     answers, threads = many(4, guarded.port, path="/hang")
     guarded.filled(2, 2)
     assert guarded.load["state"] == "busy"
@@ -39,7 +39,7 @@ def test_without_the_private_names_the_guard_stands_behind_and_says_once_what_is
     together(threads)
     assert [answer.status for answer in answers] == [200] * 2
     assert guarded.ended(within=8) == 0
-    assert guarded.said.count("a name of tomorrow") == 1
+    assert guarded.output.count("a name of tomorrow") == 1
 
 
 def test_a_stock_dispatcher_warns_of_a_queue_where_the_guard_does_not(site):
@@ -47,7 +47,7 @@ def test_a_stock_dispatcher_warns_of_a_queue_where_the_guard_does_not(site):
     stock = site(stock=True, threads=1)
     _, threads = many(3, stock.port, path="/sleep/0.1")
     together(threads)
-    eventually(lambda: "waitress.queue" in stock.said)
+    eventually(lambda: "waitress.queue" in stock.output)
 
 
 def test_a_lookahead_that_somebody_asked_for_works_with_the_guard(site):

@@ -93,7 +93,7 @@ def serve(request):
     yield start
     for server in servers:
         server.reap()
-        assert "Traceback" not in server.said, server.said
+        assert "Traceback" not in server.output, server.output
 
 
 class WebSocket(Line):

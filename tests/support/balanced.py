@@ -116,7 +116,7 @@ class Daemon(Process):
         return self
 
     def _there(self):
-        assert self.popen.poll() is None, self.said
+        assert self.popen.poll() is None, self.output
         try:
             return ask(self.port, path="/livez").status in (403, 404)
         except OSError:
@@ -191,6 +191,25 @@ def changing(text, changed):
 def load_average():
     """Return what else the machine does, for a figure without that is none."""
     return f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+
+
+def lost_at_a_kill(front, pair, visitors_of, count, **options):
+    """Kill the first of two servers while so many visitors come each second.
+
+    Returns the visitors that were lost, and the moments before and after it was killed. Of those
+    who only read none may be lost, and what others have sent may not run twice.
+    """
+    with visitors_of([front.port], count, "sleep/0.1", **options) as visitors:
+        visitors.came(20)
+        before = visitors.now
+        pair[0].reap()
+        after = visitors.now
+        visitors.came(60)
+    print(f"\n{tally(visitors.answers)}", load_average())
+    ran = [server.ran("POST /sleep") for server in pair]
+    assert sum(map(len, ran)) <= len(visitors.answers)
+    assert visitors_of is Posts or visitors.lost() == []
+    return visitors.lost(), (before, after)
 
 
 def tally(answers):

@@ -87,7 +87,7 @@ class Gunicorn(Process):
 
     def logged(self, pattern, within=PATIENCE):
         """Wait for a line of the log in which this is found; return the group, or the match."""
-        found = self.says(lambda: re.search(pattern, self.said), within)
+        found = self.says(lambda: re.search(pattern, self.output), within)
         return found[found.re.groups]
 
     @property

@@ -86,7 +86,7 @@ class Balancer(Process):
 
     def answers(self):
         """Whether the Runtime API is there."""
-        assert self.popen.poll() is None, self.said
+        assert self.popen.poll() is None, self.output
         with contextlib.suppress(OSError):
             return self.rows()
 

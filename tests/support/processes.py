@@ -119,7 +119,7 @@ class Process:
         return self._whole(self._errors)
 
     @property
-    def said(self):
+    def output(self):
         return "".join(self.lines) + "".join(self.errors)
 
     def line(self, begins, within=PATIENCE):
@@ -139,7 +139,7 @@ class Process:
         try:
             return eventually(found, within, every=0.01)
         except AssertionError as error:
-            raise AssertionError(f"{error}; it says\n{self.said}") from None
+            raise AssertionError(f"{error}; it says\n{self.output}") from None
 
     def signal(self, number=signal.SIGTERM):
         self.popen.send_signal(number)
