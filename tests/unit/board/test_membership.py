@@ -415,7 +415,9 @@ def test_a_child_that_finds_no_slot_serves_on_and_says_so_once(family, path):
     for _ in range(3):
         assert first.tell(1, "call") == ("200", b"app")
         assert first.tell(1, "call", "/readyz") == ("200", b"free")
-    [line] = [line for line in first.tell(1, "logged") if "how many threads" not in line]
+    lines = [line for line in first.tell(1, "logged") if "how many threads" not in line]
+    assert len(lines) == 1, lines
+    [line] = lines
     assert "and serves on" in line
     assert "the board has 1 slots" in line
     assert [row.pid for row in board.rows()] == [first.pid]

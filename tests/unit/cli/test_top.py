@@ -168,6 +168,7 @@ def stranger(start):
 
     def stranger(*pieces, every=0.0, endless=False):
         listener = socket.create_server(("127.0.0.1", 0))
+        listener.settimeout(10)  # whoever gets no processor for its half second never connects
         listeners.append(listener)
         again = itertools.chain(pieces, itertools.repeat(pieces[-1]) if endless else ())
 
