@@ -26,7 +26,7 @@ BUCKETS = len(BOUNDS) + 1
 
 REASONS = tuple(Reason)
 
-#: What ready checks are answered: by the policy that was asked for, the word of the answer, and
+#: What ready checks are answered: by the policy that was asked for, the answer, and
 #: whether it came with 200. Only a watcher answers ``absent``.
 CHECKS = tuple(
     (policy, answer, ready)
@@ -107,7 +107,7 @@ FREE, BUSY_READY, BUSY_NOT, DRAINING, ABSENT = range(5)
 
 
 def no_checks() -> dict[str, list[int]]:
-    """Return what the answers to checks are counted in: by policy, in the order of the words."""
+    """Return what the answers to checks are counted in: by policy, in the order of the answers."""
     return {policy: [0] * (ABSENT + 1) for policy in READY_POLICIES}
 
 

@@ -261,5 +261,5 @@ class GuardLimits(NamedTuple):
 
 
 def does(acts: str) -> str:
-    """Return in words what a guard does that ``acts`` so."""
+    """Return as text what a guard does that ``acts`` so."""
     return _DOES.get(acts, acts)

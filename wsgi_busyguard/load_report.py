@@ -175,7 +175,7 @@ class KnowsBalancers(Protocol):
 
 
 def bulkhead_text(figures: BulkheadFigures) -> str:
-    """Return how a bulkhead is, in words: ``rates: 5 of 5 in calls for up to 4.8 s``."""
+    """Return how a bulkhead is, as text: ``rates: 5 of 5 in calls for up to 4.8 s``."""
     most, since = figures["at_most"], figures["shut_for"]
     many = f"{figures['inside']} of {most}" if most is not None else f"{figures['inside']}"
     text = f"{figures['name']}: {many} in calls"

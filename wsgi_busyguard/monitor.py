@@ -202,17 +202,17 @@ class Monitor:
             state, common = self._state, self._shared and self._in_common(patience)
             was_ready = common.was_ready if common else self._was_ready.get(patience, True)
             if state is FREE:
-                word, well, place = "free", True, IS_FREE
+                answer, well, place = "free", True, IS_FREE
             else:
                 if load.service is None and load.queued:
                     still = self._clock() - self._moved
                     load = load._replace(waited=max(load.waited, still))
                 well = is_ready(ready, state, load, patience, was_ready)
-                word, place = "busy", BUSY_READY if well else BUSY_NOT
+                answer, place = "busy", BUSY_READY if well else BUSY_NOT
             if well is not was_ready and ready == DAMPED:
                 self._remember(well, patience, common)
             if self.draining:
-                word, well, place = DRAINING, False, GOING
+                answer, well, place = DRAINING, False, GOING
             if count:
                 asked[place] += 1
         finally:
@@ -222,7 +222,7 @@ class Monitor:
                 pass
         if self._news and not self._looking:
             self._notifier.tell()
-        return _new(Verdict, (word, well, load))
+        return _new(Verdict, (answer, well, load))
 
     @property
     def shared(self) -> Shared | None:
@@ -257,8 +257,8 @@ class Monitor:
         return under(self._lock, self._seen_here)
 
     def __repr__(self) -> str:
-        word = DRAINING if self.draining else self._state.value
-        return f"<Monitor {word}, reads {self.adapter!r}>"
+        state = DRAINING if self.draining else self._state.value
+        return f"<Monitor {state}, reads {self.adapter!r}>"
 
     def _look(self, once_more: bool = True) -> Load:
         """Read and judge. Requires self._lock.

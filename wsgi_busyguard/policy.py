@@ -59,7 +59,7 @@ class Verdict(NamedTuple):
 
 
 class Reason(enum.Enum):
-    """Why a request is refused, in the words of the ``Busyguard-Refused`` header."""
+    """Why a request is refused, as the header ``Busyguard-Refused`` says it."""
 
     QUEUE_FULL = "queue-full"
     QUEUE_AGE = "queue-age"

@@ -39,8 +39,8 @@ ALIVE, STALLED = "alive", "stalled"
 # Nobody is there to serve: what answers here outlives those who do.
 ABSENT = "absent"
 
-# The words an answer can have, each with whether all is well.
-WORDS = (
+# The states an answer can name, each with whether all is well.
+CHECK_STATES = (
     ("free", True),
     ("busy", True),
     ("busy", False),
@@ -107,9 +107,9 @@ class Responses:
 
     :param refusal: a WSGI app to answer refused requests instead of the plain ``busy``.
     :param retry_after: the least number of seconds in a refusal's ``Retry-After``.
-    :param expose_load: whether answers to checks carry the figures, and Envoy's word for who is
+    :param expose_load: whether answers to checks carry the figures, and Envoy's header for who is
         slow but still ready.
-    :param degraded: whether they carry that word without the figures.
+    :param degraded: whether they carry that header without the figures.
     """
 
     def __init__(
@@ -126,8 +126,8 @@ class Responses:
             wsgi_app("refusal", refusal)
         self._expose_load = expose_load
         self._built = {
-            (word, well, media, options): _build(word, well, media, options)
-            for word, well in WORDS
+            (state, well, media, options): _build(state, well, media, options)
+            for state, well in CHECK_STATES
             for media in OFFERS
             for options in (False, True)
         }
@@ -141,8 +141,8 @@ class Responses:
         self._degrades = expose_load or degraded
         self._degraded = {
             (media, options): Answer(built.status, [*built.headers, DEGRADED], built.body)
-            for (word, well, media, options), built in self._built.items()
-            if (word, well) == ("busy", True)
+            for (state, well, media, options), built in self._built.items()
+            if (state, well) == ("busy", True)
         }
         unknown = f"ready must be one of {', '.join(READY_POLICIES)}"
         self._unknown = {False: _plain(400, unknown), True: _plain(400, unknown, Allow=ALLOW)}
@@ -175,14 +175,14 @@ class Responses:
             if question is LIVE:
                 return self._built[ALIVE if alive else STALLED, alive, media, options]
             return (self._unknown if warn is None else self._unwarned)[options]
-        word, well, load = verdict
-        built = self._built[word, well, media, options]
-        if word == "busy" and well:
+        state, well, load = verdict
+        built = self._built[state, well, media, options]
+        if state == "busy" and well:
             if self._degrades and not _soon(load):
                 built = self._degraded[media, options]
             if warn is not None:
-                built = self._warning[word, well, media, options]
-        return built.saying(_text(word, well, media, load)) if self._expose_load else built
+                built = self._warning[state, well, media, options]
+        return built.saying(_text(state, well, media, load)) if self._expose_load else built
 
     def refused(self, reason: Reason) -> Refusal:
         """Return the WSGI app that refuses a request for ``reason``."""
@@ -326,11 +326,11 @@ def _refusal(reason: Reason, pause: int) -> Answer:
 
 
 @cache
-def _build(word: str, well: bool, media: str, options: bool) -> Answer:
+def _build(state: str, well: bool, media: str, options: bool) -> Answer:
     status = WELL if well else NOT_NOW
     headers = {"Allow": ALLOW} if options else {}
     content_type = "text/plain; charset=utf-8" if media == TEXT else media
-    return _answer(status, _text(word, well, media), content_type, headers)
+    return _answer(status, _text(state, well, media), content_type, headers)
 
 
 def _soon(load: Load) -> bool:
@@ -338,20 +338,20 @@ def _soon(load: Load) -> bool:
     return load.delay is not None and load.delay < DEGRADED_FROM
 
 
-def _text(word: str, well: bool, media: str, load: Load | None = None) -> str:
+def _text(state: str, well: bool, media: str, load: Load | None = None) -> str:
     shown = {} if load is None else figures(load)
     if media != TEXT:
-        return json.dumps({"status": _health(word, well), "state": word, **shown})
+        return json.dumps({"status": _health(state, well), "state": state, **shown})
     return " ".join(
-        [word, *(f"{name}={value}" for name, value in shown.items() if value is not None)]
+        [state, *(f"{name}={value}" for name, value in shown.items() if value is not None)]
     )
 
 
-def _health(word: str, well: bool) -> str:
-    """Return health+json's word for it (draft-inadarei-api-health-check-06, section 3.1)."""
+def _health(state: str, well: bool) -> str:
+    """Return the status of health+json (draft-inadarei-api-health-check-06, section 3.1)."""
     if not well:
         return "fail"
-    return "warn" if word == "busy" else "pass"
+    return "warn" if state == "busy" else "pass"
 
 
 _JSON = _answer(WELL, "{}", JSON, {})

@@ -39,7 +39,7 @@ class ShowsStacks(StackView, Protocol):
         """Return ``app`` with its calls known."""
 
     def first(self) -> str:
-        """Return the line in which most requests are, in words; empty if it is not known."""
+        """Return the line in which most requests are, as text; empty if it is not known."""
 
 
 class LogLine(NamedTuple):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 #: Exit codes.
 FREE, NOT_NOW, NO_ANSWER = 0, 1, 2
 
-#: The words of a guard's answer to a check.
+#: The states that a guard's answer to a check may name.
 STATES = frozenset({"free", "busy", "draining", "absent", "alive", "stalled"})
 
 #: Where the check port is taken to be, unless the environment variable of that name says.
@@ -127,7 +127,7 @@ def _within(connection: socket.socket, seconds: float) -> Iterator[None]:
     def cut() -> None:
         late.set()
         with contextlib.suppress(OSError):
-            socket.socket.shutdown(connection, socket.SHUT_RDWR)  # of TLS too: no words of goodbye
+            socket.socket.shutdown(connection, socket.SHUT_RDWR)  # of TLS too: no close_notify
 
     timer = threading.Timer(seconds, cut)
     timer.daemon = True
@@ -145,7 +145,7 @@ def _within(connection: socket.socket, seconds: float) -> Iterator[None]:
 
 
 def _is_a_guards(content_type: str, text: list[str]) -> bool:
-    """Return whether this is a guard's answer to a check: a line of text, the first word a state.
+    """Return whether this is a guard's answer to a check: a line of text that begins with a state.
 
     Behind the state there may be figures (``expose_load=True``). A refusal says ``busy``, too.
     """

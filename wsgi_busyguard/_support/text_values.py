@@ -18,7 +18,7 @@ def yes_or_no(name: str, text: str) -> bool:
 
 
 def several(_name: str, text: str) -> tuple[str, ...]:
-    """Return words that have commas or spaces between."""
+    """Return the items of a list with commas or spaces between."""
     return tuple(text.replace(",", " ").split())
 
 

@@ -1,4 +1,4 @@
-"""Whether a server has threads enough for a gate behind it: numbers in, words or limits out."""
+"""Whether a server has threads enough for a gate behind it: numbers in, text or limits out."""
 
 from __future__ import annotations
 

@@ -232,7 +232,7 @@ class Publisher:
         return self.board.read()
 
     def subscribe(self, changed: Callable[[], object]) -> None:
-        """Have ``changed`` called at every beat: other processes change without a word."""
+        """Have ``changed`` called at every beat: other processes change without notice."""
         self._subscribers.append(changed)
 
     def post(self) -> None:
@@ -328,7 +328,7 @@ class Publisher:
 
         For an adapter that does not count by itself.
 
-        :raises ValueError: for another word.
+        :raises ValueError: for another name.
         """
         self._tally.count(what, n)
         self.post_counts()

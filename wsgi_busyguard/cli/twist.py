@@ -84,7 +84,7 @@ class Options(usage.Options):
             whole("threads", self["threads"], least=1)
             seconds("grace", self["grace"])
             self["given"] = read(TWIST, self._texts())
-            nowhere: Any = None  # the reactor is not chosen yet, and not needed to read the words
+            nowhere: Any = None  # the reactor is not chosen yet, and not needed to parse it
             serverFromString(nowhere, self["listen"])
         except (ValueError, TypeError, ImportError) as error:
             raise usage.UsageError(str(error)) from error

@@ -28,7 +28,7 @@ def opening(listen: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        # A host that cannot be found has a number below 0, and words of its own.
+        # A host that cannot be found has a number below 0, and a message of its own.
         known = error.errno is not None and error.errno > 0
         why = os.strerror(error.errno or 0) if known else error.strerror or str(error)
         raise UsageError(f"cannot listen at {listen}: {why}") from error

@@ -1,4 +1,4 @@
-"""Calls to outside services: figures in, words out."""
+"""Calls to outside services: figures in, text out."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def chart(
     :param ages: how many seconds ago each of them was, the oldest first.
     :param top: the value at the upper edge.
     :param line: a limit to draw above them; ``second``: values that are drawn as the bad ones.
-    :param says: the drawing in words, for who cannot see it.
+    :param says: the drawing as text, for who cannot see it.
     """
     top = top or 1.0
     drawn = [f'<path class="area" d="{_area(run)}"/>' for run in _runs(ages, values, top)]

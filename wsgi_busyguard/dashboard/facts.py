@@ -1,4 +1,4 @@
-"""What is looked at: which host and port, which app, and since when. Figures in, words out."""
+"""What is looked at: which host and port, which app, and since when. Figures in, text out."""
 
 from __future__ import annotations
 

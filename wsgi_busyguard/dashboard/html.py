@@ -284,7 +284,7 @@ def _checks(shown: LoadReport) -> str:
 
 
 def _note(text: str) -> str:
-    """Return what explains the words of a section, where they stand."""
+    """Return what explains the terms of a section, where they stand."""
     return f'<p class="note">{text}</p>'
 
 

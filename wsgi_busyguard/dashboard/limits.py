@@ -1,4 +1,4 @@
-"""What is in force in the guards of a host, as a person reads it; figures in, words out."""
+"""What is in force in the guards of a host, as a person reads it; figures in, text out."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What there is to say of the processes of a host: whether they are there, and whether they get on.
 
-Figures in, words out; see ``sentences.py``.
+Figures in, text out; see ``sentences.py``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ READY = "ready"  # of a process
 # A process beats four times a second.
 SILENT_SECONDS = 5.0
 
-# A wait that is worth a word: clients begin to notice.
+# A wait that is worth a sentence: clients begin to notice.
 LONG_WAIT_SECONDS = 0.5
 
 # So many of the threads, and it is no longer some request that always takes long.

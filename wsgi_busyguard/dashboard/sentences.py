@@ -1,4 +1,4 @@
-"""What is wrong, in plain words: figures in, sentences out.
+"""What is wrong, in plain English: figures in, sentences out.
 
 For a person who has been woken up. A sentence says what is seen, with its figures; where it only
 guesses at the cause, it asks. Nothing here reads a clock or knows where the figures come from.
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 WRONG, NOTE, WELL = "wrong", "note", "well"
 
-# Seconds after which threads that do not come back are worth a word, if requests are mostly
+# Seconds after which threads that do not come back are worth a sentence, if requests are mostly
 # quicker; and after which they are whatever is usual.
 STUCK_SECONDS, STUCK_ANYHOW_SECONDS = 5.0, 30.0
 
@@ -95,7 +95,7 @@ def stack_lines(shown: LoadReport) -> list[str]:
 
 
 def stack_line(line: LineFigures, stacks: StackFigures) -> str:
-    """Return in words how many threads are in a line, and for how long."""
+    """Return as text how many threads are in a line, and for how long."""
     least = "" if stacks["complete"] else "at least "
     oldest = "" if line["oldest"] is None else f", oldest {span(line['oldest'])}"
     return f"{line['threads']} of {least}{stacks['threads']} in {line['at']}{oldest}"

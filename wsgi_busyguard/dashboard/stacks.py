@@ -141,7 +141,7 @@ class Stacks:
         return self._seen
 
     def first(self) -> str:
-        """Return the line in which most requests are, in words; empty if it is not known."""
+        """Return the line in which most requests are, as text; empty if it is not known."""
         seen = self.look()
         return stack_line(seen["lines"][0], seen) if seen["lines"] else ""
 

@@ -52,7 +52,7 @@ def reader(
     """Return a function that says what a request tells of its client; ``None`` to ask nobody.
 
     :param client_timeout: seconds for those who do not say.
-    :param header: whose word on the client's patience is taken.
+    :param header: where the client says how long it waits.
     :param queue_header: says how long a request has waited, where a proxy is trusted to tell.
     """
     if header is None and queue_header is None:

@@ -245,7 +245,7 @@ class BalancerLink:
             self._retry_pause = min(LONGEST_RETRY_SECONDS, 2 * self._retry_pause)
 
     def _tell(self, number: int) -> str | None:
-        """Say the number; return what went wrong, in words that may be logged."""
+        """Say the number; return what went wrong, as text that may be logged."""
         commands = [f"set maxconn server {name} {number}" for name in self._servers]
         try:
             answer = say(self._where, ";".join(commands))

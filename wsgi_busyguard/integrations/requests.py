@@ -107,7 +107,7 @@ class DeadlineAdapter(HTTPAdapter):
             raise NotBegun(str(late), request=request) from late
 
     def build_response(self, req: PreparedRequest, resp: Any) -> Response:
-        """Return a response whose body says that it took too long in Requests' own word."""
+        """Return a response whose body says that it took too long by Requests' own exception."""
         # Weakly: a response that is dropped unread returns its connection at once.
         resp.stream = partial(_stream, weakref.ref(resp))
         return super().build_response(req, resp)

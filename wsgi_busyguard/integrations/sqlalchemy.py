@@ -31,7 +31,7 @@ class _Connections(Queue[Any]):
         try:
             return super().get(True, left)
         except Empty:
-            if left == timeout:  # SQLAlchemy says it in its own words
+            if left == timeout:  # SQLAlchemy says how long that was
                 raise
         raise PoolTimeout(f"no connection in {left:.2f} s, which is what the client had left")
 

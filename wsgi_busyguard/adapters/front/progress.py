@@ -202,7 +202,7 @@ def acknowledged(sock: Any) -> int | None:
 def cut(sock: Any) -> None:
     """End a connection at once, in whichever thread waits for it; its owner closes it."""
     sock = getattr(sock, "_sock", sock)  # of gevent's, which is none of the system's
-    # Of TLS, too, no words of goodbye: also pyOpenSSL's, which is no socket.
+    # Of TLS, too, without a close_notify: also pyOpenSSL's, which is no socket.
     shut = getattr(sock, "sock_shutdown", None) or partial(_socket.socket.shutdown, sock)
     with suppress(OSError, ValueError):
         # What it has not read is not kept for it when the socket is closed.

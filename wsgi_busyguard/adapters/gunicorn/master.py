@@ -168,7 +168,7 @@ def _serves() -> bool:
 
 
 def _mistaken(message: str, log: Any) -> None:
-    """End the process with these words; a master that came to us at a reload goes on with less."""
+    """End the process with this message; a master that came to us at a reload goes on with less."""
     if not _serves():
         sys.exit(f"busyguard: {message}")
     unraised(log.error, "busyguard: %s; going on without", message)

@@ -28,7 +28,7 @@ def serve_cheroot(app: WSGIApplication, arguments: argparse.Namespace) -> int:
             place = address(arguments.listen)
             server = guarded_server(app, place, threads=arguments.threads, **given)
         with opening(arguments.listen):
-            bound(arguments.listen).close()  # cheroot's own words for it are long, without a number
+            bound(arguments.listen).close()  # cheroot's own message is long, without a number
             server.prepare()
         stack.callback(server.stop)
         host, port = server.bind_addr

@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--grace", type=float, default=30.0, metavar="S", help=grace)
     taken = taken_by(SERVE)
     add_options(parser, taken)
-    # Found, and refused in words that say what to do instead.
+    # Found, and refused with what to do instead.
     others = (option for option in OPTIONS.values() if option not in taken)
     add_options(parser, others, is_hidden=True)
 

@@ -1,4 +1,4 @@
-"""What of an answer can be shown: figures that are figures, and words that give no orders.
+"""What of an answer can be shown: figures that are figures, and text without orders.
 
 A host that is asked may be anything, and what it says is drawn on a terminal. So it is held to the
 form of the report. Values in, values out; what is not known here is left out.

@@ -261,7 +261,7 @@ def _charts(seen: HostLook, width: int) -> list[Text]:
 
 
 def _rows(shown: LoadReport | None) -> list[ProcessFigures]:
-    """Return the processes, each with the word for how it is."""
+    """Return the processes, each with its state."""
     if shown is None:
         return []
     return [{**row, "state": row_state(row, shown)} for row in shown.get("processes") or ()]

@@ -70,7 +70,7 @@ def _app_of(path: object) -> None:
         named(path)
     except ImportError as error:
         raise ImportError(f"{INNER}: {error}") from error
-    except Exception:  # whatever else it raises, the server says it in better words
+    except Exception:  # whatever else it raises, the server says it better
         return
 
 
@@ -86,7 +86,7 @@ def known_services(**_: Any) -> list[CheckMessage]:
     """Return which of ``BUSYGUARD["BULKHEADS"]`` are neither a bulkhead's name nor a host's."""
     if right():
         return []
-    with suppress(Exception):  # whatever it is, Django's own checks say it in better words
+    with suppress(Exception):  # whatever it is, Django's own checks say it better
         len(get_resolver().url_patterns)  # imports the views, which have the bulkheads
     names = sorted({one.name for one in every_bulkhead()} | {OTHER_HOSTS})
     messages = []
@@ -176,7 +176,7 @@ def _gunicorn() -> tuple[str, int | None]:
     parser.add_argument("--threads", type=int)
     try:
         known, _ = parser.parse_known_args(shlex.split(os.environ.get("GUNICORN_CMD_ARGS", "")))
-    except (argparse.ArgumentError, ValueError, SystemExit):  # gunicorn says it in better words
+    except (argparse.ArgumentError, ValueError, SystemExit):  # gunicorn says it better
         return "", None
     return known.worker_class, known.threads
 
