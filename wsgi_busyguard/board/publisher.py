@@ -101,6 +101,7 @@ class Publisher:
         self._lock = owned_lock()
         self._interrupted = False
         self._place = None
+        self._posted = False  # since it has its place
         self._pid = os.getpid()
         self._wanted = 0  # the state that it is to have on the board; 0: it is not to be there
         self._due = 0  # when to look for a slot, if there is none
@@ -139,11 +140,13 @@ class Publisher:
         :raises BoardFull: if there is none. It is tried again at the beats.
         :raises OSError: if the system does not let this process look; likewise.
         """
-        if not under(_joining, self._join):
+        if not under(_joining, self._join) and self._posted:
             return
+        # Also by a thread that finds that another has taken the slot, and has not come to this.
         self.post_counts()
         self._call(self._post_limits)
         self.post()
+        self._posted = True
         self._turn()  # last, for whoever is counted without its figures has a capacity of 0
 
     def _join(self) -> bool:
@@ -153,6 +156,7 @@ class Publisher:
         if self._pid != os.getpid():
             self._renew()
         self._wanted = self._wanted or STARTING
+        self._posted = False
         self._place = self._claimed(self.board.table)
         return True
 

@@ -408,6 +408,30 @@ def test_a_child_is_on_the_board_by_its_own_beats(family, board, states, until):
     until(lambda: seen.add(round(rows()[child].beat, 2)) or {0.0, 0.2} <= seen)
 
 
+def test_nobody_is_counted_without_its_figures_whichever_thread_says_so_first():
+    class Slow(Fixed):
+        looking, may_go = threading.Event(), threading.Event()
+
+        def read(self):
+            self.looking.set()
+            assert self.may_go.wait(DEADLINE)
+            return self.load
+
+    board, adapter = Board(), Slow(Load(0, 1, 4))
+    member = Member(board, adapter)
+    threads = [threading.Thread(target=member.enter, name=name) for name in ("first", "second")]
+    threads[0].start()
+    assert adapter.looking.wait(DEADLINE)  # it has taken the slot, and has posted nothing
+    threads[1].start()
+    threads[1].join(0.2)
+    assert [row.state for row in board.rows()] == ["starting"]
+    adapter.may_go.set()
+    for thread in threads:
+        thread.join(DEADLINE)
+    assert [(row.state, row.load) for row in board.rows()] == [("ready", Load(0, 1, 4))]
+    member.leave()
+
+
 def test_a_child_that_finds_no_slot_serves_on_and_says_so_once(family, path):
     board = Board(path, slots=1)
     first = family()
