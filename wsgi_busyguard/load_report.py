@@ -182,3 +182,8 @@ def bulkhead_text(figures: BulkheadFigures) -> str:
     if figures["inside"]:
         text += f" for up to {figures['oldest']:.1f} s"
     return text if since is None else f"{text}, shut for {since:.0f} s"
+
+
+def short(value: float) -> str:
+    """Return a figure for a line of text: three digits, thousandths at most, and no exponent."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{round(value, 3):.3g}"

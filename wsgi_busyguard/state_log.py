@@ -10,6 +10,7 @@ import logging
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from .load import BUSY, FREE
+from .load_report import short
 from .policy import DAMPED_PATIENCE
 
 if TYPE_CHECKING:
@@ -65,13 +66,13 @@ class LogLine(NamedTuple):
         load, delay = self.load, self.load.delay
         begins = {
             "busy": "busy",
-            "free": f"free again after {self.lasted:.3g} s",
-            "waiting": f"busy for {self.lasted:.3g} s now, and requests wait",
+            "free": f"free again after {short(self.lasted)} s",
+            "waiting": f"busy for {short(self.lasted)} s now, and requests wait",
         }[self.event]
         figures = [f"queued={load.queued}", f"active={load.active}", f"capacity={load.capacity}"]
-        figures += [f"waited={load.waited:.3g}"]
-        figures += [] if delay is None else [f"delay={delay:.3g}"]
-        figures += [f"lag={load.lag:.3g}"] if load.lag else []
+        figures += [f"waited={short(load.waited)}"]
+        figures += [] if delay is None else [f"delay={short(delay)}"]
+        figures += [f"lag={short(load.lag)}"] if load.lag else []
         untold = f" ({self.untold} changes before got no line)" if self.untold else ""
         return f"{begins}: {' '.join(figures)}{untold}"
 

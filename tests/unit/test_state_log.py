@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from wsgi_busyguard import Board, Load, Monitor
 from wsgi_busyguard.board.publisher import Publisher
 from wsgi_busyguard.load import BUSY, FREE, Transition
-from wsgi_busyguard.state_log import LOG_INTERVAL_SECONDS, StateLog
+from wsgi_busyguard.state_log import LOG_INTERVAL_SECONDS, LogLine, StateLog
 
 CALM, CROWDED = Load(0, 1, 4, service=0.1), Load(9, 4, 4, waited=0.25, service=0.1)
 LATE = Load(9, 4, 4, waited=3.0, service=0.1)
@@ -34,6 +34,14 @@ def test_a_change_gets_a_line_with_the_load_that_caused_it(monitor, telling, clo
         ("INFO", "busy: queued=9 active=4 capacity=4 waited=0.25 delay=0.25"),
         ("INFO", "free again after 12 s: queued=0 active=1 capacity=4 waited=0 delay=0"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("lasted", "said"), [(0.0000856, "0"), (0.0123, "0.012"), (2.024, "2.02"), (4321.5, "4322")]
+)
+def test_a_time_is_never_said_with_an_exponent(lasted, said):
+    line = LogLine(logging.INFO, "free", FREE, CALM, lasted, 0)
+    assert line.text.startswith(f"free again after {said} s: ")
 
 
 def test_the_record_has_every_figure_as_a_field(monitor, telling, clock, caplog):

@@ -100,8 +100,7 @@ class Publisher:
         """Begin without a slot."""
         self._lock = owned_lock()
         self._interrupted = False
-        self._place = None
-        self._posted = False  # since it has its place
+        self._place, self._posted = None, False  # posted: since it has its place
         self._pid = os.getpid()
         self._wanted = 0  # the state that it is to have on the board; 0: it is not to be there
         self._due = 0  # when to look for a slot, if there is none
@@ -156,8 +155,7 @@ class Publisher:
         if self._pid != os.getpid():
             self._renew()
         self._wanted = self._wanted or STARTING
-        self._posted = False
-        self._place = self._claimed(self.board.table)
+        self._posted, self._place = False, self._claimed(self.board.table)
         return True
 
     def _claimed(self, table: Table) -> RowPlace:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...dashboard.history import rates
 from ...dashboard.sentences import WRONG
+from ...load_report import short
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,4 +47,4 @@ def line(seen: HostLook) -> str:
 
 
 def _short(value: float) -> str:
-    return str(value) if isinstance(value, int) else f"{value:.3g}"
+    return str(value) if isinstance(value, int) else short(value)
