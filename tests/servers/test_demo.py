@@ -60,7 +60,7 @@ class Run:
         """Wait until it has said so."""
         eventually(lambda: words in self.output(), within=30)
 
-    def said(self) -> str:
+    def output(self) -> str:
         self._words.flush()
         return Path(self._words.name).read_text()
 
