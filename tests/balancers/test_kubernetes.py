@@ -105,6 +105,7 @@ def test_a_slow_start_is_no_reason_to_restart_and_gets_no_requests(running):
     assert ask(process.ports()["web"], path="/x").status == 200
 
 
+@pytest.mark.alone  # it holds the slowest probe to the time that a kubelet gives it
 def test_overload_neither_restarts_a_pod_nor_takes_it_out(running):
     """Four times what it can do, for longer than any threshold takes."""
     process, kubelet = running()
