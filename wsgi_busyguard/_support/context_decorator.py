@@ -45,17 +45,23 @@ def inside(context: AbstractContextManager[Any], function: Callable[..., Any]) -
                 return (yield from function(*args, **kwargs))
 
     else:
-        enter, leave = context.__enter__, context.__exit__
-
-        # What "with" does, but a quarter of a microsecond cheaper: it looks both up for each call.
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            try:
-                enter()  # in here, for a signal handler may raise as soon as it has
-                result = function(*args, **kwargs)
-                leave(None, None, None)
-            except BaseException as error:
-                leave(type(error), error, error.__traceback__)
-                raise
-            return result
+        wrapper = _plain(context, function)
 
     return functools.wraps(function)(wrapper)
+
+
+def _plain(context: AbstractContextManager[Any], function: Callable[..., Any]) -> Any:
+    """Do what "with" does a quarter of a microsecond sooner: it looks both up for each call."""
+    enter, leave = context.__enter__, context.__exit__
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        try:
+            enter()  # in here, for a signal handler may raise as soon as it has
+            result = function(*args, **kwargs)
+            leave(None, None, None)
+        except BaseException as error:
+            leave(type(error), error, error.__traceback__)
+            raise
+        return result
+
+    return wrapper

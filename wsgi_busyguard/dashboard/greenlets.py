@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import gc
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
+from .._support.forks import Stage, after_fork
+from .._support.locks import tried
 from .._support.unpatched import original
 from .stack_lines import Frame, Thread, dumped, folded, nothing
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..load_report import StackFigures
+
+R = TypeVar("R")
 
 # As deep as faulthandler goes; and so many that the hub stands still for a few milliseconds.
 MOST_CALLS, MOST_GREENLETS = 100, 300
@@ -70,14 +74,10 @@ class Greenlets:
     def _look_here(self) -> None:
         """Look, in the thread whose greenlets these are."""
         self._asked = None
-        collects = gc.isenabled()
-        try:
-            gc.disable()
-            threads, complete, began = self._stacks()
-        finally:
-            if collects:
-                gc.enable()
-        self._seen = folded(threads, complete, began, self._clock())
+        # One thread at a time: if two turned the collection off and on, it might stay off.
+        seen = tried(_walking.lock, _walking.without_collection, self._stacks)
+        if seen is not None:
+            self._seen = folded(*seen, self._clock())
 
     def _stacks(self) -> tuple[list[Thread], bool, dict[int, float]]:
         """Return the stacks, whether these are all, and when each one's request began."""
@@ -87,6 +87,42 @@ class Greenlets:
         threads = [_stack(one) for one in ours[:MOST_GREENLETS]]
         began = {ident: since for ident, (_, since) in known.items()}
         return threads, len(ours) <= MOST_GREENLETS, began
+
+
+class Walking:
+    """Keeps garbage from being collected while one thread walks its greenlets' frames."""
+
+    def __init__(self) -> None:
+        self._collected = False  # before a walk that goes on now
+        self._make_lock()
+        after_fork(Stage.OWN, self._after_fork)
+
+    def _make_lock(self) -> None:
+        self.lock = original("_thread", "RLock")()  # its owner is a thread, and no greenlet
+
+    def without_collection(self, walk: Callable[[], R]) -> R:
+        """Return what ``walk`` does. Requires the lock."""
+        if self._collected:  # a signal handler came in the middle of a walk in this thread
+            return walk()
+        self._collected = gc.isenabled()
+        try:
+            gc.disable()
+            return walk()
+        finally:
+            self._collect_again()
+
+    def _collect_again(self) -> None:
+        if self._collected:
+            gc.enable()
+        self._collected = False
+
+    def _after_fork(self) -> None:
+        """Set right what another thread of the parent was in the middle of."""
+        self._make_lock()
+        self._collect_again()
+
+
+_walking = Walking()
 
 
 def _stack(one: Any) -> Thread:

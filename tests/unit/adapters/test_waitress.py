@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import socket
 import threading
 from types import SimpleNamespace
@@ -225,13 +224,16 @@ def test_a_guard_that_fails_lets_the_request_in_and_says_so_once(made, until, ca
 
 def test_who_is_about_to_speak_need_not_make_room_where_that_can_wait(made, monkeypatch):
     front = made(app).guard
-    old, young = (SimpleNamespace(creation_time=at) for at in (1, math.inf))
-    monkeypatch.setattr(front, "_in_turn", lambda: [young, old])
+    # One came before the clock was set back.
+    young, old, ahead = (SimpleNamespace(creation_time=at) for at in (999.95, 1, 2000))
+    monkeypatch.setattr("wsgi_busyguard.adapters.waitress.dispatcher.time.time", lambda: 1000.0)
+    turns = iter([[young, old], [young, ahead], [young]])
+    monkeypatch.setattr(front, "_in_turn", lambda: next(turns))
     gone = []
     front._room._end = gone.append
-    front._make_room_for_one()
-    front._make_room_for_one()
-    assert gone == [old, old]
+    for _ in range(3):
+        front._make_room_for_one()
+    assert gone == [old, ahead]
 
 
 def test_what_waitress_says_to_an_error_takes_no_slot(made, until):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
 import pytest
+
+from wsgi_busyguard.dashboard.greenlets import Walking
 
 pytest.importorskip("gevent")
 
@@ -163,3 +167,17 @@ def test_a_process_outlives_looks_while_finalizers_let_others_run():
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("50 looks and 1 forks survived"), done.stdout
+
+
+def test_collection_is_on_again_in_a_child_that_is_forked_during_a_walk():
+    walking = Walking()
+
+    def walk():
+        assert not gc.isenabled()
+        pid = os.fork()
+        if not pid:
+            os._exit(0 if gc.isenabled() else 1)
+        return os.waitpid(pid, 0)[1]
+
+    assert walking.without_collection(walk) == 0
+    assert gc.isenabled()

@@ -124,8 +124,15 @@ class WaitressFront(ThreadedFront):
 
     def _make_room_for_one(self) -> None:
         """Have one go since no descriptor is left, and none who is about to speak."""
-        young = time.time() - FIRST_BYTE_SECONDS
-        self._room.make(1, lambda: [one for one in self._in_turn() if one.creation_time <= young])
+        now = time.time()  # what came later than now came before the clock was set back
+        self._room.make(
+            1,
+            lambda: [
+                one
+                for one in self._in_turn()
+                if not now - FIRST_BYTE_SECONDS < one.creation_time <= now
+            ],
+        )
 
     def _crowd(self) -> int:
         """Return how many connections are too many to accept another two."""
