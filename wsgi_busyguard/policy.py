@@ -103,12 +103,15 @@ def limits(
     max_queue: float | None = None,
     max_wait: float | None = None,
     client_timeout: float | None = None,
+    most_queued: float = math.inf,
 ) -> Limits:
     """Return the limits meant by these arguments; ``None`` stands for the defaults.
 
     Four waiting for each slot **and** a fifth of the client's timeout: without the age limit the
     same length collapses when a request takes longer than it used to, without the length bound a
     long queue only burns memory. ``math.inf`` turns either limit off.
+
+    :param most_queued: how many the server can have wait, whatever is said.
     """
     whole("slots", slots, least=1)
     if client_timeout is None:
@@ -120,7 +123,7 @@ def limits(
         whole("max_queue", max_queue, least=0)
     if max_wait is None:
         max_wait = TIGHT_SHARE * client_timeout
-    return Limits(slots, max_queue, seconds("max_wait", max_wait))
+    return Limits(slots, min(max_queue, most_queued), seconds("max_wait", max_wait))
 
 
 def loose_limits(
@@ -128,14 +131,15 @@ def loose_limits(
     max_queue: float | None = None,
     max_wait: float | None = None,
     client_timeout: float | None = None,
+    most_queued: float = math.inf,
 ) -> Limits:
     """Return the limits of a queue that comes and goes: nobody is refused who would be served soon.
 
     What is given is a bound always; only the defaults are looser than those of :func:`limits`.
     """
-    tight = limits(slots, max_queue, max_wait, client_timeout)
+    tight = limits(slots, max_queue, max_wait, client_timeout, most_queued)
     if max_queue is None:
-        tight = tight._replace(max_queue=max(tight.max_queue, LOOSE_QUEUE))
+        tight = tight._replace(max_queue=min(most_queued, max(4 * slots, LOOSE_QUEUE)))
     if max_wait is None:
         most = min(client_timeout or CLIENT_TIMEOUT, DAMPED_PATIENCE)
         tight = tight._replace(max_wait=max(tight.max_wait, LOOSE_SHARE * most))
@@ -162,7 +166,8 @@ class Discipline:
     no longer than ordinarily. Loose again when there is a place to spare that none of those wanted
     who were refused within the last ``max_wait``. With ``max_wait=math.inf`` it is never tight.
 
-    :param slots: as for :func:`limits`, and so are the others. What is given bounds always.
+    :param slots: as for :func:`limits`, and so are the others. What is given bounds always, and
+        is no default of a server's, which belongs into ``most_queued``.
     :ivar in_force: the :class:`Limits` for who comes now. Read it as often as you like; it is
         replaced and never changed.
     :ivar tight: whether they are those of an overload.
@@ -180,8 +185,9 @@ class Discipline:
         max_queue: float | None = None,
         max_wait: float | None = None,
         client_timeout: float | None = None,
+        most_queued: float = math.inf,
     ) -> None:
-        self._given = (max_queue, max_wait, client_timeout)
+        self._given = (max_queue, max_wait, client_timeout, most_queued)
         self._client_timeout = client_timeout or CLIENT_TIMEOUT
         self._since: float | None = None  # when the first came who waited, since a place to spare
         self._refused_at: float | None = None  # the last, since then or while it is tight

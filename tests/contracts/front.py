@@ -234,6 +234,16 @@ class FrontContract(RequestContract):
         together(threads)
         assert statuses(answers) == [200] * 4 + [503] * 4
 
+    def test_who_would_be_served_too_late_hears_at_once_also_where_nobody_said_a_number(self, site):
+        """A server's own default length is no reason to have four hundred wait in vain."""
+        guarded = site(threads=1)
+        assert ask(guarded.port, path="/sleep/0.5").status == 200  # so long it takes
+        guarded.at_rest()
+        answers, threads = many(12, guarded.port, path="/hang")
+        eventually(lambda: "queue-full" in {answer.headers.get(REFUSALS) for answer in answers})
+        guarded.tell("release")
+        together(threads)
+
     def test_requests_are_served_in_the_order_in_which_they_came(self, site):
         guarded = site(threads=1, max_queue=20, max_wait=30.0)
         _, hanging = many(1, guarded.port, path="/hang")

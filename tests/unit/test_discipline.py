@@ -43,7 +43,23 @@ def test_no_more_wait_than_are_served_before_they_are_too_old():
     assert discipline.most(0.1) == 160
     assert discipline.most(9.0) == ORDINARY.max_queue
     assert Discipline(10, max_queue=300).most(0.1) == 300  # what is given
+    assert Discipline(10, most_queued=300).most(0.001) == 300  # for so many there is room
+    assert Discipline(10, most_queued=300).most(0.1) == 160
+    assert Discipline(10, most_queued=7).most(0.1) == 7
+    assert Discipline(10, math.inf, most_queued=300).most(0.1) == 300
     assert Discipline(10, max_wait=math.inf).most(0.1) == 400
+
+
+def test_for_how_many_a_server_has_room_bounds_every_queue_and_makes_none_longer():
+    assert loose_limits(10, most_queued=100).max_queue == 100
+    assert limits(10, most_queued=100).max_queue == 40
+    assert limits(10, most_queued=7).max_queue == loose_limits(10, most_queued=7).max_queue == 7
+    discipline = Discipline(10, most_queued=400)
+    stand(discipline, 0, 5)
+    assert discipline.in_force == Limits(10, queue_length(10, 2), 1.0)
+    discipline = Discipline(10, most_queued=400)
+    stand(discipline, 0, 5, waited=0.1)  # beyond four a slot, though there is room for more
+    assert discipline.tight
 
 
 def test_a_queue_that_comes_and_goes_takes_no_server_out_of_the_rotation():

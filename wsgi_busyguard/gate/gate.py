@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import weakref
 from bisect import bisect_left
@@ -36,6 +37,8 @@ class Gate:
         :class:`~wsgi_busyguard.policy.Discipline` says.
     :param max_wait: seconds that one may wait at most, likewise.
     :param client_timeout: seconds after which a client gives up; ``None`` is 5.
+    :param most_queued: how many the server can have wait, whatever the limits; each takes a
+        connection.
     :param clock: monotonic seconds.
     :raises ValueError, TypeError: for limits that are not valid.
 
@@ -58,10 +61,11 @@ class Gate:
         max_wait: float | None = None,
         *,
         client_timeout: float | None = None,
+        most_queued: float = math.inf,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.limits = limits(slots, max_queue, max_wait, client_timeout)
-        self._given = (max_queue, max_wait, client_timeout)
+        self._given = (max_queue, max_wait, client_timeout, most_queued)
+        self.limits = limits(slots, *self._given)
         self.draining = False
         self.crowding: Callable[[], object] = bool
         self._clock = clock

@@ -46,6 +46,7 @@ class CountingExecutor(ThreadPoolExecutor):
     :param max_wait: seconds that a job may wait at most, ``math.inf`` no limit; ``None`` is four
         fifths of ``client_timeout`` in a burst, one fifth in an overload.
     :param client_timeout: seconds after which a client gives up; ``None`` is 5.
+    :param most_queued: how many may wait whatever the limits, where each job holds something open.
     :param adaptive: whether fewer jobs run at once while they only compete for the interpreter.
     :param on_busy: called with a :class:`~wsgi_busyguard.load.Transition`, in the thread that
         saw the change.
@@ -77,6 +78,7 @@ class CountingExecutor(ThreadPoolExecutor):
         max_queue: float | None = None,
         max_wait: float | None = None,
         client_timeout: float | None = None,
+        most_queued: float = math.inf,
         adaptive: bool = True,
         on_busy: Listener | None = None,
         on_free: Listener | None = None,
@@ -93,7 +95,13 @@ class CountingExecutor(ThreadPoolExecutor):
         if is_disabled():  # as the stock executor: what is submitted waits for its turn
             max_queue = max_wait = math.inf
             adaptive = False
-        gate = Gate(max_workers, max_queue, max_wait, client_timeout=client_timeout)
+        gate = Gate(
+            max_workers,
+            max_queue,
+            max_wait,
+            client_timeout=client_timeout,
+            most_queued=most_queued,
+        )
         self.gate = adapted(gate, flag("adaptive", adaptive))
         self._carriers = Carriers(self.gate, changed, flag("ticker", ticker))
         if callable(initializer):  # else the stock executor says what it expected

@@ -6,6 +6,7 @@ request gets a thread, an answer, or an end is the server's part: subclass both 
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -54,6 +55,7 @@ class Front:
     :param reads: makes the adapter, which reads the gate and whatever else is queued.
     :param deliver: calls what tells the listeners, where it may take its time.
     :param loop: whether the loop that takes requests in is the one that beats.
+    :param most_queued: how many the server can have wait.
     :ivar monitor: the :class:`~wsgi_busyguard.Monitor`.
     :ivar gate: the :class:`~wsgi_busyguard.Gate`.
     :ivar waiting: the visits that are in the queue.
@@ -71,6 +73,7 @@ class Front:
         deliver: Callable[[Callable[[], object]], object],
         *,
         loop: bool = False,
+        most_queued: float = math.inf,
     ) -> None:
         self._options, self.disabled = options, options.disabled
         self.client_timeout = options.timeout
@@ -82,7 +85,9 @@ class Front:
             self._plainly = Responses(retry_after=options.retry_after)
         self._unsendable = Streak()  # what the refusal app says
         waits = options.some("max_queue", "max_wait", "client_timeout")
-        gate = Gate(threads, **{"max_queue": default_max_queue(threads), **waits})
+        if options.max_queue is None:
+            waits["most_queued"] = min(most_queued, default_max_queue(threads))
+        gate = Gate(threads, **waits)
         self.gate = adapted(gate, options.adaptive)
         trusts = options.client_timeout_header, options.trust_queue_header
         self._read_client = client_reader(options.timeout, *trusts, self.gate.is_idle)

@@ -5,6 +5,7 @@ Knows sockets; how a server is told to stop or is asked what it has left is the 
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -38,6 +39,7 @@ class ThreadedFront(Front):
     """A front that looks after its requests on a thread of its own.
 
     :param adapter: what to read instead of the gate, where the guard cannot stand in front.
+    :param most_queued: how many the server can have wait.
     :param keywords: see :class:`~wsgi_busyguard.options.GuardOptions`.
     :ivar monitor: the :class:`~wsgi_busyguard.Monitor`; its listeners run in a thread of their own.
     :ivar clients: those for whom threads work.
@@ -52,6 +54,7 @@ class ThreadedFront(Front):
         threads: int,
         *,
         adapter: Adapter | None = None,
+        most_queued: float = math.inf,
         **keywords: Any,
     ) -> None:
         options = from_keywords(FRONT, keywords)
@@ -69,6 +72,7 @@ class ThreadedFront(Front):
             options,
             lambda gate: self._standing.before(gate if adapter is None else adapter),
             self._listener_thread.put,
+            most_queued=most_queued,
         )
 
     def start(self) -> None:

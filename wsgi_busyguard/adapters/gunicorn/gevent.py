@@ -96,9 +96,10 @@ class GuardedGevent(GuardedWorker, GeventWorker):
             self._gate = counting(self.worker_connections)
         else:
             room = max(0, self.worker_connections - options.slots - SPARE_DESCRIPTORS)
-            queue = min(default_max_queue(options.slots), room)
             waits = options.some("max_queue", "max_wait", "client_timeout")
-            self._gate = self.gate = Gate(options.slots, **{"max_queue": queue, **waits})
+            if options.max_queue is None:
+                waits["most_queued"] = min(default_max_queue(options.slots), room)
+            self._gate = self.gate = Gate(options.slots, **waits)
             self._gate.subscribe(lambda: self.publisher.post())
         return self._gate
 

@@ -91,11 +91,12 @@ class GuardedThreads(GuardedWorker, ThreadWorker):
             bounds = pool_limits(options, self.cfg)
         except ValueError as error:  # changed at a reload
             unraised(self.log.error, "busyguard: %s", error)
-            bounds = limits(self.cfg.threads, **options.some("max_wait", "client_timeout"))
+            bounds = limits(self.cfg.threads)
         self._pool = ConnectionPool(
             self.cfg.threads,
-            max_queue=bounds.max_queue,
-            **options.some("max_wait", "client_timeout", "progress_timeout", "adaptive"),
+            most_queued=bounds.max_queue,
+            **options.some("max_queue", "max_wait", "client_timeout"),
+            **options.some("progress_timeout", "adaptive"),
             changed=lambda: self.publisher.post(),
             ticker=False,
         )
@@ -170,8 +171,7 @@ class GuardedThreads(GuardedWorker, ThreadWorker):
     def _refusing(self, listener: Any) -> Any:
         """Return what accepts by a listener, and refuses in an overload."""
         if listener not in self._refusers:
-            gate, replies = self._pool.gate, self._replies
-            self._refusers[listener] = replies.refusing(listener, gate)
+            self._refusers[listener] = self._replies.refusing(listener, self._pool.gate)
         return self._refusers[listener]
 
     def _accept_by_itself(self, server: Any, listener: Any) -> None:

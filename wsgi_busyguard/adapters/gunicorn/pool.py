@@ -56,8 +56,9 @@ def pool_limits(options: GuardOptions, cfg: Any) -> Limits:
     """
     if options.disabled:  # gunicorn itself accepts no more than so many
         return limits(cfg.threads, math.inf, math.inf)
-    bound = queue_bound(options, cfg.threads, cfg.worker_connections)
-    return loose_limits(cfg.threads, bound, options.max_wait, options.client_timeout)
+    waits = options.some("max_queue", "max_wait", "client_timeout")
+    waits["most_queued"] = queue_bound(options, cfg.threads, cfg.worker_connections)
+    return loose_limits(cfg.threads, **waits)
 
 
 class ClientGone(AbandonedJob):

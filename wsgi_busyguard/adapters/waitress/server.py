@@ -16,7 +16,7 @@ from ..._support.log import logger
 from ..._support.wsgi_app import wsgi_app
 from ...policy import limits, seconds, whole
 from ..front.base import GRACE_SECONDS
-from ..front.descriptors import SPARE_CONNECTIONS, default_max_queue, limit
+from ..front.descriptors import SPARE_CONNECTIONS, limit
 from ..front.signals import draining_at_signals
 from ..front.threaded import split
 from ..readers.waitress import WaitressAdapter
@@ -107,10 +107,9 @@ def _in_front(
             f"connection_limit={most} is too few for threads={threads} and max_queue={queue}:"
             f" make it {threads + int(queue) + SPARE_CONNECTIONS} at least, or lower max_queue"
         )
-    if ours.get("max_queue") is None:
-        ours["max_queue"] = int(min(default_max_queue(threads), most - threads - SPARE_CONNECTIONS))
     sockets: dict[int, Any] = {}
-    front = WaitressFront(threads, sockets, **ours)
+    room = most - threads - SPARE_CONNECTIONS
+    front = WaitressFront(threads, sockets, most_queued=room, **ours)
     front.dispatcher = GuardedDispatcher(front)
     private = {"map": sockets, "_dispatcher": front.dispatcher}
     try:
