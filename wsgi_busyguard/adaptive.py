@@ -71,6 +71,7 @@ class Signals(NamedTuple):
     :param lag: mean delay in getting the interpreter, in switch intervals.
     :param taken: share of the samples that found it taken.
     :param waits: whether somebody waited for a slot, most of the time.
+    :param late: whether somebody had waited too long already when the server's loop took it in.
     """
 
     used: float
@@ -78,6 +79,7 @@ class Signals(NamedTuple):
     lag: float
     taken: float
     waits: bool
+    late: bool = False
 
 
 class Direction(IntEnum):
@@ -94,9 +96,11 @@ def direction(signals: Signals, machine: Machine, slots: int) -> Direction:
     """Return whether fewer slots would do, or more would help. In between, nothing moves.
 
     Fewer only if the interpreter is hardly idle, *and* threads queue for it, *and* it is not the
-    server's loop that uses it. So a slow outside service never takes a slot away.
+    server's loop that uses it. So a slow outside service never takes a slot away. Fewer as well
+    while the loop is too late for those who come because the slots leave it nothing: where each
+    request computes for a moment and waits, nobody queues for long, and all is served too late.
     """
-    used, loop, lag, taken, waits = signals
+    used, loop, lag, taken, waits, late = signals
     share, pool = used / machine.usable, used - loop
     # Where others use the processors, too, whoever has the interpreter needs longer for its turn:
     # so the delay counts by the processor time that went by.
@@ -104,6 +108,8 @@ def direction(signals: Signals, machine: Machine, slots: int) -> Direction:
     is_pools = pool >= max(LITTLE * machine.usable, used / 2)
     if queue >= QUEUED and is_pools and (share >= FULL or taken >= MOSTLY):
         return Direction.MANY_FEWER if queue >= MANY_QUEUED else Direction.FEWER
+    if late and is_pools and share >= IDLE:
+        return Direction.FEWER
     # All processors are used up, and as few threads as there are processors could do that.
     if used >= FULL * machine.cores and pool >= machine.cores / 2 and slots > machine.cores:
         return Direction.FEWER
@@ -257,7 +263,8 @@ class Adaptive:
         gate, seconds = self._gate, now - window.since
         used, loop = self._processor(), self._loop()
         self._window = Window(now, used, loop)
-        signals = window.signals(seconds, used, loop)
+        late, gate.late = gate.late, 0.0
+        signals = window.signals(seconds, used, loop, late > gate.limits.max_wait)
         inside = gate.inside()
         is_hot = len(inside) > 1 and signals.used >= LITTLE * self._machine.usable
         if not inside or not (window.crowds or is_hot):
@@ -333,7 +340,7 @@ class Window:
         self._used = used
         self._loop = loop
 
-    def signals(self, seconds: float, used: float, loop: float) -> Signals:
+    def signals(self, seconds: float, used: float, loop: float, late: bool) -> Signals:
         """Return what has been seen in so many seconds."""
         beats, interval = len(self.lags), sys.getswitchinterval()
         return Signals(
@@ -342,6 +349,7 @@ class Window:
             math.fsum(self.lags) / beats / interval,
             sum(lag >= TAKEN_SHARE * interval for lag in self.lags) / beats,
             2 * self.waits >= beats,
+            late,
         )
 
 

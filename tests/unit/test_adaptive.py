@@ -64,6 +64,10 @@ FREE = Machine(False, 2)
         pytest.param(TWO_CORES, 8, (0.73, 0.0, 0.69, 0.6, True), MORE, id="5 + 50 ms, of 8"),
         pytest.param(TWO_CORES, 11, (0.97, 0.0, 1.2, 0.8, True), KEEP, id="5 + 50 ms, of 11"),
         pytest.param(TWO_CORES, 16, (1.0, 0.0, 2.5, 0.8, True), FEWER, id="5 + 50 ms, of 16"),
+        pytest.param(TWO_CORES, 16, (0.9, 0.3, 1.1, 0.5, True), KEEP, id="5 + 50 ms, in time"),
+        pytest.param(TWO_CORES, 16, (0.9, 0.3, 1.1, 0.5, True, True), FEWER, id="it, too late"),
+        pytest.param(TWO_CORES, 16, (0.9, 0.6, 1.1, 0.5, True, True), KEEP, id="late by itself"),
+        pytest.param(TWO_CORES, 10, (0.01, 0.0, 0.0, 0, True, True), MANY_MORE, id="it has slept"),
         pytest.param(TWO_CORES, 1, (0.98, 0.0, 0.03, 0, True), MORE, id="C without the lock"),
         pytest.param(TWO_CORES, 2, (1.98, 0.0, 0.01, 0, True), KEEP, id="two of it on two cores"),
         pytest.param(TWO_CORES, 4, (1.98, 0.0, 0.03, 0, True), FEWER, id="four of it on two cores"),
@@ -227,6 +231,25 @@ def test_one_that_computes_for_long_takes_no_slot_from_the_others(world):
 def test_where_the_loop_starves_there_is_no_crowd_and_there_are_fewer_all_the_same(world):
     world.run(3, **COMPUTES, requests=6)
     assert world.gate.slots <= 2
+
+
+def test_where_all_is_taken_in_too_late_there_are_fewer_until_it_is_in_time(world):
+    """Each computes for a moment only, so nobody queues long for the interpreter but the loop."""
+    moments = {"used": 0.9, "lag": 1.1}
+    world.run(2, **moments)
+    assert world.gate.slots == 8
+    for _ in range(40):
+        world.gate.late = 1.0
+        world.run(0.05, **moments)
+    assert world.gate.slots == 8  # max_wait is math.inf: nobody is too late
+    world.gate.limits = world.gate.limits._replace(max_wait=0.2)
+    for _ in range(10):
+        world.gate.late = 0.3
+        world.run(0.05, **moments)
+    fewer = world.gate.slots
+    assert fewer < 8
+    world.run(2, **moments)  # nobody has said that it is late since the last look
+    assert fewer / 2 <= world.gate.slots <= fewer
 
 
 def test_after_a_while_of_quiet_all_slots_are_there_and_nobody_looks(world):

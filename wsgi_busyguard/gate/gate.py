@@ -49,6 +49,8 @@ class Gate:
     :ivar discipline: how long the queue may be, and how old; its ``in_force`` is for who comes now.
     :ivar why: why there are fewer :attr:`slots` than were given, for people; ``None`` if there are
         not.
+    :ivar late: the longest that somebody had waited for the server's loop when that took it in, in
+        seconds. Whoever tells that says so; whoever goes by it sets it back.
     :ivar crowded: whether somebody waited, or saw it full, since a slot was last left over.
     :ivar crowding: called outside the lock, by whoever comes to wait or sees several inside; it
         must return at once.
@@ -88,6 +90,7 @@ class Gate:
     def _reset(self) -> None:
         """Start with every slot free and nobody waiting."""
         self.why: str | None = None
+        self.late = 0.0
         self._lock = owned_lock()
         # First, so that the slots from before, which are dropped here, are not missed.
         self._places: dict[SlotPlace, object] = {}  # each with what watches its slot

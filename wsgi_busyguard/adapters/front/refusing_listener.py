@@ -116,6 +116,7 @@ class RefusingListener:
 
     def _settle(self, sock: socket.socket) -> bool:
         gate, (age, has_left) = self._gate, since_heard(sock)
+        gate.late = max(gate.late, age)
         # At any other time who has closed its half may be waiting for its answer.
         stands = gate.discipline.tight or age > gate.limits.max_wait
         if not stands or (not has_left and gate.room(age) > 0):
