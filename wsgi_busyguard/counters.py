@@ -159,7 +159,15 @@ class RefusalRate:
         return (refused - before) / gone if gone >= RATE_LOOK_SECONDS else 0.0
 
 
-class Watched(Protocol):
+@runtime_checkable
+class AnswersChecks(Protocol):
+    """What knows the answer to a check."""
+
+    def check(self, ready: str, patience: float, count: bool = True) -> Verdict:
+        """Return the answer to a check; not counted as one if it is only looked at."""
+
+
+class Watched(AnswersChecks, Protocol):
     """What the report tells of: a monitor, or whatever watches several processes."""
 
     @property
@@ -170,11 +178,15 @@ class Watched(Protocol):
     def draining(self) -> bool:
         """Whether the server is shutting down."""
 
-    def check(self, ready: str, patience: float, count: bool = True) -> Verdict:
-        """Return the answer to a check; not counted as one if it is only looked at."""
-
     def is_leader(self) -> bool:
         """Return whether this process speaks for its host."""
+
+
+def watched(monitor: Watched) -> Watched:
+    """Return it; raise for what is no monitor, most often the guard that has one."""
+    if not isinstance(monitor, AnswersChecks):
+        raise TypeError(f"monitor must be a Monitor, not {monitor!r}: guard.monitor is one")
+    return monitor
 
 
 @runtime_checkable

@@ -368,10 +368,10 @@ def from_keywords(face: str, keywords: Mapping[str, Any]) -> GuardOptions:
     """
     for name in keywords:
         if name not in OPTIONS:
-            names = [one.name for one in taken_by(face)]
-            near = nearest(name, names)
-            meant = f"did you mean {near!r}?" if near else f"known are {', '.join(names)}"
-            raise TypeError(f"unexpected keyword argument {name!r}: {meant}")
+            near = nearest(name, OPTIONS)
+            known = ", ".join(one.name for one in taken_by(face))
+            hint = near and (refusal(face, near, near) or f"did you mean {near!r}?")
+            raise TypeError(f"unexpected keyword argument {name!r}: {hint or f'known are {known}'}")
         reason = refusal(face, name, name)
         if reason is not None:
             raise TypeError(reason)

@@ -175,6 +175,16 @@ def test_an_app_that_raises_is_a_500_and_a_traceback_for_the_operator(serve):
     assert ask(served.port, path="/").status == 200
 
 
+def test_waitress_leaves_the_lines_of_the_guard_as_they_are(started, folder, held):
+    """Its own server had a handler for all loggers, with which nobody saw whose line it was."""
+    options = ("--threads=1", "--on-busy=app:application")  # which takes two arguments, not one
+    served = started(Serve, folder, *options, server="waitress")
+    _, threads = many(2, served.port, path=held.path)
+    eventually(lambda: "busyguard: " in served.output)
+    held.let_go()
+    together(threads)
+
+
 def test_nothing_is_written_for_a_request_that_went_well(serve):
     served = serve("--threads=1")
     for _ in range(5):
@@ -245,6 +255,7 @@ def run(folder, *arguments):
         (["needs:app"], "needs needs a module that is missing: nowhere"),
         (["app:nothing"], "app has no 'nothing'"),
         (["app:Holder.nothing"], "app has no 'Holder.nothing'"),
+        (["app:create_app()"], "app has no 'create_app()': write app = create_app() in a file"),
         (["app:number"], "app:number is no WSGI app: 7 cannot be called"),
         (["app:coming"], "app:coming must be a WSGI app, not <function coming at"),
         (["app:coming", "--server=gunicorn"], "which is an ASGI app: give the framework's WSGI"),

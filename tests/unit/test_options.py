@@ -297,6 +297,16 @@ def test_the_keywords_of_the_guard_are_those_of_the_list():
     assert keywords == {option.name: option.default for option in taken_by(MIDDLEWARE)}
 
 
+def test_almost_threads_in_front_of_the_threads_is_told_what_they_are():
+    with pytest.raises(TypeError, match=r"keyword argument 'thread': .* threads is that number$"):
+        guarded_site(print, thread=3)
+
+
+def test_an_argument_of_twist_that_there_is_not_is_told_with_the_nearest():
+    with pytest.raises(usage.UsageError, match="--max-quue not recognized; is --max-queue meant"):
+        Options().parseOptions(["--max-quue=3"])
+
+
 def test_what_is_not_in_the_list_is_nobodys():
     with pytest.raises(TypeError, match="unexpected keyword argument 'slot'"):
         BusyGuard(app, slot=8)

@@ -16,8 +16,10 @@ def address(text: str) -> tuple[str, int]:
     ``HOST:PORT``, ``[IPV6]:PORT``, ``:PORT`` and ``PORT`` (both 127.0.0.1), and Twisted's
     ``tcp:PORT`` and ``tcp:PORT:interface=HOST``.
 
-    :raises ValueError: if it names none.
+    :raises ValueError, TypeError: if it names none.
     """
+    if not isinstance(text, str):
+        raise TypeError(f"expected HOST:PORT as a string, not {text!r}")
     if text.startswith("tcp:"):
         port, _, host = text[4:].partition(":interface=")
         host = host.replace("\\", "")

@@ -12,11 +12,13 @@ if TYPE_CHECKING:
 ELSEWHERE = {
     "threads": "slots",
     "workers": "slots",
+    "max_workers": "slots",
     "concurrency": "slots",
     "max_concurrency": "slots",
     "capacity": "slots",
     "backlog": "max_queue",
     "queue": "max_queue",
+    "queue_size": "max_queue",
     "queue_timeout": "max_wait",
     "timeout": "client_timeout",
     "policy": "ready",
@@ -27,7 +29,15 @@ ELSEWHERE = {
 def nearest(name: str, names: Iterable[str]) -> str | None:
     """Return which of these names is meant, as it is spelled there; ``None`` if none is near."""
     spelled = {known.lower(): known for known in names}
-    lower = name.lower()
-    elsewhere = spelled.get(ELSEWHERE.get(lower, ""))
-    near = difflib.get_close_matches(lower, spelled, 1)
-    return elsewhere or (spelled[near[0]] if near else None)
+    elsewhere = {name: spelled[ours] for name, ours in ELSEWHERE.items() if ours in spelled}
+    for known, cutoff in ((elsewhere, 0.85), (spelled, 0.6)):
+        if near := difflib.get_close_matches(name.lower(), known, 1, cutoff):
+            return known[near[0]]
+    return None
+
+
+def nearest_argument(argument: str, known: Iterable[str]) -> str | None:
+    """Return which of these arguments of a command is meant, as ``nearest`` does."""
+    spelled = {one.lstrip("-").replace("-", "_"): one for one in known}
+    near = nearest(argument.partition("=")[0].lstrip("-").replace("-", "_"), spelled)
+    return None if near is None else spelled[near]

@@ -25,10 +25,11 @@ def wsgi_app(name: str, app: object) -> None:
         raise TypeError(f"{name} must be a WSGI app, not {app!r}")
     if _is_async(app):
         raise TypeError(f"{name} must be a WSGI app, not {app!r}, which is an ASGI app: {WAY}")
-    if not _takes_two(app):
+    if not _takes(app, {}, None):
+        makes_it = "if it makes the app, call it, and give what it returns"
         raise TypeError(
             f"{name} must be a WSGI app, not {app!r}, which cannot be called with environ and"
-            f" start_response; if it is an ASGI app, {WAY}"
+            f" start_response; {makes_it if _takes(app) else f'if it is an ASGI app, {WAY}'}"
         )
 
 
@@ -42,7 +43,8 @@ def _is_async(app: Any) -> bool:
     )
 
 
-def _takes_two(app: Any) -> bool:
+def _takes(app: Any, *arguments: object) -> bool:
+    """Return whether it can be called so, as far as anybody can tell."""
     try:
         # Not what a decorator says of the function that it stands around: it may be called
         # otherwise than that one.
@@ -50,7 +52,7 @@ def _takes_two(app: Any) -> bool:
     except Exception:  # made in C, or a proxy of something that is not there yet
         return True
     try:
-        signature.bind({}, None)
+        signature.bind(*arguments)
     except TypeError:
         return False
     return True

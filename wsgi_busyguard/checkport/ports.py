@@ -13,6 +13,7 @@ from .._support.request_head import Head, read_head
 from .._support.wsgi_call import called, least_environ
 from ..board.watcher import Watcher
 from ..checks import LIVE, LONGEST_QUERY, Check, Checks
+from ..counters import watched
 from ..dashboard import Page
 from ..haproxy import MOST_BALANCERS, MOST_OF_ADDRESS, Agent, NewBalancers
 from ..metrics.prometheus import Collector, Exposition
@@ -170,7 +171,7 @@ class CheckApp:
     def __init__(
         self, monitor: Watched, ready: str = DAMPED, patience: float = DAMPED_PATIENCE
     ) -> None:
-        self._monitor = monitor
+        self._monitor = watched(monitor)
         self.agent: Agent | None = None
         self.address: str | None = None
         self._ready = known_policy(ready)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import textwrap
 from typing import TYPE_CHECKING
 
 from .. import __version__, demo
+from .._support.spelling import nearest_argument
 from .._support.usage_error import UsageError
 from . import agent, check, drain, haproxy, top
 from .serve import command as serve
@@ -82,7 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.set_defaults(run=module.run, command=command)
     parsed, unknown = parser.parse_known_args(arguments)
     if unknown:  # said with the command's own help, which the parser of all would not name
-        parsed.command.error(f"unrecognized arguments: {' '.join(unknown)}")
+        near = nearest_argument(unknown[0], re.findall(r"--[\w-]+", parsed.command.format_usage()))
+        meant = f" (is {near} meant?)" if near and unknown[0].startswith("--") else ""
+        parsed.command.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
     try:
         return int(parsed.run(parsed))
     except UsageError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.python import reflect, usage
 
+from .._support.spelling import nearest_argument
 from .._support.wsgi_app import wsgi_app
 from ..adapters.front.base import GRACE_SECONDS
 from ..adapters.twisted import guarded_site
@@ -67,7 +69,14 @@ class Options(usage.Options):
             reason = refusal(TWIST, option.name, option.argument)
             if reason is not None and option.argument in given:
                 raise usage.UsageError(reason)
-        super().parseOptions(options)
+        try:
+            super().parseOptions(options)
+        except usage.UsageError as error:
+            wrong = re.match(r"option (--[\w-]+) not recognized", str(error))
+            near = wrong and nearest_argument(wrong[1], (f"--{name}" for name in self))
+            if not near:
+                raise
+            raise usage.UsageError(f"{error}; is {near} meant?") from None
 
     def postOptions(self) -> None:
         """Find the app and judge the rest, while a mistake can still be shown in one line."""

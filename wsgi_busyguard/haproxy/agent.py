@@ -11,6 +11,7 @@ import math
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..counters import watched
 from ..policy import share
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ class Agent:
     """
 
     def __init__(self, monitor: Watched, clock: Callable[[], float] = time.monotonic) -> None:
-        self._monitor = monitor
+        self._monitor = watched(monitor)
         self._clock = clock
         self._balancers: dict[str, Balancer] = {}
         self._limit = Limit()

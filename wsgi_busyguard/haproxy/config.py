@@ -131,7 +131,7 @@ def _defaults() -> list[str]:
         _line("timeout check 1s", "a check takes a millisecond, or something is wrong"),
         _line("timeout queue 700ms", "set this: the latency still good, less what a request takes"),
         _line("retries 1", "never more: N retries are N + 1 times the load"),
-        _line("option redispatch 1", "and the retry goes to another server"),
+        _line("option redispatch 1", "the retry goes to another server that has room"),
         _line("retry-on 503 conn-failure", "a refusal promises that the app has not run"),
         _line("option http-buffer-request", "else only a POST that comes in one piece is retried"),
         "    # Drop the 503 there if your app sends its own after it has changed something.",

@@ -14,6 +14,7 @@ from .._support.forks import Stage, after_fork
 from .._support.locks import owned_lock, under
 from .._support.log import logger
 from .._support.periodic import Periodic
+from ..counters import watched
 from ..load import BUSY, Subscribes
 from ..policy import seconds, share
 from .agent import Limit
@@ -73,6 +74,7 @@ class Push:
         servers: dict[Where, list[str]] = {}
         for one in targets(to):
             servers.setdefault(one.where, []).append(one.server)
+        watched(monitor)
         self._monitor = monitor
         self._every = seconds("every", every)
         alone = monitor.shared is None and isinstance(monitor.adapter, Subscribes)

@@ -171,6 +171,14 @@ def test_what_cannot_be_called_as_a_wsgi_app_is_is_none(wrong):
         BusyGuard(wrong)
 
 
+def test_a_function_that_makes_the_app_is_to_be_called():
+    def create_app(config=None):
+        return app
+
+    with pytest.raises(TypeError, match="; if it makes the app, call it, and give what it returns"):
+        BusyGuard(create_app)
+
+
 def test_what_cannot_be_called_at_all_is_none():
     with pytest.raises(TypeError, match=r"^app must be a WSGI app, not 5$"):
         BusyGuard(5)

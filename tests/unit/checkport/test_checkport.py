@@ -14,7 +14,7 @@ from contextlib import suppress
 import pytest
 from support.client import Line, Stopwatch, ask, eventually, request
 
-from wsgi_busyguard import Load, Monitor, __version__
+from wsgi_busyguard import BusyGuard, Load, Monitor, __version__
 from wsgi_busyguard._support.listener import address
 from wsgi_busyguard._support.socket_calls import Plain, system_calls
 from wsgi_busyguard.board import Row
@@ -144,6 +144,18 @@ def test_an_address_is_a_host_and_a_port(text, host, port):
 def test_what_is_no_address_is_told_in_words(text):
     with pytest.raises(ValueError, match="expected HOST:PORT, with a port from 0 to 65535, not "):
         address(text)
+
+
+def test_a_number_is_no_address(monitor):
+    with pytest.raises(TypeError, match=r"^expected HOST:PORT as a string, not 8081$"):
+        CheckPort(monitor, 8081)
+
+
+@pytest.mark.parametrize("port", [CheckPort, AgentPort])
+def test_a_guard_in_place_of_its_monitor_is_told_at_once(port):
+    """Every check got a closed connection for an answer, and no line in a log said why."""
+    with pytest.raises(TypeError, match=r"^monitor must be a Monitor, .*: guard\.monitor is one$"):
+        port(BusyGuard(print), "127.0.0.1:0")
 
 
 def test_an_ipv6_address_can_be_listened_at(monitor):

@@ -101,13 +101,16 @@ def test_a_port_alone_is_one_of_this_machine(port, capsys):
     assert capsys.readouterr().out.startswith("free ")
 
 
-@pytest.mark.parametrize("option", ["--quie", "--time=2"])
-def test_an_option_has_its_whole_name(address, option, capsys):
+@pytest.mark.parametrize(
+    ("option", "meant"),
+    [("--quie", " (is --quiet meant?)"), ("--time=2", " (is --timeout meant?)"), ("--colour", "")],
+)
+def test_an_option_has_its_whole_name(address, option, meant, capsys):
     """Else a later version's option could take its meaning from a shortened one."""
     with pytest.raises(SystemExit) as left:
         main(["check", option, address])
     assert left.value.code == 2
-    wrong = f"busyguard: unrecognized arguments: {option}; see busyguard check --help\n"
+    wrong = f"busyguard: unrecognized arguments: {option}{meant}; see busyguard check --help\n"
     assert capsys.readouterr().err == wrong
 
 

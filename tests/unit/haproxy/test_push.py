@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.client import Stopwatch
 
-from wsgi_busyguard import Monitor
+from wsgi_busyguard import BusyGuard, Monitor
 from wsgi_busyguard.haproxy import MOST_BALANCERS, Push
 from wsgi_busyguard.haproxy import push as module
 from wsgi_busyguard.haproxy.runtime_api import Target, target, targets
@@ -152,6 +152,11 @@ def test_no_text_gets_a_second_command_into_the_first(text):
 
 def test_one_text_may_name_several_with_commas_between():
     assert [one.server for one in targets("unix:/a#app/a, unix:/b#app/b")] == ["app/a", "app/b"]
+
+
+def test_a_guard_is_no_monitor():
+    with pytest.raises(TypeError, match=r"^monitor must be a Monitor, .*: guard\.monitor is one$"):
+        Push(BusyGuard(print), "unix:/run/none.sock#app/web1")
 
 
 def test_more_balancers_than_share_a_server_are_a_mistake(monitor):

@@ -30,6 +30,15 @@ def test_an_unknown_name_is_refused_with_the_nearest_right_one():
         from_strings({"slot": "8"}, "the filter")
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("thread", "slots"), ("path", "ready_paths"), ("queue_siz", "max_queue")],
+)
+def test_so_is_a_name_that_is_almost_that_of_another_server(typed, meant):
+    with pytest.raises(Unknown, match=f"did you mean {meant!r}"):
+        from_strings({typed: "8"}, "the filter")
+
+
 def test_each_of_several_is_named():
     with pytest.raises(Unknown) as raised:
         from_capitals({"SLOT": 8, "MAXQUEUE": 9, "SLOTS": 8}, "BUSYGUARD")

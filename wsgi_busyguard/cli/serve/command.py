@@ -95,7 +95,10 @@ def import_app(spec: str) -> WSGIApplication:
         try:
             found = getattr(found, part)
         except AttributeError as error:
-            raise UsageError(f"{module_name} has no {name!r}") from error
+            makes_it = (
+                ": write app = create_app() in a file, and name that app" if "(" in name else ""
+            )
+            raise UsageError(f"{module_name} has no {name!r}{makes_it}") from error
     if not callable(found):
         raise UsageError(f"{spec} is no WSGI app: {found!r:.60} cannot be called")
     with usage_errors():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -23,7 +22,6 @@ def serve_waitress(app: WSGIApplication, arguments: argparse.Namespace) -> int:
         from ...adapters.waitress import guarded_server
     except ImportError as error:
         raise UsageError("waitress is missing: pip install 'wsgi-busyguard[waitress]'") from error
-    logging.basicConfig(format="%(message)s")  # waitress tells a traceback without asking for one
     with ExitStack() as stack:
         with opening(arguments.listen):
             listener = stack.enter_context(bound(arguments.listen))
