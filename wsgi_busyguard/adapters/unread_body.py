@@ -87,8 +87,9 @@ class UnreadBodyReader:
                 body.read_off(free.release)
         except Exception:
             logger.debug("could not read the body of a refused request", exc_info=True)
-        if body is None:
-            free.release()
+        finally:  # whatever is raised, a greenlet's time limit say, which is no Exception
+            if body is None:
+                free.release()
 
 
 class Body:

@@ -68,6 +68,21 @@ def test_a_time_limit_that_comes_late_leaves_the_next_refusal_its_turn(
     assert body.size == 0
 
 
+def test_what_ends_a_request_before_its_body_is_found_leaves_the_next_refusal_its_turn(
+    read_off, connection, monkeypatch
+):
+    def ended(*_):
+        raise SystemExit
+
+    monkeypatch.setattr(leftovers, "_body", ended)
+    with pytest.raises(SystemExit):
+        read_off(request(Input(10), 10))
+    monkeypatch.undo()
+    body = Input(10)
+    read_off(request(body, 10, **{"gunicorn.socket": connection[0]}))
+    assert body.size == 0
+
+
 def test_a_refusal_comes_when_the_rest_of_the_body_is_read(read_off, connection):
     body = Input(10)
     refuse = read_off.before(lambda reason: lambda *_: [reason, body.size])(Reason.QUEUE_FULL)
