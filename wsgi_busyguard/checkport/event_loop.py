@@ -28,15 +28,17 @@ import select
 import socket
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from .._support.forks import Stage, after_fork
 from .._support.socket_calls import system_calls
 from .._support.unpatched import busy_threads, original
-from .connection import Endpoint, Peer
+from .connection import Peer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from .ports import Port
 
 # The oldest makes room for one more.
 MOST_PEERS = 256
@@ -143,7 +145,6 @@ class Loop:
             self._running.release()
 
     def _turn(self) -> None:
-        """Wait until there is something to do, and do it."""
         for descriptor, _ in self._poll.poll(self._timeout()):
             port = self._ports.get(descriptor)
             if port is not None:
@@ -337,24 +338,3 @@ class Loop:
 
 def _claim(peer: Peer) -> tuple[bool, bool]:
     return peer.feed is not None, bool(peer.rest)
-
-
-class Port(Endpoint):
-    """An endpoint that can be started by itself."""
-
-    loop: Loop | None = None
-
-    def start(self: SomePort) -> SomePort:
-        """Begin to answer, on a thread of its own, and return itself."""
-        (self.loop or Loop(self)).start()
-        return self
-
-    def stop(self) -> None:
-        """Stop listening; what shares its loop stops too."""
-        if self.loop is None:
-            self.listener.close()
-        else:
-            self.loop.stop()
-
-
-SomePort = TypeVar("SomePort", bound=Port)

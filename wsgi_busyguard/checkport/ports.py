@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
+from .._support.listener import listening
+from .._support.listening_sockets import note_ours
 from .._support.request_head import Head, read_head
 from .._support.wsgi_call import called, least_environ
 from ..board.watcher import Watcher
@@ -32,9 +34,10 @@ from ..responses import (
     stream_head,
     too_many,
 )
-from .event_loop import Port
+from .event_loop import Loop
 
 if TYPE_CHECKING:
+    import _socket
     from collections.abc import Callable, Iterable
 
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -57,6 +60,56 @@ LONGEST_NAME = 64
 
 # Seconds for which the figures that were sent to one who watches are new enough for the next.
 FRESH_SECONDS = 0.5
+
+
+SomePort = TypeVar("SomePort", bound="Port")
+
+
+class Port:
+    """A place to listen at, and what is answered there; a loop attends to it.
+
+    :param listen: where, as ``HOST:PORT``; port 0 has the kernel choose.
+    :param patience: seconds in which a peer has to say what it wants.
+    :param share: whether other processes of this user may listen there too.
+    :raises OSError: if it cannot listen there.
+    :ivar address: host and port that it listens at.
+    :ivar every: called once a second with the monotonic time, whether anybody asks or not.
+    """
+
+    every: Callable[[float], None] | None = None
+    loop: Loop | None = None
+
+    def __init__(self, listen: str, patience: float, share: bool = False) -> None:
+        self.listener = listening(listen, share, self._note)
+        self.address: tuple[str, int] = self.listener.getsockname()[:2]
+        self.patience = patience
+
+    def _note(self, listener: _socket.socket) -> None:
+        self.listener = listener
+        note_ours(self)
+
+    def heard(self, peer: Peer, late: bool) -> bytes | None:
+        """Return the answer to what ``peer`` has sent so far.
+
+        ``None``: wait for more, which is no use if it is ``late`` or has ended. Nothing: close.
+        An answer may go on: see ``feed`` of the peer.
+        """
+        raise NotImplementedError
+
+    def answered(self, peer: Peer) -> None:
+        """Note that ``peer`` has been sent its answer."""
+
+    def start(self: SomePort) -> SomePort:
+        """Begin to answer, on a thread of its own, and return itself."""
+        (self.loop or Loop(self)).start()
+        return self
+
+    def stop(self) -> None:
+        """Stop listening; what shares its loop stops too."""
+        if self.loop is None:
+            self.listener.close()
+        else:
+            self.loop.stop()
 
 
 class CheckPort(Port):
@@ -121,14 +174,12 @@ class CheckPort(Port):
         return self._called(self._app, head)
 
     def _watched(self, peer: Peer, feed: Feed) -> bytes:
-        """Return the beginning of an answer that shows the figures from now on."""
         if self.loop is not None and self.loop.full:
             return self._crowded
         peer.feed = feed
         return self._stream_head + feed()
 
     def _called(self, app: Any, head: Head) -> bytes:
-        """Return what a WSGI app answers, as it goes over the wire."""
         more = {**self._here, **head.headers, "SERVER_PROTOCOL": f"HTTP/1.{head.version[1]}"}
         environ = least_environ(head.method, head.path, head.query, more)
         status, headers, body = called(app, environ)

@@ -10,7 +10,7 @@ from .usage_errors import opening
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ..checkport.event_loop import Port
+    from ..checkport.ports import Port
     from ..counters import Watched
     from ..options import GuardOptions
 
