@@ -223,7 +223,7 @@ class Shared(Protocol):
         """Return the state after ``load``, and remember it for all."""
 
     def asked(self) -> list[int]:
-        """Return how many checks were answered; see ``counts.CHECKS``."""
+        """Return how many checks were answered; see ``counters.CHECKS``."""
 
     def changes(self) -> Changes:
         """Return how often the state has changed."""

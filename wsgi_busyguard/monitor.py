@@ -244,7 +244,7 @@ class Monitor:
             return None
 
     def asked(self) -> list[int]:
-        """Return how many checks were answered, in the order of ``counts.CHECKS``.
+        """Return how many checks were answered, in the order of ``counters.CHECKS``.
 
         Where several processes share their state, by all of them, up to their last beats.
         """

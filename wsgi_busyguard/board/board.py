@@ -1,7 +1,4 @@
-"""The board: shared memory in which the processes of a host post their loads.
-
-The host's load is their sum, and whichever process is asked gives the same answer.
-"""
+"""The host: the sum of what its processes post, and the state that they share."""
 
 from __future__ import annotations
 
@@ -52,7 +49,6 @@ YOUNG_NS = int(2 * POST_SECONDS * SECOND)
 # For so long it is believed that a silent one is still there. Together with the above it is less
 # than the second within which the dead have to be out of the sum.
 BELIEVED_NS = int(0.25 * SECOND)
-
 
 # Seconds without a beat after which another process speaks for the host.
 SILENT_SECONDS = 1.0
@@ -132,10 +128,6 @@ class Board:
         self._totals = Totals(table)
 
     @property
-    def _words(self) -> memoryview:
-        return self.table.words
-
-    @property
     def shared(self) -> Board:
         """What the monitors of all processes have in common: this."""
         return self
@@ -156,7 +148,7 @@ class Board:
         if not ready:
             return UNKNOWN
         self.note_ready(now)
-        words = self._words
+        words = self.table.words
         load = summed(columns, ready, now)
         if load.service is not None:
             words[TOOK] = int(load.service * SECOND)
@@ -204,7 +196,7 @@ class Board:
         return of(self._totals.summed(COUNTS, LENGTH))
 
     def asked(self) -> list[int]:
-        """Return how many checks they have answered, in the order of ``counts.CHECKS``."""
+        """Return how many checks they have answered, in the order of ``counters.CHECKS``."""
         return self._totals.summed(ASKED, CHECKED)
 
     def changes(self) -> Changes:
@@ -262,12 +254,12 @@ class Board:
     @property
     def was_ready(self) -> bool:
         """What the damped policy answered last, in whichever process."""
-        return not self._words[UNREADY]
+        return not self.table.words[UNREADY]
 
     @was_ready.setter
     def was_ready(self, ready: bool) -> None:
         if self.was_ready is not ready:
-            self._words[UNREADY] = not ready
+            self.table.words[UNREADY] = not ready
 
     def absent(self, patience: float) -> bool:
         """Return whether no process is there to serve, and none was for ``patience`` seconds."""
@@ -275,27 +267,27 @@ class Board:
         if ready:
             self.note_ready(now)
             return False
-        last = self._words[LAST_READY]
+        last = self.table.words[LAST_READY]
         # One in the future was written before the host was booted.
         return not last or not 0 <= now - last <= patience * SECOND
 
     def note_ready(self, now: int) -> None:
         """Note that somebody is there who serves, be it one that finds no slot."""
-        self._words[LAST_READY] = now
+        self.table.words[LAST_READY] = now
 
     def expect(self) -> None:
         """Note that a process is about to be made, which will join.
 
         Until it does, those that are there may all be stopping, and yet nobody is shutting down.
         """
-        self._words[EXPECTED] = self.now()
+        self.table.words[EXPECTED] = self.now()
 
     def stopping(self) -> bool:
         """Return whether processes are there and all of them are stopping, and none is expected."""
         now, living, columns = self._look(THERE)
         if not living or not all(columns[OWNER][row] & STOPPING for row in living):
             return False
-        return not 0 <= now - self._words[EXPECTED] <= JOINING_NS
+        return not 0 <= now - self.table.words[EXPECTED] <= JOINING_NS
 
     def left(self) -> Load:
         """Return what those that are stopping have left to do together."""
@@ -360,7 +352,6 @@ class Board:
         return table
 
     def _is_there(self, row: int, owner: int, since: int, now: int) -> bool:
-        """Return whether the process of a row that is silent is there."""
         pid = owner >> FLAG_BITS
         known = self._believed.get(row)
         if known is not None and known[:2] == (pid, since) and (not known[3] or now < known[2]):

@@ -22,7 +22,6 @@ COLUMNS = MOST_BULKHEADS * BULKHEAD_WORDS
 COUNT_BITS = 21
 UNKNOWN = (1 << COUNT_BITS) - 1
 
-
 _known: list[Callable[[], Iterable[BulkheadFigures]]] = []
 
 

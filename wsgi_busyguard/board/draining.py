@@ -65,7 +65,7 @@ def start_draining(table: Table, living: Sequence[int], owners: Sequence[int]) -
 def stop_draining(table: Table) -> list[int]:
     """Have nobody drain any more; return the ids of those that did, as far as they are there.
 
-    :raises OSError: as :func:`tell`.
+    :raises OSError: as :func:`start_draining`.
     """
 
     def store() -> list[int]:

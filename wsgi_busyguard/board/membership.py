@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from ..load import Adapter
 
-
 # What no configuration is to blame for: it was well a moment ago, and will be again.
 FOR_NOW = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR))
 

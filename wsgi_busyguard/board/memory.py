@@ -250,12 +250,10 @@ def _begins_well(descriptor: int) -> bool:
 
 
 def _known(memory: Memory) -> Memory:
-    """Return the memory after it has been noted that this process has that file."""
     return _memories.setdefault(memory._file, memory)
 
 
 def _nameless() -> int:
-    """Return the descriptor of a file that has no name."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("busyguard", os.MFD_CLOEXEC)
     import tempfile  # costs more to import than all of ours

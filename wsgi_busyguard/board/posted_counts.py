@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from ..counters import LENGTH, NAMED, Counters, asked, counts_of, no_checks
+from ..counters import Counters, asked, counts_of, no_checks
 from .layout import COUNTS
 from .memory import MOST_WORD
 
@@ -16,33 +15,17 @@ if TYPE_CHECKING:
     from ..load import Adapter
     from .row import RowPlace
 
-# What an adapter that does not count itself may have counted, by the place in a list of counts.
-COUNTED = {"served": 1, "refused": 2, "dropped": NAMED - 1}
-
 
 class Tally:
-    """Sums up what an adapter counts, what is counted by hand, and the checks.
+    """Sums up what an adapter counts, and the checks.
 
     :param heard: the counts of checks; may grow.
     """
 
     def __init__(self, heard: Sequence[Mapping[str, Sequence[int]]]) -> None:
         self._heard = heard
-        self._counted: deque[tuple[int, int]] = deque()
-        self._by_hand = [0] * LENGTH
         self._last = Counters().flat()  # as last read of the adapter
         self._before: tuple[RowPlace, list[int]] | None = None  # what stood in a row at first
-
-    def count(self, what: str, n: int) -> None:
-        """Count by hand; from any thread.
-
-        :raises ValueError: for what is not counted.
-        """
-        try:
-            which = COUNTED[what]
-        except KeyError:
-            raise ValueError(f"expected one of {', '.join(COUNTED)}, not {what!r}") from None
-        self._counted.append((which, n))
 
     def store(self, place: RowPlace, adapter: Adapter) -> None:
         """Add to what the row's last owner left what was counted since it is ours."""
@@ -58,10 +41,5 @@ class Tally:
         # If the adapter raises, the next look at the load says what is wrong.
         with suppress(Exception):
             self._last = (counts_of(adapter) or Counters()).flat()
-        counts = self._last
-        while self._counted:
-            which, more = self._counted.popleft()
-            self._by_hand[which] += more
-        here = [count + more for count, more in zip(counts, self._by_hand, strict=True)]
         checks = [asked(heard) for heard in (*self._heard, no_checks())]
-        return [*here, *map(sum, zip(*checks, strict=True))]
+        return [*self._last, *map(sum, zip(*checks, strict=True))]

@@ -23,6 +23,15 @@ def began(stamp: int) -> float | None:
     return time.time() - up if up >= 0 else None
 
 
+def parent(pid: int) -> int | None:
+    """Return the process that made this one; ``None`` if it is gone, or nobody can say."""
+    try:
+        found = _seen(pid)
+    except OSError:  # no descriptor is left
+        return None
+    return None if found is None else found[2]
+
+
 def is_gone(pid: int, since: int) -> bool:
     """Return whether the process that had this id, and started then, is gone.
 
@@ -34,12 +43,12 @@ def is_gone(pid: int, since: int) -> bool:
         return False
     if found is None:  # no /proc here, or one that hides it from this user (option hidepid)
         return not _exists(pid)
-    state, started = found
+    state, started, _ = found
     return state in b"ZX" or started != since
 
 
-def _seen(pid: int) -> tuple[bytes, int] | None:
-    """Return the state and the start of a process as /proc shows them (proc(5))."""
+def _seen(pid: int) -> tuple[bytes, int, int] | None:
+    """Return the state, the start and the parent of a process as /proc shows them (proc(5))."""
     if not _PROC:
         return None
     try:
@@ -54,7 +63,7 @@ def _seen(pid: int) -> tuple[bytes, int] | None:
         os.close(descriptor)
     # The second field is the program's name in parentheses, and may contain any.
     fields = stat.rpartition(b")")[2].split()
-    return fields[0], int(fields[19])
+    return fields[0], int(fields[19]), int(fields[1])
 
 
 def _exists(pid: int) -> bool:

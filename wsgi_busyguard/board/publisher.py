@@ -97,7 +97,6 @@ class Publisher:
     _place: RowPlace | None = None
 
     def _renew(self) -> None:
-        """Begin without a slot."""
         self._lock = owned_lock()
         self._interrupted = False
         self._place, self._posted = None, False  # posted: since it has its place
@@ -113,7 +112,6 @@ class Publisher:
         self._failing: defaultdict[object, Streak] = defaultdict(Streak)  # by what is called here
 
     def _after_fork(self) -> None:
-        """Go on in a child."""
         self._renew()
 
     @property
@@ -297,7 +295,7 @@ class Publisher:
             self._call(changed)
 
     def hears(self, asked: Mapping[str, Sequence[int]]) -> None:
-        """Have these counts of checks be posted, too; see :func:`~.counts.no_checks`."""
+        """Have these counts of checks be posted, too; see :func:`~.counters.no_checks`."""
         if not any(known is asked for known in self._asked):
             self._asked.append(asked)
 
@@ -324,16 +322,6 @@ class Publisher:
             limits = packed_limits(self.limits and self.limits())
             for column, word in enumerate([*limits, *calls_now(self.board.now())], LIMITS):
                 place.put(column, word)
-
-    def count(self, what: str, n: int = 1) -> None:
-        """Count requests that were ``"served"``, ``"refused"`` or ``"dropped"``.
-
-        For an adapter that does not count by itself.
-
-        :raises ValueError: for another name.
-        """
-        self._tally.count(what, n)
-        self.post_counts()
 
     def start(self, *work: Callable[[], object]) -> None:
         """Beat every quarter of a second on a thread of its own, and do ``work`` then.

@@ -137,7 +137,7 @@ class Watcher:
         return self.board.counts()
 
     def asked(self) -> list[int]:
-        """Return how many checks were answered, here and by them; see ``counts.CHECKS``."""
+        """Return how many checks were answered, here and by them; see ``counters.CHECKS``."""
         here = asked(self._asked)
         return [mine + theirs for mine, theirs in zip(here, self.board.asked(), strict=True)]
 

@@ -28,6 +28,7 @@ from wsgi_busyguard.board.processes import is_gone
 from wsgi_busyguard.board.publisher import Publisher
 from wsgi_busyguard.board.table import FLAG_BITS, OWNER
 from wsgi_busyguard.board.watcher import Watcher
+from wsgi_busyguard.counters import Counters
 from wsgi_busyguard.load import UNKNOWN
 
 DEADLINE = 20.0
@@ -41,15 +42,26 @@ CROWD = Load(9, 4, 4, service=0.1)
 
 
 class Fixed:
-    """Reads what it is told to; an exception is raised."""
+    """Reads and counts what it is told to; an exception is raised."""
 
     def __init__(self, load=FREE):
         self.load = load
+        self.counted = Counters()
+
+    def counts(self):
+        return self.counted
 
     def read(self):
         if isinstance(self.load, BaseException):
             raise self.load
         return self.load
+
+
+def count(publisher, served):
+    """Have a publisher's adapter count so many requests more, and have that posted."""
+    counted = publisher.adapter.counted
+    publisher.adapter.counted = counted._replace(served=counted.served + served)
+    publisher.post_counts()
 
 
 @pytest.fixture
@@ -249,9 +261,8 @@ def test_those_are_awake_that_are_ready_and_beat(board, child, until):
 def test_a_row_tells_all_of_one_process(board, clock):
     publisher = Publisher(board, Fixed(Load(2, 3, 4, 0.5, 0.25)))
     publisher.join()
-    publisher.count("served", 3)
-    publisher.count("refused")
-    publisher.count("dropped", 2)
+    publisher.adapter.counted = Counters(5, 3, (0, 1, 0), 2)
+    publisher.post_counts()
     clock.now += 0.25
     [row] = board.rows()
     assert row[:2] == (os.getpid(), "starting")
@@ -260,15 +271,16 @@ def test_a_row_tells_all_of_one_process(board, clock):
     assert (row.served, row.refused, row.dropped) == (3, 1, 2)
 
 
-def test_what_is_counted_has_a_name(publisher):
-    with pytest.raises(ValueError, match="expected one of served, refused, dropped, not 'lost'"):
-        publisher.count("lost")
+def test_many_threads_post_counts_exactly(board, publisher, start, hurry):
+    served = []
+    publisher.adapter.counts = lambda: Counters(served=len(served))
 
+    def serve():
+        for _ in range(1000):
+            served.append(None)
+            publisher.post_counts()
 
-def test_many_threads_count_exactly(board, publisher, start, hurry):
-    threads = [
-        start(lambda: [publisher.count("served") for _ in range(1000)] and None) for _ in range(8)
-    ]
+    threads = [start(serve) for _ in range(8)]
     for thread in threads:
         thread.join(DEADLINE)
     assert board.rows()[0].served == 8000
@@ -436,7 +448,7 @@ def test_a_beat_that_raises_is_logged_and_not_the_last(
 
 @pytest.mark.parametrize("rubbish", ["counts", 7, {"served": 1}])
 def test_counts_that_are_none_are_not_posted(board, publisher, rubbish):
-    publisher.count("served")
+    count(publisher, 1)
     publisher.adapter.counts = lambda: rubbish
     publisher.beat()
     assert board.counts().served == 1
@@ -494,7 +506,7 @@ def test_what_has_no_slot_posts_nothing_and_fails_at_nothing(board):
     publisher.ready()
     publisher.post()
     publisher.beat()
-    publisher.count("served")
+    count(publisher, 1)
     publisher.stopping()
     publisher.leave()
     assert not publisher.joined
@@ -549,7 +561,7 @@ def test_a_full_board_says_what_to_do(clock):
 
 def test_a_slot_that_was_left_is_used_again_and_nothing_of_before_is_in_it(board, clock):
     [publisher] = posters(board, [CROWD])
-    publisher.count("served", 7)
+    count(publisher, 7)
     publisher.leave()
     assert board.rows() == []
     another = Publisher(board, Fixed(FREE))
@@ -763,7 +775,7 @@ def test_a_child_never_writes_into_its_parents_slot(board, publisher, child):
         publisher.adapter.load = CROWD
         publisher.beat()
         publisher.stopping()
-        publisher.count("served")
+        count(publisher, 1)
         publisher.leave()
 
     assert ended_well(child(work))
@@ -775,7 +787,7 @@ def test_a_child_that_joins_has_a_slot_of_its_own(board, publisher, child):
     def work():
         publisher.join()
         publisher.ready()
-        publisher.count("served", 2)
+        count(publisher, 2)
         assert [row.pid for row in board.rows()] == [os.getppid(), os.getpid()]
         assert board.read() == Load(0, 2, 8)
         publisher.leave()
@@ -1304,7 +1316,7 @@ class BoardMachine(RuleBasedStateMachine):
 
     @rule(who=who, n=st.integers(1, 5))
     def count(self, who, n):
-        self.posters[who].count("served", n)
+        count(self.posters[who], n)
         if who in self.model:
             self.model[who][2] += n
             self.served += n
@@ -1360,7 +1372,7 @@ class BoardMachine(RuleBasedStateMachine):
             return
         assert room
         publisher.ready()
-        publisher.count("served", n)
+        count(publisher, n)
         publisher.post()
         assert self.board.counts().served == before + n
 

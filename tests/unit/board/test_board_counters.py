@@ -72,17 +72,6 @@ def test_what_a_process_counted_stays_when_it_has_gone(board):
     assert (row.served, row.slot) == (2, 0)
 
 
-def test_what_is_counted_by_hand_is_added():
-    board, gate = Board(), Gate(4)
-    publisher = joined(board, gate)
-    publisher.count("dropped", 2)
-    serve(gate, 1)
-    publisher.beat()
-    publisher.count("dropped")
-    counts = board.counts()
-    assert (counts.served, counts.dropped) == (1, 3)
-
-
 def test_an_adapter_whose_counts_raise_posts_its_load(board):
     class Broken(Gate):
         def counts(self):

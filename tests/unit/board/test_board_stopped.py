@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from unit.board.test_board import CROWD, FREE, Fixed, child, posters, serve
+from unit.board.test_board import CROWD, FREE, Fixed, child, count, posters, serve
 from wsgi_busyguard import Board, Gate, Load, Monitor, State
 from wsgi_busyguard.board import BoardFull, memory
 from wsgi_busyguard.board.layout import BEAT, COUNTS
@@ -199,7 +199,7 @@ def test_the_number_of_changes_never_goes_down(board, path, stopped, where):
     assert seen == sorted(seen)
     if where == "before the lock":
         assert seen[-1] == (25, 25)
-        assert not board._words[5] & 1  # free, as it was judged last
+        assert not board.table.words[5] & 1  # free, as it was judged last
     else:
         assert seen[-1] == (1, 0)
         assert board.judge(FREE) is State.FREE
@@ -219,11 +219,11 @@ def test_seconds_of_being_busy_never_go_down_for_who_reads_them(clock):
 
 def test_a_count_never_goes_down_for_who_reads_it(board):
     [publisher] = posters(board, [FREE])
-    publisher.count("served", 7)
+    count(publisher, 7)
     assert board.counts().served == 7
     publisher._place.put(COUNTS + 1, 3)  # by a thread that has been stopped in between
     assert board.counts().served == 7
-    publisher.count("served", 1)
+    count(publisher, 1)
     assert board.counts().served == 8
     publisher.leave()
 

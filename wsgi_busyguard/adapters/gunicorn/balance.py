@@ -11,6 +11,8 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from ...board.processes import parent
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -31,12 +33,8 @@ ALONE_SECONDS = 0.25
 
 def is_sibling(pid: int) -> bool | None:
     """Return whether a process is another child of the same parent; ``None`` if nobody can say."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-    except OSError:  # no descriptor is left, or no /proc is here
-        return None
-    return pid != os.getpid() and int(fields[1]) == os.getppid()
+    made_by = parent(pid)
+    return None if made_by is None else pid != os.getpid() and made_by == os.getppid()
 
 
 class Balance:
