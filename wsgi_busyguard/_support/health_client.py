@@ -25,10 +25,10 @@ STATES = frozenset({"free", "busy", "draining", "absent", "alive", "stalled"})
 #: Where the check port is taken to be, unless the environment variable of that name says.
 CHECK_PORT, CHECK_VARIABLE = "127.0.0.1:8081", "BUSYGUARD_CHECK"
 
-TIMEOUT_SECONDS = 2.0  # seconds; HAProxy's default for a check is its inter, 2 s
+TIMEOUT_SECONDS = 2.0  # HAProxy's default for a check is its inter, 2 s
 
-# The bytes after which an answer is cut off. The figures of a thousand processes are a tenth.
-LONGEST = 4 << 20
+# An answer is cut off here. The figures of a thousand processes are a tenth.
+LONGEST_BYTES = 4 << 20
 
 
 class CheckResult(NamedTuple):
@@ -114,7 +114,7 @@ def fetched(url: SplitResult, timeout: float) -> tuple[int, str, bytes]:
         with _within(connection.sock, timeout):
             connection.request("GET", path, headers=headers)
             answer = connection.getresponse()
-            return answer.status, answer.getheader("Content-Type", ""), answer.read(LONGEST)
+            return answer.status, answer.getheader("Content-Type", ""), answer.read(LONGEST_BYTES)
     finally:
         connection.close()
 
@@ -156,7 +156,6 @@ def _is_a_guards(content_type: str, text: list[str]) -> bool:
 
 
 def _figures(body: bytes) -> CheckResult:
-    """Return what the JSON of /load says."""
     try:
         load: Any = json.loads(body)
         state, code = str(load["state"]), FREE if load["ready"] else NOT_NOW

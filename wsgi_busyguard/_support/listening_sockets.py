@@ -11,7 +11,7 @@ import socket
 import stat
 import weakref
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .unpatched import socket_at
 
@@ -20,12 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 R = TypeVar("R")
-
-
-class Listening(Protocol):
-    """A check port or an agent port, which shows nothing of whether an app is served."""
-
-    listener: _socket.socket
 
 
 # What accept() says when no descriptor is left, for this process or for the whole system.
@@ -37,10 +31,11 @@ FOLDERS = ("/proc/self/fd", "/dev/fd")
 # Where it does not, so many are tried.
 MOST_TRIED = 512
 
-_ours: weakref.WeakSet[Listening] = weakref.WeakSet()
+# Check ports and agent ports, whose ``listener`` shows nothing of whether an app is served.
+_ours: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
-def note_ours(port: Listening) -> None:
+def note_ours(port: Any) -> None:
     """Have :func:`listens` pass over the listener of this port; to be called before it listens."""
     _ours.add(port)
 
@@ -50,7 +45,7 @@ def listens() -> bool:
 
     Some 2 us for each open descriptor.
     """
-    found = [number for number in _descriptors() if look_at(number, is_listener)]
+    found = [number for number in descriptors() if look_at(number, is_listener)]
     # Looked at last: each is noted before it listens, so what was found of them is among these.
     ours = {port.listener.fileno() for port in list(_ours)} if found else ()
     return any(number not in ours for number in found)
@@ -93,7 +88,8 @@ def is_listener(sock: _socket.socket) -> bool:
     return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
-def _descriptors() -> Iterable[int]:
+def descriptors() -> Iterable[int]:
+    """Return the numbers of the descriptors of this process, where the system tells."""
     for folder in FOLDERS:
         try:
             return [int(name) for name in os.listdir(folder) if name.isdigit()]

@@ -12,6 +12,7 @@ import logging
 import sys
 import traceback
 from contextlib import suppress
+from functools import partialmethod
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -55,29 +56,12 @@ class Logger:
         """Write a record of this level."""
         unraised(self._logger.log, level, message, *arguments, stacklevel=3, **named)
 
-    def debug(self, message: str, *arguments: object, **named: Any) -> None:
-        """Write what only helps who looks for a mistake."""
-        unraised(self._logger.debug, message, *arguments, stacklevel=3, **named)
-
-    def info(self, message: str, *arguments: object, **named: Any) -> None:
-        """Write what is as it should be."""
-        unraised(self._logger.info, message, *arguments, stacklevel=3, **named)
-
-    def warning(self, message: str, *arguments: object, **named: Any) -> None:
-        """Write what somebody should see to."""
-        unraised(self._logger.warning, message, *arguments, stacklevel=3, **named)
-
-    def error(self, message: str, *arguments: object, **named: Any) -> None:
-        """Write what went wrong."""
-        unraised(self._logger.error, message, *arguments, stacklevel=3, **named)
-
-    def exception(self, message: str, *arguments: object, **named: Any) -> None:
-        """Write what went wrong, with the traceback of the exception that is being handled."""
-        unraised(self._logger.exception, message, *arguments, stacklevel=3, **named)
-
-    def critical(self, message: str, *arguments: object, **named: Any) -> None:
-        """Write what cannot be put right."""
-        unraised(self._logger.critical, message, *arguments, stacklevel=3, **named)
+    debug = partialmethod(log, logging.DEBUG)
+    info = partialmethod(log, logging.INFO)
+    warning = partialmethod(log, logging.WARNING)
+    error = partialmethod(log, logging.ERROR)
+    exception = partialmethod(log, logging.ERROR, exc_info=True)
+    critical = partialmethod(log, logging.CRITICAL)
 
 
 logger = Logger("wsgi_busyguard")

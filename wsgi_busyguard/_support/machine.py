@@ -53,9 +53,9 @@ def main_thread() -> float:
 
 
 def _cores() -> float:
-    """Return how many processors this process may use: a container's quota counts, too."""
     affinity = getattr(os, "sched_getaffinity", None)
     cores: float = len(affinity(0)) if affinity else os.cpu_count() or 1
+    # A container's quota counts, too.
     with suppress(OSError, ValueError), open("/sys/fs/cgroup/cpu.max") as file:
         quota, period = file.read().split()
         if quota != "max":

@@ -158,8 +158,6 @@ class Periodic:
 
 
 class _Run:
-    """One life of such a thread."""
-
     def __init__(self, go_on: Callable[[_Run], object], name: str) -> None:
         self.pid = os.getpid()
         self.ended = False

@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes
 
 # RFC 9112, sections 3 and 3.2: the request line and its target.
 _REQUEST_LINE = re.compile(rb"([-!#$%&'*+.^_`|~0-9a-zA-Z]+) ([!-~]+) HTTP/1\.([01])")
-_NAME = re.compile(rb"[-!#$%&'*+.^_`|~0-9a-zA-Z]+")
+_NAME = re.compile(rb"[-!#$%&'*+.^_`|~0-9a-zA-Z]+")  # a method's, too
 _ORIGIN = re.compile(
     rb"(?i:https?)://(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]*)?(?=[/?]|\Z)"
 )
@@ -39,9 +39,6 @@ _EMPTY_LINE = re.compile(rb"\n\r?\n")
 
 # Servers take 100 (gunicorn) to 500 (Twisted). Each costs 1 us, which a peer should not choose.
 MOST_HEADERS = 256
-
-# What a method is made of (RFC 9110, section 5.6.2).
-_TOKEN = re.compile(rb"[-!#$%&'*+.^_`|~0-9a-zA-Z]")
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9-]+")
 
@@ -140,7 +137,7 @@ def unfinished(data: bytes) -> bool:
         return True
     line, crlf, _ = data.partition(b"\r\n")
     is_line = line.count(b" ") >= 2 or not crlf
-    if _TOKEN.match(data) is None or not is_line or data.count(b"\n") != data.count(b"\r\n"):
+    if _NAME.match(data) is None or not is_line or data.count(b"\n") != data.count(b"\r\n"):
         raise ValueError(f"expected the beginning of a request, not {_shown(data)}")
     return True
 

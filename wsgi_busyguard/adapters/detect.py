@@ -15,11 +15,12 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .._support.frames import callers
 from .._support.log import logger
+from .._support.unpatched import is_patched
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from types import FrameType
+    from collections.abc import Callable, Mapping
 
     from ..load import Adapter
 
@@ -121,18 +122,11 @@ def _reads(module: str, name: str, *args: Any) -> Callable[[], Adapter]:
     return make
 
 
-def _frames() -> Iterator[FrameType]:
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        yield frame
-        frame = frame.f_back
-
-
 def behind_a_guard() -> bool:
     """Return whether the guard that asks, in a call, is called by another guard."""
     calls = [
         frame
-        for frame in _frames()
+        for frame in callers()
         if frame.f_code.co_name == "__call__"
         and frame.f_globals.get("__name__") == "wsgi_busyguard.middleware"
     ]
@@ -147,7 +141,7 @@ def in_a_test() -> bool:
 
 def calling(module: str, *functions: str) -> Any:
     """Return the ``self`` of the nearest of these methods that is under way, of this module."""
-    for frame in _frames():
+    for frame in callers():
         if frame.f_code.co_name in functions:
             where = frame.f_globals.get("__name__", "")
             if where == module or where.startswith(module + "."):
@@ -255,8 +249,7 @@ def _pywsgi(environ: Environ) -> Server | None:
     server: Any = getattr(calling("gevent.pywsgi", "run_application", "handle"), "server", None)
     if not is_a(server, "gevent.pywsgi", "WSGIServer"):
         return None
-    patched = getattr(sys.modules.get("gevent.monkey"), "is_module_patched", None)
-    blocks = "" if patched is not None and patched("threading") else UNPATCHED
+    blocks = "" if is_patched("threading") else UNPATCHED
     size = getattr(server.pool, "size", None)
     if size is None:
         why = ONE_EACH.format("greenlet")
@@ -267,7 +260,7 @@ def _pywsgi(environ: Environ) -> Server | None:
 
 
 def _bjoern(environ: Environ) -> Server | None:
-    for frame in _frames():
+    for frame in callers():
         if frame.f_code.co_name == "server_run" and frame.f_globals.get("__name__") == "bjoern":
             # It goes from body to body as each client takes them, so any number may be under way.
             blocks = IN_THE_LOOP.format("bjoern")
@@ -293,7 +286,7 @@ def _granian(environ: Environ) -> Server | None:
 
 def _executor(environ: Environ) -> Server | None:
     """Look for a stock ThreadPoolExecutor: ASGI bridges have one, and servers made at home."""
-    for frame in _frames():
+    for frame in callers():
         if frame.f_code.co_name == "_worker":
             executor = frame.f_locals.get("executor_reference", lambda: None)()
             if is_a(executor, "concurrent.futures.thread", "ThreadPoolExecutor"):
@@ -327,7 +320,7 @@ def _socketserver(environ: Environ) -> Server | None:
 
 def _importing_gunicorn() -> Server | None:
     """Look for a worker that loads the app, or with --preload the arbiter."""
-    for frame in _frames():
+    for frame in callers():
         if frame.f_globals.get("__name__", "").split(".")[0] == "gunicorn":
             cfg = getattr(frame.f_locals.get("self"), "cfg", None)
             if is_a(cfg, "gunicorn.config", "Config"):

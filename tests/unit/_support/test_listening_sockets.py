@@ -20,14 +20,14 @@ from wsgi_busyguard._support.listening_sockets import listens
 from wsgi_busyguard.board.watcher import Watcher
 from wsgi_busyguard.checkport import CheckPort
 
-look = listening_sockets._descriptors
+look = listening_sockets.descriptors
 ports = []
 
 def beside_another_thread():
     ports.append(CheckPort(Watcher(Board()), "127.0.0.1:0"))
     return look()
 
-listening_sockets._descriptors = beside_another_thread
+listening_sockets.descriptors = beside_another_thread
 print(listens())
 listener = socket.create_server(("127.0.0.1", 0))
 print(listens())

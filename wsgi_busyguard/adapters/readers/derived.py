@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ...counters import Counts
-from ...load import Subscribes
+from ...load import Progresses, Subscribes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class DerivedAdapter:
-    """Reads by a function; counts, and tells of changes, as another adapter does.
+    """Reads by a function; counts, and tells of changes and progress, as another adapter does.
 
     :param read: returns the load.
     :param adapter: the other one, by whose name this goes.
@@ -36,6 +36,8 @@ class DerivedAdapter:
             self.counts = counts
         if isinstance(adapter, Subscribes):
             self.subscribe = adapter.subscribe
+        if isinstance(adapter, Progresses):
+            self.progress = adapter.progress
 
     def __repr__(self) -> str:
         return repr(self._adapter)

@@ -10,14 +10,15 @@ import importlib
 import re
 from typing import TYPE_CHECKING, Any
 
-from ..._support.listening_sockets import look_at
+from ..._support.listening_sockets import descriptors, look_at
 from ...load import Load
-from .prefork import Listeners, Share, descriptors, name_of, others
+from .prefork import Listeners, name_of, others, share_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ...board.board import Board
+    from .derived import DerivedAdapter
 
 # What mod_wsgi has written into the environ since 4.0: whole microseconds. Since 6.0 it is a float
 # of seconds, 0.0 in embedded mode.
@@ -83,9 +84,9 @@ class ModWsgiAdapter:
             active = self._capacity  # whoever finds a thread free does not wait
         return Load(queued, active, self._capacity)
 
-    def share(self, board: Board) -> Share:
+    def share(self, board: Board) -> DerivedAdapter:
         """Return what reads this process's part of it, for a board on which the group posts."""
-        return Share(board, ProcessAdapter())
+        return share_of(ProcessAdapter(), board)
 
     def __repr__(self) -> str:
         if self._listeners is None:

@@ -6,22 +6,19 @@ The queue is one for all, in the kernel; who is being served is known in each pr
 from __future__ import annotations
 
 import os
-import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ..._support.frames import callers
 from ..._support.listening_sockets import is_listener, look_at
-from ...counters import counts_of
-from ...load import Progresses
 from ..acceptqueue import waiting
+from .derived import DerivedAdapter
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Iterable
-    from types import FrameType
 
     from ...board.board import Board
-    from ...counters import Counters
     from ...load import Adapter, Load
 
 # The middleware's function that answers checks.
@@ -61,22 +58,12 @@ def name_of(sock: socket.socket) -> Any:
     return sock.getsockname() if is_listener(sock) else None
 
 
-def descriptors() -> list[int]:
-    """Return the descriptors of this process; none where the system does not tell."""
-    try:
-        return sorted(map(int, os.listdir("/proc/self/fd")))
-    except OSError:
-        return []
-
-
 def asking() -> bool:
     """Return whether this very thread answers a check, which is a request like any other here."""
-    frame: FrameType | None = sys._getframe()
-    while frame is not None:
-        if (frame.f_globals.get("__name__"), frame.f_code.co_name) == CHECK_FUNCTION:
-            return True
-        frame = frame.f_back
-    return False
+    return any(
+        (frame.f_globals.get("__name__"), frame.f_code.co_name) == CHECK_FUNCTION
+        for frame in callers()
+    )
 
 
 def others(active: int) -> int:
@@ -89,28 +76,15 @@ def posts_the_queue(board: Board) -> bool:
     return board.leader() in (None, os.getpid())
 
 
-class Share:
-    """One process's part of what all of them post on a board: the queue is posted once.
+def share_of(adapter: Adapter, board: Board) -> DerivedAdapter:
+    """Return one process's part of what all of them post on a board: the queue is posted once.
 
-    :param board: where they post; one board for one server.
     :param adapter: reads what is served in this process, and the queue of all.
-
+    :param board: where they post; one board for one server.
     """
 
-    def __init__(self, board: Board, adapter: Adapter) -> None:
-        self._board = board
-        self._adapter = adapter
-        if isinstance(adapter, Progresses):
-            self.progress = adapter.progress
+    def read() -> Load | None:
+        load = adapter.read()
+        return load if load is None or posts_the_queue(board) else load._replace(queued=0)
 
-    def read(self) -> Load | None:
-        """Return the figures of this instant."""
-        load = self._adapter.read()
-        return load if load is None or posts_the_queue(self._board) else load._replace(queued=0)
-
-    def counts(self) -> Counters | None:
-        """Return what is counted in this process."""
-        return counts_of(self._adapter)
-
-    def __repr__(self) -> str:
-        return f"<Share of {self._adapter!r}>"
+    return DerivedAdapter(read, adapter)

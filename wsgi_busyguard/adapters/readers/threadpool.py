@@ -1,6 +1,6 @@
 """Reads a stock ThreadPoolExecutor, as ASGI bridges and home-made servers run WSGI apps in.
 
-For one that is counted exactly and bounded see :mod:`wsgi_busyguard.adapters.executor.executor`.
+For one that is counted exactly and bounded see :mod:`wsgi_busyguard.adapters.executor`.
 """
 
 from __future__ import annotations

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from ...load import Load
 from ...policy import whole
 from .in_flight import calls_in_flight, count_calls
-from .prefork import Listeners, Share, others
+from .prefork import Listeners, others, share_of
 
 if TYPE_CHECKING:
     from ...board.board import Board
+    from .derived import DerivedAdapter
 
 
 class WorkerAdapter:
@@ -66,9 +67,9 @@ class UwsgiAdapter(WorkerAdapter):
             capacity = self._uwsgi.numproc * threads()
         self._capacity = int(whole("capacity", capacity, least=1))
 
-    def share(self, board: Board) -> Share:
+    def share(self, board: Board) -> DerivedAdapter:
         """Return what reads this worker's part of it, for a board on which every worker posts."""
-        return Share(board, WorkerAdapter())
+        return share_of(WorkerAdapter(), board)
 
     def _active(self, queued: int) -> int:
         if threads() == 1:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 
 from wsgi_busyguard import Board, Load
-from wsgi_busyguard.adapters.readers.prefork import Share
+from wsgi_busyguard.adapters.readers.prefork import share_of
 
 
 class Led:
@@ -17,7 +17,7 @@ class Led:
 
 
 def read(adapter, leader):
-    return Share(Led(leader), adapter).read()
+    return share_of(adapter, Led(leader)).read()
 
 
 def test_the_leader_posts_the_queue(adapter):
@@ -34,4 +34,4 @@ def test_what_nobody_knows_is_shared_as_that(adapter):
 
 def test_alone_on_a_real_board_it_speaks(adapter):
     adapter.load = Load(7, 2, 4)
-    assert Share(Board(), adapter).read() == Load(7, 2, 4)
+    assert share_of(adapter, Board()).read() == Load(7, 2, 4)

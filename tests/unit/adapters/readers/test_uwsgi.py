@@ -269,5 +269,5 @@ def test_it_is_not_imported_over_what_somebody_has_set(uwsgi, monkeypatch, tmp_p
 def test_what_it_is_is_said(uwsgi, listener):
     name = f"<Listeners at [{listener.getsockname()}]>"
     assert repr(UwsgiAdapter()) == f"<UwsgiAdapter of 2 at {name}>"
-    assert repr(UwsgiAdapter().share(Board())) == f"<Share of <WorkerAdapter at {name}>>"
+    assert repr(UwsgiAdapter().share(Board())) == f"<WorkerAdapter at {name}>"
     assert isinstance(guarded_app(print), BusyGuard)
