@@ -1,8 +1,4 @@
-"""mod_wsgi: reads the queue of a daemon process group, and how long a request has been in it.
-
-The module ``mod_wsgi`` is what it should be inside Apache only, so nothing here imports it before
-it is needed.
-"""
+"""mod_wsgi: a guard in each process of a daemon process group, and the adapter."""
 
 from __future__ import annotations
 

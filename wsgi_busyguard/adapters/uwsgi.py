@@ -1,7 +1,4 @@
-"""uWSGI: reads the accept queue of its listeners and what its workers do.
-
-The module ``uwsgi`` exists inside uWSGI only, so nothing here imports it before it is needed.
-"""
+"""uWSGI: a guard in each worker, and the adapter."""
 
 from __future__ import annotations
 

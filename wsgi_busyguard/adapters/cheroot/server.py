@@ -163,8 +163,7 @@ def guarded_server(
     :param threads: how many requests may be in the app at once.
     :param grace: seconds that running requests get to finish when the process is told to stop.
     :param options: those of the guard, see :class:`~wsgi_busyguard.options.GuardOptions`; all
-        others are cheroot's: ``server_name``,
-        ``request_queue_size`` (1024 here), ``timeout`` and so on.
+        others are cheroot's: ``server_name``, ``request_queue_size`` (1024 here) and so on.
     :raises ValueError, TypeError: for arguments that are not valid.
 
     The server's ``guard`` has ``monitor``, ``gate`` and ``drain(grace)``. ``start()`` returns when

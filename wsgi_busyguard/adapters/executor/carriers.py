@@ -254,7 +254,6 @@ class Carriers:
         return self._ready.popleft()
 
     def _run(self, job: Job | None) -> None:
-        """Run a job that has a slot, leave the slot, and give the future its result."""
         if job is None:
             return
         slot, job.outcome = job.outcome, None  # for a future may be kept, but no slot by it

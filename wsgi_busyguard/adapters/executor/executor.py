@@ -1,7 +1,7 @@
-"""A thread pool that is counted exactly, and whose queue is bounded in length and in age.
+"""The standard library's thread pool behind a gate.
 
 ``concurrent.futures`` knows neither how long its queue is nor how many threads are idle, and its
-queue has no end. Here a gate stands in front of the pool. Nothing here knows a server.
+queue has no end. Nothing here knows a server.
 """
 
 from __future__ import annotations
@@ -17,10 +17,7 @@ from ...gate import Gate, Slot
 from ...monitor import Monitor
 from ...options import is_disabled
 from ...policy import flag, whole
-from .carriers import AbandonedJob as AbandonedJob
 from .carriers import Carriers, Job
-from .carriers import QueueFull as QueueFull
-from .carriers import QueueTimeout as QueueTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -38,6 +38,5 @@ called in a thread of the server. ``drain()`` may be called in a signal handler:
 (:class:`~.threaded.ThreadedFront`).
 
 :mod:`.sockets`, :mod:`.waiting_sockets`, :mod:`.descriptors`, :mod:`.progress` and
-:mod:`.accept_backlog`
-know bytes and sockets, and no front.
+:mod:`.accept_backlog` know bytes and sockets, and no front.
 """

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from ...options import GuardOptions
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 # Seconds that stuck requests get when the process is told to stop: what Kubernetes gives a pod.
 GRACE_SECONDS = 30.0
@@ -103,7 +104,7 @@ class Front:
         if options.show_stacks:
             self.monitor.stacks = Stacks()
         self._push = Push(self.monitor, options.push) if options.push else None
-        self._reported = Reporter(self.monitor).around if options.expose_load else _as_it_is
+        self._reported = Reporter(self.monitor).around if options.expose_load else as_it_is
 
     @property
     def limits(self) -> GuardLimits:
@@ -343,8 +344,9 @@ class Visit:
         self._ticket.wake = nothing
 
 
-def _as_it_is(app: WSGIApplication) -> WSGIApplication:
-    return app
+def as_it_is(thing: T) -> T:
+    """Return what is given."""
+    return thing
 
 
 def nothing(*_: object, **__: object) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gevent import sleep
 from gunicorn.workers.ggevent import GeventWorker
 
-from ...gate import Gate, Refused
+from ...gate import Gate
 from ...gate.gated_app import holding
 from ...policy import Reason, loose_limits
 from ...responses import Responses
@@ -112,13 +112,9 @@ class GuardedGevent(GuardedWorker, GeventWorker):
             self._posting(app), self._gate, self.monitor, refused, timeout, self.read_client
         )
         if self.options.slots is None:
-            app = self.at_pick_up(app, self._hub_load.read, self._count_refused)
+            count = partial(self._gate.lose, Reason.QUEUE_AGE)
+            app = self.at_pick_up(app, self._hub_load.read, count)
         return super().guarded(app)
-
-    def _count_refused(self) -> None:
-        with suppress(Refused):
-            self._gate.lose(Reason.QUEUE_AGE)
-            raise Refused(Reason.QUEUE_AGE)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
         """Serve a request, and post when it is over. Others have their turn before the next one.

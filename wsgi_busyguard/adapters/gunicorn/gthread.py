@@ -2,7 +2,7 @@
 
 What is queued in gunicorn's gthread worker is a connection, in the private queue of one worker's
 executor. Here the executor counts and is bounded, and every connection is looked at on its way in.
-Names of gunicorn's used here beside the stable ones: see :data:`KNOWN`.
+Names of gunicorn's used here beside the stable ones: see :data:`~.known_names.KNOWN_PARAMETERS`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..._support.listening_sockets import NO_DESCRIPTOR
 from ..._support.log import unraised
 from ...gate.gated_app import holding
 from ...policy import Reason, limits
-from ..executor.executor import QueueFull, QueueTimeout
+from ..executor.carriers import QueueFull, QueueTimeout
 from ..front.base import nothing
 from ..front.descriptors import PAUSE_SECONDS, SPARE_CONNECTIONS, most_connections
 from ..front.last_connections import LINGER_SECONDS, pending
@@ -153,7 +153,6 @@ class GuardedThreads(GuardedWorker, ThreadWorker):
             self.standing.moved()
 
     def _accept_one(self, *arguments: Any) -> None:
-        """Accept one that is neither left to others nor refused at once."""
         listener = arguments[-1]
         if self._safely(self._left_to_others, listener):
             return
@@ -169,7 +168,6 @@ class GuardedThreads(GuardedWorker, ThreadWorker):
             time.sleep(PAUSE_SECONDS)  # the app has them, perhaps; it is asked for again at once
 
     def _refusing(self, listener: Any) -> Any:
-        """Return what accepts by a listener, and refuses in an overload."""
         if listener not in self._refusers:
             self._refusers[listener] = self._replies.refusing(listener, self._pool.gate)
         return self._refusers[listener]

@@ -18,7 +18,7 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HEADERS, RST_STREAM, SETTINGS, GOAWAY = 1, 3, 4, 7
 END_STREAM, END_HEADERS, PADDED, PRIORITY = 0x1, 0x4, 0x8, 0x20
 
-_FRAME_HEAD_BYTES = 9  # bytes
+_FRAME_HEAD_BYTES = 9
 
 
 class RequestFrame(NamedTuple):

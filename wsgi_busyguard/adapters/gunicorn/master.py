@@ -55,7 +55,14 @@ class Host:
         self._stopping = False
         self._logged_limits: GuardLimits | None = None
         self._loop: Loop | None = None
-        self.watcher: Watcher | None = None  # what the ports speak for
+        #: What the ports speak for.
+        self.watcher = _Watcher(
+            self.board,
+            serves=self._worker_serves,
+            queued=self._in_the_kernel,
+            draining=self._draining,
+            stall_after=options.stall_after,
+        )
 
     def listen(self) -> None:
         """Bind the ports that are asked for and begin to answer.
@@ -63,15 +70,7 @@ class Host:
         :raises OSError: if it cannot listen there.
         :raises RuntimeError: if there is no thread to be had for it.
         """
-        options = self.options
-        watcher = _Watcher(
-            self.board,
-            serves=self._serves,
-            queued=self._in_the_kernel,
-            draining=self._draining,
-            stall_after=options.stall_after,
-        )
-        self.watcher = watcher
+        options, watcher = self.options, self.watcher
         ports: dict[str, CheckPort | AgentPort] = {}
         try:
             if options.check is not None:
@@ -94,7 +93,7 @@ class Host:
     def _in_the_kernel(self) -> int | None:
         return in_the_kernel(getattr(self.arbiter, "LISTENERS", ()))
 
-    def _serves(self) -> bool:
+    def _worker_serves(self) -> bool:
         """Return whether any worker serves, as far as gunicorn itself knows."""
         workers = list(getattr(self.arbiter, "WORKERS", {}).values())
         return any(getattr(worker, "has_served", False) for worker in workers)
@@ -198,13 +197,12 @@ def the_host(cfg: Any, log: Any) -> tuple[Host, GuardOptions]:
     """Return the host, told of this configuration's life, and the options of a worker made now."""
     host = open_host(log)
     _listen_in(cfg, host)
-    if host.watcher is not None and cfg.default_proc_name != "gunicorn":
+    if cfg.default_proc_name != "gunicorn":
         host.watcher.app = cfg.default_proc_name  # which is the app, as the command named it
     try:
         host.options = read_options(os.environ)
         host.mistake = ""
-        if host.watcher is not None:
-            host.watcher.stacks = host.stacks if host.options.show_stacks else None
+        host.watcher.stacks = host.stacks if host.options.show_stacks else None
     except ValueError as error:  # at a reload; at the start it would have ended
         if host.mistake != str(error):  # said once, not for each worker
             host.mistake = str(error)

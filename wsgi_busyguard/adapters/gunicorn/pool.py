@@ -12,8 +12,8 @@ from ...deadlines.deadline import call_until, timed
 from ...deadlines.environ import stamp
 from ...options import is_disabled
 from ...policy import CLIENT_TIMEOUT, Reason, limits, loose_limits, own_max_wait
-from ..executor.carriers import Job
-from ..executor.executor import AbandonedJob, CountingExecutor
+from ..executor.carriers import AbandonedJob, Job
+from ..executor.executor import CountingExecutor
 from ..front.descriptors import SPARE_CONNECTIONS, default_max_queue
 from ..front.progress import STALL_SECONDS, Answers, Upload, cut_off
 from ..front.sockets import disconnected, has_left, peek
@@ -95,14 +95,16 @@ class ConnectionPool(CountingExecutor):
         job.add_done_callback(self._forget)
         return job
 
-    def drop_the_gone(self) -> int:
-        """Take out those who wait and have left; return how many."""
+    def drop_the_gone(self) -> None:
+        """Take out those who wait and have left."""
         if self._disabled:
-            return 0
+            return
         connections = self._connections.copy()
         left = disconnected(conn.sock for conn in connections.values())
         # Not who has a slot: it may have closed its half only, and waited for nobody.
-        return sum(job.withdraw() for job, conn in connections.items() if conn.sock in left)
+        for job, conn in connections.items():
+            if conn.sock in left:
+                job.withdraw()
 
     def cut_the_stalled(self) -> None:
         """Cut those off who keep a thread waiting and do not get on."""

@@ -21,7 +21,6 @@ from ..._support.log import Streak, unraised
 from ..._support.unpatched import begin
 from ..._support.wsgi_app import wsgi_app
 from ...board.publisher import Publisher
-from ...counters import counts_of
 from ...deadlines.client_timeout import client_reader
 from ...gate import Gate
 from ...gate.limits_in_force import gate_in_force, in_force, pick_up_in_force
@@ -34,6 +33,7 @@ from ...responses import Responses
 from ..acceptqueue import in_the_kernel
 from ..front.accept_backlog import StandingQueue
 from ..front.progress import Clients
+from ..readers.derived import DerivedAdapter
 from ..unread_body import UnreadBodyReader
 from .master import Host, judge_options, the_host
 from .options import OPTIONS, loaded
@@ -105,33 +105,23 @@ class HostLoad:
         return f"<HostLoad: {self.shared!r} and the accept queue>"
 
 
-class OwnLoad:
-    """The load of one worker; with reuse_port its sockets are its own, and what waits there.
+def own_load(adapter: Adapter, worker: Any) -> DerivedAdapter:
+    """Return what reads one worker; with reuse_port its sockets are its own, and what waits there.
 
     What waits in the kernel has no age by itself. A worker knows for how long it has taken nobody
     in; on the board, the one for which that is shortest counts.
     """
 
-    def __init__(self, adapter: Adapter, worker: Any) -> None:
-        self._adapter = adapter
-        self._worker = worker
-        self._standing: StandingQueue = worker.standing
-
-    def read(self) -> Load | None:
-        """Return this worker's figures."""
-        load = self._adapter.read()
+    def read() -> Load | None:
+        load = adapter.read()
         if load is None:
             return None
-        if self._worker.cfg.reuse_port:
-            load = load._replace(queued=load.queued + (in_the_kernel(self._worker.sockets) or 0))
-        return self._standing.late(load)
+        if worker.cfg.reuse_port:
+            load = load._replace(queued=load.queued + (in_the_kernel(worker.sockets) or 0))
+        standing: StandingQueue = worker.standing
+        return standing.late(load)
 
-    def counts(self) -> Counters | None:
-        """Return what this worker has counted."""
-        return counts_of(self._adapter)
-
-    def __repr__(self) -> str:
-        return f"<OwnLoad: {self._adapter!r}>"
+    return DerivedAdapter(read, adapter)
 
 
 # Seconds between two signs of life to the master, which waits for one for --timeout: at least 1 s.
@@ -270,7 +260,7 @@ class GuardedWorker:
 
     def _take_a_place(self) -> None:
         self.standing = StandingQueue(lambda: self.sockets)
-        publisher = Publisher(self.host.board, OwnLoad(self.queue(), self), loop=self.loop)
+        publisher = Publisher(self.host.board, own_load(self.queue(), self), loop=self.loop)
         self.load = HostLoad(publisher, self)
         self.monitor = Monitor(self.load, deliver=_aside)
         self.monitor.limits = publisher.limits = lambda: self.limits
@@ -312,7 +302,6 @@ class GuardedWorker:
         return app if pick_up.is_off else pick_up.around(app)
 
     def _is_idle(self) -> bool:
-        """Return whether nobody needs to wait anywhere: not here, and not in the kernel."""
         load = self.monitor.load
         return load.queued == 0 and load.active <= max(1, (load.capacity or 0) / 2)
 

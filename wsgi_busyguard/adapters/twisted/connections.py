@@ -97,40 +97,40 @@ class Connections:
 
     def begun(self, connection: Any) -> None:
         """Note that a request has begun to come."""
-        carrier = self._known.get(connection.transport)
-        if carrier is not None:
-            carrier.connection = weakref.ref(connection)
-            carrier.asking += 1
+        record = self._record(connection)
+        record.connection = weakref.ref(connection)
+        record.asking += 1
 
     def headed(self, connection: Any) -> None:
         """Note that the head of a request has come."""
-        carrier = self._known.get(connection.transport)
-        if carrier is not None:
-            carrier.uploading = True
+        self._record(connection).uploading = True
 
     def given_up(self, connection: Any) -> None:
         """Note that the rest of a request will not come."""
-        carrier = self._known.get(connection.transport)
-        if carrier is not None:
-            carrier.asking -= 1
-            carrier.uploading = False
+        record = self._record(connection)
+        record.asking -= 1
+        record.uploading = False
+
+    def _record(self, connection: Any) -> ConnectionRecord:
+        # Of one that is on its way out nothing is kept.
+        return self._known.get(connection.transport) or ConnectionRecord()
 
     def asked(self, connection: Any) -> None:
         """Note that a request has come whole."""
-        carrier = self._known.pop(connection.transport, None)
-        if carrier is not None:
-            carrier.asking -= 1
-            carrier.uploading, carrier.used = False, True
-            self._known[connection.transport] = carrier  # the last, from now on
+        record = self._known.pop(connection.transport, None)
+        if record is not None:
+            record.asking -= 1
+            record.uploading, record.used = False, True
+            self._known[connection.transport] = record  # the last, from now on
 
     def may_ask(self, transport: Any) -> bool:
         """Return whether a request is still to come by a transport, as far as is known."""
-        carrier = self._known.get(transport)
-        return carrier is None or not carrier.used or carrier.asking > 0
+        record = self._known.get(transport)
+        return record is None or not record.used or record.asking > 0
 
     def used(self) -> list[Any]:
         """Return the connections by which requests have come, and that are open."""
-        connections = [carrier.connection() for carrier in self._known.values() if carrier.used]
+        connections = [record.connection() for record in self._known.values() if record.used]
         return [one for one in connections if one is not None and is_open(one)]
 
     def look(self) -> None:
@@ -155,13 +155,13 @@ class Connections:
         silent: list[Any] = []
         idle: list[Any] = []
         half: list[Any] = []
-        for transport, carrier in self._known.items():
-            connection = carrier.connection()
+        for transport, record in self._known.items():
+            connection = record.connection()
             under_way = 0 if connection is None else _under_way(connection)
-            if under_way > carrier.asking or not _is_open(transport):
+            if under_way > record.asking or not _is_open(transport):
                 continue
-            if carrier.used or carrier.uploading:
-                (half if carrier.asking else idle).append(transport)
+            if record.used or record.uploading:
+                (half if record.asking else idle).append(transport)
             else:
                 silent.append(transport)
         return eviction_order(silent, idle, half)

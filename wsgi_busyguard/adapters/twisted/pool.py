@@ -110,8 +110,6 @@ class BusyThreadPool(ThreadPool):
 
 
 class _JobCounters:
-    """Jobs that a pool has been given and not finished, and how long they take."""
-
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._outstanding = 0

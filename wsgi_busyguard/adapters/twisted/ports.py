@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.tcp import Port
 
 from ..front.accept_backlog import StandingQueue
+from ..front.base import as_it_is
 from ..front.descriptors import PAUSE_SECONDS, exhausted
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Ports:
         self._sockets: tuple[socket.socket, ...] = ()
         self._paused: list[Any] = []
         #: Returns what accepts in place of a listening socket.
-        self.refusing: Callable[[Any], Any] = _as_it_is
+        self.refusing: Callable[[Any], Any] = as_it_is
         #: Who stands in front of them.
         self.standing = StandingQueue(lambda: self._sockets)
 
@@ -87,7 +88,3 @@ class Ports:
 def listens(port: Any) -> bool:
     """Return whether a port has a listening socket, and keeps it."""
     return bool(port.connected and not port.disconnecting)
-
-
-def _as_it_is(sock: Any) -> Any:
-    return sock

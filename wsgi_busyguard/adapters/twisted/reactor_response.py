@@ -34,7 +34,6 @@ def send(request: Request, app: WSGIApplication, last: bool = False) -> None:
 
 
 def _environ(request: Request) -> WSGIEnvironment:
-    """Return as much of an environ as an answer may look at."""
     path, _, query = request.uri.decode("latin-1").partition("?")
     more = {
         "SERVER_PROTOCOL": request.clientproto.decode("latin-1"),

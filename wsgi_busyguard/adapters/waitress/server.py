@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-
 # waitress's own default is 100, which 100 idle browsers reach.
 CONNECTION_LIMIT = 1000
 
@@ -58,8 +57,7 @@ def guarded_server(
     :param threads: how many requests may be in the app at once.
     :param grace: seconds that running requests get to finish when the process is told to stop.
     :param options: those of the guard, see :class:`~wsgi_busyguard.options.GuardOptions`; all
-        others are waitress's: ``listen``, ``sockets``,
-        ``unix_socket``, ``connection_limit`` and so on.
+        others are waitress's: ``listen``, ``sockets``, ``connection_limit`` and so on.
     :raises ValueError, TypeError: for arguments that are not valid.
 
     The server's ``guard`` has ``monitor``, ``gate`` and ``drain(grace)``. Its ``run()`` returns

@@ -15,7 +15,7 @@ from support.client import eventually
 
 from wsgi_busyguard import Gate
 from wsgi_busyguard.adapters.executor import CountingExecutor, QueueFull, QueueTimeout, executor
-from wsgi_busyguard.adapters.executor.executor import AbandonedJob
+from wsgi_busyguard.adapters.executor.carriers import AbandonedJob
 
 WORKERS = 3
 ENDS = ("returns", "raises", "for nobody", "callback raises")
