@@ -174,9 +174,9 @@ class Discipline:
 
     Its owner says what happens, under a lock of its own: :meth:`crowded` when one more waits, with
     how many there are and for how long the first has waited *here*; :meth:`spare` when a slot is
-    left over and nobody waits; :meth:`arrived` for each that comes and does not get a slot at
-    once; :meth:`left` for each that goes from the queue to a slot; :meth:`refused` for each that
-    is refused because of ``in_force`` (not because of what it brought: a drain, a wait elsewhere).
+    left over and nobody waits; :meth:`arrived` for each that comes and gets no slot at once;
+    :meth:`left` for each that goes from the queue to a slot; :meth:`refused` for each that gives up
+    there, or is refused because of ``in_force`` (not of what it brought: a drain, an old header).
     """
 
     def __init__(
@@ -191,6 +191,8 @@ class Discipline:
         self._client_timeout = client_timeout or CLIENT_TIMEOUT
         self._since: float | None = None  # when the first came who waited, since a place to spare
         self._refused_at: float | None = None  # the last, since then or while it is tight
+        self._spared = False  # since then, but for those who had just been refused
+        self._least = 0  # how many may wait in waves
         self._counted_from = 0.0
         self._arrivals = self._departures = self._spares = 0
         self._rho = 1.0
@@ -234,7 +236,7 @@ class Discipline:
         self._departures += 1
 
     def refused(self, now: float) -> None:
-        """Take note that one was refused because of what is in force."""
+        """Take note that one was refused because of what is in force, or has left the queue."""
         self._refused_at = now
 
     def crowded(self, now: float, queued: int, waited: float) -> bool:
@@ -243,8 +245,11 @@ class Discipline:
         Returns whether it is tight from now on: those who stand beyond it are to be refused, the
         oldest first, for their clients will soon leave.
         """
+        if self._spared and not self._was_wanted(now):
+            self._since = None
+        self._spared = False
         if self._since is None:
-            self._calm_down(now)
+            self._calm_down()
             self._since = now
             if not self.tight:
                 self._count_anew(now)
@@ -262,15 +267,19 @@ class Discipline:
         return False
 
     def spare(self, now: float) -> None:
-        """Take note that a slot is left over and nobody waits."""
-        ended, self._since = self._since is not None, None
-        self._calm_down(now)
-        if self.tight and ended:
+        """Take note that a slot is left over and nobody waits.
+
+        It is none to spare if somebody was refused just now, or has left: where clients give up
+        sooner than is known, all who wait leave together.
+        """
+        was_spared, self._spared = self._spared, True
+        if not self._was_wanted(now):
+            self._since = None
+            self._calm_down()
+        elif self.tight and not was_spared:
             self._spares += 1
             if self._spares > self._ordinary.slots + self._departures / SPARE_ONE_IN:
-                self._rho = 1.0
-                self._stand()
-                self._count_anew(now)
+                self._lengthen(now)
 
     def _exceeds(self, queued: int, waited: float) -> bool:
         _, max_queue, max_wait = self._ordinary
@@ -278,14 +287,20 @@ class Discipline:
             return False
         return queued > max_queue or waited > max_wait or self._refused_at is not None
 
-    def _calm_down(self, now: float) -> None:
-        """Loosen at a place to spare, if nobody refused of late would have had it."""
-        if self.tight:
-            if self._refused_at is not None and now - self._refused_at <= self._ordinary.max_wait:
-                return
-            self.in_force = self._loose
-            self.tight = False
-        self._refused_at = None
+    def _was_wanted(self, now: float) -> bool:
+        """Return whether somebody refused of late wants a place to spare."""
+        return self._refused_at is not None and now - self._refused_at <= self._ordinary.max_wait
+
+    def _calm_down(self) -> None:
+        self.tight, self._refused_at, self._least = False, None, 0
+        self.in_force = self._loose
+
+    def _lengthen(self, now: float) -> None:
+        """Have one wait for each slot, for they end together; then as many as ordinarily."""
+        slots = self._ordinary.slots
+        self._least = slots if self._least < slots else 4 * slots
+        self._stand()
+        self._count_anew(now)
 
     def _tighten(self, now: float) -> None:
         """Go by what has come and gone of late."""
@@ -297,7 +312,7 @@ class Discipline:
         """Have the limits of an overload in force. A limit that is turned off stays so."""
         length = most = self._ordinary.max_queue
         if most != math.inf:
-            length = min(queue_length(self._ordinary.slots, self._rho), most)
+            length = min(max(queue_length(self._ordinary.slots, self._rho), self._least), most)
         self.in_force = self._ordinary._replace(max_queue=length)
 
     def _count_anew(self, now: float) -> None:

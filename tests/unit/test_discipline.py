@@ -159,15 +159,48 @@ def test_in_a_long_queue_that_is_no_overload_what_was_long_ago_counts_less():
     assert discipline.in_force.max_queue < 10
 
 
-def test_where_they_come_in_waves_as_many_wait_as_ordinarily():
+def test_where_they_come_in_waves_one_waits_for_each_slot_and_then_as_many_as_ordinarily():
     """Between two of them there is a place to spare, though the next is too much at once."""
     discipline = Discipline(10)
     stand(discipline, 0, 5)
-    for wave in range(11):
-        assert discipline.in_force.max_queue == 8
+    for wave in range(22):
+        assert discipline.in_force.max_queue == (8 if wave < 11 else 10)
         now = 6.0 + wave / 10
         discipline.refused(now)
         discipline.spare(now)
+        discipline.spare(now)  # nobody has come in between
         discipline.crowded(now, 1, 0.0)
     assert discipline.tight
     assert discipline.in_force == ORDINARY
+    stand(discipline, 9, 14)  # what comes and goes says that fewer would do; they leave slots idle
+    assert discipline.in_force == ORDINARY
+    discipline.spare(20.0)
+    stand(discipline, 21, 26)
+    assert discipline.in_force.max_queue == 8
+
+
+def test_clients_that_give_up_together_sooner_than_is_known_leave_no_place_to_spare():
+    discipline = Discipline(10)
+    for second in range(7):
+        assert not discipline.tight or second > 5
+        discipline.crowded(float(second), 40, 0.9)
+        discipline.refused(second + 0.9)
+        discipline.spare(second + 0.9)
+    assert discipline.tight
+
+
+def test_one_that_gives_up_now_and_then_makes_no_overload():
+    discipline = Discipline(10)
+    for minute in range(9):
+        discipline.crowded(60.0 * minute, 40, 0.9)
+        discipline.refused(60.0 * minute + 0.9)
+        discipline.spare(60.0 * minute + 0.9)
+        discipline.spare(60.0 * minute + 9.0)  # or nobody says it any more, until one waits again
+        discipline.crowded(60.0 * minute + 10.0, 40, 0.9)
+        assert not discipline.tight
+        discipline.spare(60.0 * minute + 11.0)
+    for minute in range(10, 19):
+        discipline.crowded(60.0 * minute, 40, 0.9)
+        discipline.refused(60.0 * minute + 0.9)
+        discipline.spare(60.0 * minute + 0.9)
+        assert not discipline.tight

@@ -86,7 +86,7 @@ class Queue:
         if len(self.tickets) > self._discipline.most(service):
             self.tickets.pop()
             ticket.outcome = Reason.QUEUE_FULL
-            self._count_refused(Reason.QUEUE_FULL)
+            self._count_lost(Reason.QUEUE_FULL)
         return ticket.outcome
 
     def room(self, ago: float, service: float | None) -> float:
@@ -114,7 +114,7 @@ class Queue:
         if len(self.tickets) < self._discipline.most(service, ago):
             return None
         self._discipline.arrived()
-        self._count_refused(Reason.QUEUE_FULL)
+        self._count_lost(Reason.QUEUE_FULL)
         return Reason.QUEUE_FULL
 
     def _judge(self, woken: list[Ticket]) -> None:
@@ -133,9 +133,9 @@ class Queue:
         if ticket.outcome is None:
             ticket.outcome = reason
             woken.append(ticket)  # no call, in which something might be raised, comes before
-            self._count_refused(reason)
+            self._count_lost(reason)
 
-    def _count_refused(self, reason: Reason) -> None:
+    def _count_lost(self, reason: Reason | None) -> None:
         self._lost(reason)
         self._discipline.refused(self._clock())
 
@@ -148,10 +148,7 @@ class Queue:
         except ValueError:
             return False
         self._gave_up(ticket)
-        if reason is None:
-            self._lost(None)
-        else:
-            self._count_refused(reason)
+        self._count_lost(reason)
         return True
 
     def hand_out(self, woken: list[Ticket]) -> None:

@@ -269,6 +269,22 @@ def test_one_who_withdraws_is_not_served():
     assert isinstance(second.outcome, Slot)
 
 
+def test_a_queue_that_all_leave_together_again_and_again_is_an_overload(clock):
+    """Their clients give up after a second, and not after five."""
+    gate = Gate(1, clock=clock)
+    for _ in range(6):
+        assert not gate.discipline.tight
+        slot, waiting = gate.enter(), [Visitor(gate) for _ in range(3)]
+        clock.now += 0.95
+        for visitor in waiting:
+            assert gate.withdraw(visitor.ticket)
+        gate.leave(slot)
+        clock.now += 0.05
+    gate.enter()
+    Visitor(gate)
+    assert gate.discipline.tight
+
+
 def test_one_who_has_an_outcome_cannot_withdraw():
     gate = Gate(1, max_queue=0)
     inside, refused = Visitor(gate), Visitor(gate)
