@@ -272,7 +272,7 @@ def test_one_who_withdraws_is_not_served():
 def test_a_queue_that_all_leave_together_again_and_again_is_an_overload(clock):
     """Their clients give up after a second, and not after five."""
     gate = Gate(1, clock=clock)
-    for _ in range(6):
+    for _ in range(5):
         assert not gate.discipline.tight
         slot, waiting = gate.enter(), [Visitor(gate) for _ in range(3)]
         clock.now += 0.95
