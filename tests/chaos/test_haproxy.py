@@ -14,18 +14,18 @@ import pytest
 from support.chaos import (
     WRONG_AT_MOST,
     Asking,
+    Visitors,
     dice,
     flat,
     held,
     longest_wrong,
-    lost,
-    outside,
     sent,
     stopped,
     told,
 )
-from support.client import PATIENCE, ask, check, eventually
+from support.client import PATIENCE, check, eventually
 from support.haproxies import ROOMY, ROOMY_TIMEOUTS, Balancer
+from support.losses import LOG_FORMAT
 
 from wsgi_busyguard.haproxy import Server, Setting, configuration
 
@@ -37,12 +37,14 @@ SECONDS = 20
 class Chaos:
     """Does one thing after the other to the sites and to what stands in front of them.
 
-    :ivar killed: from when to when each process was killed.
+    :ivar killed: which processes were killed, and when.
+    :ivar ended: the HAProxies that have ended, by their ports.
     """
 
     def __init__(self, sites, balancers, started, dice):
         self.killed = []
         self.balancers = balancers
+        self.ended = []
         self._sites, self._started, self._dice = sites, started, dice
 
     def step(self):
@@ -59,6 +61,7 @@ class Chaos:
         return self._dice.choice(self.balancers)
 
     def _again(self, old, *more):
+        self.ended.append(old)
         self.balancers[self.balancers.index(old)] = self._started(old.again, *more)
 
     def _end_balancer(self, number):
@@ -114,8 +117,8 @@ class Chaos:
 
 
 @pytest.fixture
-def sites(gunicorn):
-    size = ("-w", str(WORKERS), "--threads", str(THREADS))
+def sites(gunicorn, accepts, conf):
+    size = ("-w", str(WORKERS), "--threads", str(THREADS), conf(accepts.conf))
     sites = [gunicorn(*size, **ROOMY) for _ in range(SITES)]
     for site in sites:
         site.all_ready(WORKERS)
@@ -134,7 +137,8 @@ def balancers(sites, started, tmp_path):
     def text(number):
         def written(bind, stats):
             setting = Setting(slots, BALANCERS, f"lb{number}", bind, stats, ("nbthread 1",))
-            return ROOMY_TIMEOUTS.sub(r"\1 10s", configuration(known, setting))
+            printed = configuration(known, setting).replace("option httplog", LOG_FORMAT)
+            return ROOMY_TIMEOUTS.sub(r"\1 10s", printed)
 
         return written
 
@@ -147,18 +151,14 @@ def balancers(sites, started, tmp_path):
 
 @pytest.mark.timeout(0)  # every wait in it ends
 def test_whatever_happens_to_balancers_and_servers_the_site_goes_on(
-    sites, balancers, started, pytestconfig
+    sites, balancers, started, accepts, pytestconfig
 ):
     chaos = Chaos(sites, balancers, started, dice(pytestconfig))
     before = [held(site.popen.pid) for site in sites]
-    ports = [balancer.port for balancer in balancers]
     end = time.monotonic() + (pytestconfig.getoption("--seconds") or SECONDS)
     with contextlib.ExitStack() as all_the_while:
         visitors = [
-            all_the_while.enter_context(
-                Asking(VISITORS, 0.01, lambda port=port: ask(port, path="/sleep/0.02"))
-            )
-            for port in ports
+            all_the_while.enter_context(Visitors(VISITORS, balancer.port)) for balancer in balancers
         ]
         checks = [
             all_the_while.enter_context(
@@ -171,7 +171,8 @@ def test_whatever_happens_to_balancers_and_servers_the_site_goes_on(
         for some in visitors:
             some.came()
     for some in visitors:
-        assert outside(lost(some), chaos.killed) == []
+        there = [one for one in [*chaos.ended, *chaos.balancers] if one.port == some.site]
+        assert accepts.lost_behind(there, some, chaos.killed) == []
     everybody = [answers for some in visitors for answers in some.answers]
     for asking in checks:
         assert {asked.text for asked in told(asking)} <= {"free", "busy"}

@@ -15,13 +15,13 @@ from support.chaos import (
     STOPPED,
     WRONG_AT_MOST,
     Asking,
+    Visitors,
     flat,
     held,
     limited,
     longest_wrong,
     lost,
     lowest_free,
-    outside,
     sent,
     stopped,
     told,
@@ -82,7 +82,7 @@ def disk(tmp_path):
 
 
 def visiting(port):
-    return Asking(VISITORS, 0.01, lambda: ask(port, path="/sleep/0.02"))
+    return Visitors(VISITORS, port)
 
 
 def checking(port):
@@ -95,11 +95,12 @@ def never_wrong(checks, visitors):
     assert seconds <= WRONG_AT_MOST, what
 
 
-def test_on_a_full_disk_the_site_its_workers_and_its_agent_go_on(disk, gunicorn, started):
+def test_on_a_full_disk_the_site_its_workers_and_its_agent_go_on(
+    disk, gunicorn, started, accepts, conf
+):
     board, log = disk.folder / "board", disk.folder / "access"
-    served = gunicorn(
-        *SIZE, "--access-logfile", log, "--worker-tmp-dir", disk.folder, board=board, **ROOMY
-    )
+    logged = ("--access-logfile", log, "--worker-tmp-dir", disk.folder, conf(accepts.conf))
+    served = gunicorn(*SIZE, *logged, board=board, **ROOMY)
     served.all_ready(WORKERS)
     visitors, checks, killed = visiting(served.port), checking(served.check), []
     with visitors, checks:
@@ -114,7 +115,7 @@ def test_on_a_full_disk_the_site_its_workers_and_its_agent_go_on(disk, gunicorn,
             eventually(lambda: agent.ready[0] == 200)
             visitors.came()
         visitors.came()
-    assert outside(lost(visitors), killed) == []
+    assert accepts.lost(lost(visitors), killed) == []
     never_wrong(checks, visitors)
 
     def is_logged():

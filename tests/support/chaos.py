@@ -14,7 +14,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
-from support.client import PATIENCE, eventually
+from support.client import PATIENCE, Line, eventually, request
 
 # Seconds within which a visitor is served well, and after which nobody may say that all is well.
 WELL, DAMPED = 1.0, 2.0
@@ -42,12 +42,17 @@ def dice(pytestconfig):
 
 
 class Asked(NamedTuple):
-    """When it was asked, when the answer was there, what it was: -1 for none."""
+    """When it was asked, when the answer was there, what it was: -1 for none.
+
+    Of a visitor also the port it asked from, and when its request was sent.
+    """
 
     began: float
     ended: float
     status: int
     text: str
+    port: int = 0
+    spoke: float = 0.0
 
 
 class Asking:
@@ -67,12 +72,15 @@ class Asking:
 
     def _go_on(self, answers):
         while not self._end.wait(self._pause):
-            began = time.monotonic()
-            try:
-                status, _, body, *_ = self._ask()
-            except (OSError, ValueError) as error:  # reset, or cut off in the middle
-                status, body = -1, repr(error).encode()
-            answers.append(Asked(began, time.monotonic(), status, body.decode(errors="replace")))
+            answers.append(self._asked())
+
+    def _asked(self):
+        began = time.monotonic()
+        try:
+            status, text = told_by(self._ask())
+        except (OSError, ValueError) as error:  # reset, or cut off in the middle
+            status, text = -1, repr(error)
+        return Asked(began, time.monotonic(), status, text)
 
     @property
     def all(self):
@@ -96,6 +104,35 @@ class Asking:
         assert not any(thread.is_alive() for thread in self._threads), "somebody hangs"
         hung = [asked for asked in self.all if asked.ended - asked.began >= PATIENCE]
         assert hung == [], "somebody got no answer"
+
+
+def told_by(answer):
+    """Return the status and the text of an answer: none is one that says nothing."""
+    return answer.status or -1, answer.body.decode(errors="replace")
+
+
+class Visitors(Asking):
+    """So many who ask a site, or a balancer, for a page, and know who of them asked when.
+
+    :ivar site: the port of the site.
+    """
+
+    def __init__(self, count, site):
+        super().__init__(count, 0.01, None)
+        self.site = site
+
+    def _asked(self):
+        began = spoke = time.monotonic()
+        port = 0
+        try:
+            with Line(self.site) as line:
+                port = line.socket.getsockname()[1]
+                line.send(request(path="/sleep/0.02"))
+                spoke = time.monotonic()
+                status, text = told_by(line.answer())
+        except (OSError, ValueError) as error:
+            status, text = -1, repr(error)
+        return Asked(began, time.monotonic(), status, text, port, spoke)
 
 
 def is_wrong(said, visitors):
@@ -140,7 +177,7 @@ def outside(asked, times):
     return [
         one
         for one in asked
-        if not any(one.began <= after and one.ended >= before for before, after in times)
+        if not any(one.began <= after and one.ended >= before for *_, before, after in times)
     ]
 
 
@@ -149,11 +186,19 @@ def told(asking):
     return [asked for asked in asking.all if asked.status >= 0]
 
 
+class Sent(NamedTuple):
+    """Which process was sent a signal, from when to when."""
+
+    pid: int
+    before: float
+    after: float
+
+
 def sent(pid, number):
-    """Send a signal, and return from when to when that was."""
+    """Send a signal, and return to whom and when that was."""
     before = time.monotonic()
     os.kill(pid, number)
-    return before, time.monotonic()
+    return Sent(pid, before, time.monotonic())
 
 
 def stopped(pid, seconds=STOPPED):

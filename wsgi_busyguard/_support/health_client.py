@@ -12,6 +12,8 @@ import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
+from .text_values import plain
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from urllib.parse import SplitResult
@@ -29,6 +31,9 @@ TIMEOUT_SECONDS = 2.0  # HAProxy's default for a check is its inter, 2 s
 
 # An answer is cut off here. The figures of a thousand processes are a tenth.
 LONGEST_BYTES = 4 << 20
+
+# The characters after which what a server says is cut off where it is shown.
+LONGEST_SHOWN = 200
 
 
 class CheckResult(NamedTuple):
@@ -63,14 +68,14 @@ def ask(target: str, timeout: float = TIMEOUT_SECONDS) -> CheckResult:
     if url.path == "/load" and status == 200:
         return _figures(body)
     text = body.decode("utf-8", "replace").strip().splitlines()
-    line = text[0][:200] if text else ""
+    line = _shown(text[0]) if text else ""
     if status == 503:  # also a balancer's own, that no server is there, and a custom refusal
         return CheckResult(NOT_NOW, line)
     if status != 200:
         reason = f"no answer to a check from {url.geturl()}: {status} {line}"
         return CheckResult(NO_ANSWER, reason.rstrip())
     if not _is_a_guards(content_type, text):  # the path is wrong, or no guard is there
-        what = f"200 {content_type}".rstrip()
+        what = f"200 {_shown(content_type)}".rstrip()
         return CheckResult(
             NO_ANSWER, f"{url.geturl()} is no check of a guard (is the path right?): {what}"
         )
@@ -158,12 +163,19 @@ def _is_a_guards(content_type: str, text: list[str]) -> bool:
 def _figures(body: bytes) -> CheckResult:
     try:
         load: Any = json.loads(body)
-        state, code = str(load["state"]), FREE if load["ready"] else NOT_NOW
-    except (ValueError, KeyError, TypeError):
+        state, code = load["state"], FREE if load["ready"] else NOT_NOW
+        if state not in STATES:
+            raise ValueError(f"expected a state, not {state!r}")
+    except (ValueError, KeyError, TypeError, RecursionError):  # the last: lists in lists in lists
         return CheckResult(NO_ANSWER, "no answer to a check: this is no check port's /load")
-    shown = ("queued", "active", "capacity", "delay")
-    figures = [f"{name}={load[name]}" for name in shown if load.get(name) is not None]
+    named = [(name, load.get(name)) for name in ("queued", "active", "capacity", "delay")]
+    figures = [f"{name}={_shown(str(n))}" for name, n in named if isinstance(n, int | float)]
     return CheckResult(code, " ".join([state, *figures]))
+
+
+def _shown(text: str) -> str:
+    """Return what can be shown on a terminal: whoever answers there may be anything."""
+    return plain(text[:LONGEST_SHOWN])
 
 
 def _reason(error: Exception) -> str:
@@ -171,4 +183,4 @@ def _reason(error: Exception) -> str:
         return "it took too long"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return str(error) or type(error).__name__
+    return _shown(str(error)) or type(error).__name__

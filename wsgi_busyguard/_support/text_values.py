@@ -1,9 +1,14 @@
-"""What the texts of ini files, the environment and command lines stand for."""
+"""What texts from outside stand for, and how they are shown."""
 
 from __future__ import annotations
 
 YES_OR_NO = {"1": True, "yes": True, "true": True, "on": True}
 YES_OR_NO |= {"0": False, "no": False, "false": False, "off": False}
+
+
+def plain(text: str) -> str:
+    """Return a text with a ``?`` for each character that is an order or cannot be seen."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def yes_or_no(name: str, text: str) -> bool:

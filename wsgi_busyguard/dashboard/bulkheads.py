@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .._support.text_values import plain
 from ..load_report import bulkhead_text
-from .formatting import plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,7 +5,8 @@ from __future__ import annotations
 from time import gmtime, strftime
 from typing import TYPE_CHECKING
 
-from .formatting import plain, span
+from .._support.text_values import plain
+from .formatting import span
 
 if TYPE_CHECKING:
     from ..load_report import LoadReport

@@ -40,11 +40,6 @@ def grouped(number: float | None) -> str:
     return DASH if number is None else f"{number:,.0f}".replace(",", "\N{NO-BREAK SPACE}")
 
 
-def plain(text: str) -> str:
-    """Return a text with a ``?`` for each character that is an order or cannot be seen."""
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
 def of(part: int, whole: int | None) -> str:
     """Return ``3 of 8``, or ``3`` where nobody knows of how many."""
     return grouped(part) if whole is None else f"{grouped(part)} of {grouped(whole)}"

@@ -6,9 +6,10 @@ from html import escape
 from time import gmtime, strftime
 from typing import TYPE_CHECKING, Literal
 
+from .._support.text_values import plain
 from ..policy import DRAINING, share
 from .facts import facts, where
-from .formatting import DASH, grouped, length, many, of, plain, span
+from .formatting import DASH, grouped, length, many, of, span
 from .history import lengths
 from .last_minutes import minutes
 from .limits import in_force

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from .._support.text_values import plain
 from ..load import LAG_BUSY
 from ..policy import ABSENT, DRAINING, Reason
 from .bulkheads import failing
-from .formatting import many, of, plain, span
+from .formatting import many, of, span
 from .history import gone, lately, stuck_for
 from .limits import disabled, fewer
 from .processes import (

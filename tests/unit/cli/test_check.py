@@ -171,9 +171,56 @@ def test_a_proxy_that_has_no_server_is_not_now(other):
     assert ask_state(other(503, b"<h1>no server is available</h1>")).code == 1
 
 
-def test_what_is_no_load_is_no_answer(other):
-    url = other(200, b"hello").replace("/readyz", "/load")
+NO_LOADS = {
+    "no JSON": b"hello",
+    "too deep": b"[" * 100_000,
+    "a list": b'["state", "ready"]',
+    "a state that is none": b'{"state": "free\\nbeer", "ready": true}',
+    "a state that is no text": b'{"state": ["free"], "ready": true}',
+}
+
+
+@pytest.mark.parametrize("body", NO_LOADS.values(), ids=NO_LOADS)
+def test_what_is_no_load_is_no_answer(other, body):
+    url = other(200, body).replace("/readyz", "/load")
     assert ask_state(url) == (2, "no answer to a check: this is no check port's /load")
+
+
+ORDER = b"\x1b]0;owned\x07"  # which has a terminal change its title
+
+
+@pytest.mark.parametrize("status", [500, 503])
+def test_what_is_an_order_to_a_terminal_is_not_shown(other, status, capsys):
+    assert main(["check", other(status, ORDER)]) == (1 if status == 503 else 2)
+    said = "".join(capsys.readouterr())
+    assert "?]0;owned?" in said
+    assert said.strip().isprintable()
+
+
+def test_figures_are_numbers(other):
+    load = {"state": "busy", "ready": False, "queued": 7, "active": ORDER.decode(), "delay": [1]}
+    url = other(200, json.dumps(load).encode()).replace("/readyz", "/load")
+    assert ask_state(url) == (1, "busy queued=7")
+
+
+@pytest.mark.parametrize(
+    "line", [ORDER, b"HTTP/1.1 " + ORDER, b"HTTP/1.1 200 OK\r\nContent-Type: " + ORDER]
+)
+def test_nor_what_is_an_order_in_a_head(line):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def talk():
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(line + b"\r\n\r\n")
+
+        thread = threading.Thread(target=talk, daemon=True)
+        thread.start()
+        said = ask_state(f"http://127.0.0.1:{listening.getsockname()[1]}/readyz")
+        thread.join(10)
+    assert said.code == 2
+    assert said.text.isprintable()
 
 
 def test_what_is_no_http_is_no_answer():

@@ -38,7 +38,8 @@ def requests(data: bytes) -> list[RequestFrame]:
     """Return the requests that have begun in what a client says first; the last may be cut off."""
     begun: dict[int, RequestFrame] = {}
     for kind, flags, stream, payload in _frames(data[len(PREFACE) :]):
-        if kind == HEADERS and stream not in begun:  # a second one has trailers
+        # A client's are odd (section 5.1.1); a second one has trailers.
+        if kind == HEADERS and stream % 2 and stream not in begun:
             fields = _fields(flags, payload) if flags & END_HEADERS else None
             begun[stream] = RequestFrame(stream, fields, bool(flags & END_STREAM))
     return list(begun.values())

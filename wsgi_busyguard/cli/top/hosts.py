@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..._support.health_client import FREE, NO_ANSWER, NOT_NOW, fetched, split
 from ..._support.periodic import Periodic
-from ...dashboard.formatting import plain
+from ..._support.text_values import plain
 from ...dashboard.history import LookHistory, look_in
 from ...dashboard.processes import shown_state
 from ...dashboard.sentences import sentences, summary

@@ -10,7 +10,7 @@ from functools import lru_cache
 from types import NoneType, UnionType
 from typing import Any, cast, get_args, get_origin, get_type_hints, is_typeddict
 
-from ...dashboard.formatting import plain
+from ..._support.text_values import plain
 from ...load_report import LoadReport
 
 # More than any count of ours in a lifetime; what is longer is drawn over other things.

@@ -9,8 +9,9 @@ from rich.styled import Styled
 from rich.table import Table
 from rich.text import Text
 
+from ..._support.text_values import plain
 from ...dashboard.facts import facts
-from ...dashboard.formatting import grouped, of, plain, span
+from ...dashboard.formatting import grouped, of, span
 from ...dashboard.history import lately, rates
 from ...dashboard.processes import READY, STALLED, row_state
 from ...dashboard.sentences import NOTE, WRONG, stack_lines, summary

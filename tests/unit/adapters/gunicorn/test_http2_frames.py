@@ -82,6 +82,14 @@ def test_a_head_in_two_frames_is_not_answered(client):
     assert told(client, refusal(PREFACE + frame, 503, HEADERS)) == ({}, 0)
 
 
+@pytest.mark.parametrize("stream", [0, 2])
+def test_what_can_be_no_request_is_not_answered(client, stream):
+    """An answer on the connection's own stream would be a mistake of ours."""
+    frame = b"\0\0\1\1\5" + stream.to_bytes(4, "big") + b"\x82"
+    assert requests(PREFACE + frame) == []
+    assert told(client, refusal(PREFACE + frame, 503, HEADERS)) == ({}, 0)
+
+
 def test_long_values_arrive(client):
     client.send_headers(1, FIELDS, end_stream=True)
     long = [("x", "v" * size) for size in (126, 127, 128, 255, 500)]
