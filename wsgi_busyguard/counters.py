@@ -6,6 +6,7 @@ Values only. Whoever counts has his own way to do it; here is what he hands over
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from .load import FREE as IS_FREE
@@ -82,19 +83,12 @@ NAMED = 3 + len(REASONS)
 
 def of(flat: Sequence[int]) -> Counters:
     """Return the counts that :meth:`Counters.flat` made into a list."""
-    after = 2 + len(REASONS)
-    service = after + 1
-    waits = service + BUCKETS + 1
-    return Counters(
-        flat[0],
-        flat[1],
-        tuple(flat[2:after]),
-        flat[after],
-        tuple(flat[service : waits - 1]),
-        flat[waits - 1],
-        tuple(flat[waits : waits + BUCKETS]),
-        flat[waits + BUCKETS],
-    )
+    one = iter(flat)
+    admitted, served = next(one), next(one)
+    refused, dropped = tuple(islice(one, len(REASONS))), next(one)
+    service, service_ns = tuple(islice(one, BUCKETS)), next(one)
+    waits, waits_ns = tuple(islice(one, BUCKETS)), next(one)
+    return Counters(admitted, served, refused, dropped, service, service_ns, waits, waits_ns)
 
 
 def together(all_of_them: Iterable[Counters]) -> Counters:

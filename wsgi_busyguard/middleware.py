@@ -21,13 +21,7 @@ from .deadlines.environ import stamping
 from .gate import Gate
 from .gate.dry_run import DryRun, counted, passed
 from .gate.gated_app import holding
-from .gate.limits_in_force import (
-    gate_in_force,
-    in_force,
-    log_limits,
-    pick_up_in_force,
-    tell_limits,
-)
+from .gate.limits_in_force import gate_in_force, in_force, log_limits, pick_up_in_force, tell_limits
 from .gate.pickup import PickUp
 from .load import DRY_RUN
 from .monitor import Monitor

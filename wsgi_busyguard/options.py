@@ -202,9 +202,7 @@ class GuardOptions:
         " overload 20 %.",
     )
     adaptive: bool = option(
-        True,
-        FLAG,
-        "Let fewer requests in while they only compete for Python's interpreter.",
+        True, FLAG, "Let fewer requests in while they only compete for Python's interpreter."
     )
     ready: str = option(DAMPED, POLICY, "The policy of ready checks: exact, damped or always.")
     patience: float = option(
@@ -270,10 +268,7 @@ class GuardOptions:
         False, FLAG, "Show on the check port and in the log which lines of code requests are in."
     )
     check: str | None = option(
-        None,
-        ADDRESS,
-        "Where checks are answered on a port of their own, as HOST:PORT.",
-        _NO_PORTS,
+        None, ADDRESS, "Where checks are answered on a port of their own, as HOST:PORT.", _NO_PORTS
     )
     agent: str | None = option(
         None, ADDRESS, "Where HAProxy's agent-check is answered, as HOST:PORT.", _NO_PORTS

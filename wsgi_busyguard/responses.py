@@ -132,17 +132,13 @@ class Responses:
             for options in (False, True)
         }
         self._not_allowed = _plain(405, "", Allow=ALLOW)
+        busy = {key: one for key, one in self._built.items() if key[:2] == ("busy", True)}
         # Consul takes 429 for a warning, and all others but 2xx for critical.
-        self._warning = {
-            key: Answer(f"{WARNING_STATUS} Too Many Requests", built.headers, built.body)
-            for key, built in self._built.items()
-            if key[:2] == ("busy", True)
-        }
+        status = f"{WARNING_STATUS} Too Many Requests"
+        self._warning = {k: Answer(status, one.headers, one.body) for k, one in busy.items()}
         self._degrades = expose_load or degraded
         self._degraded = {
-            (media, options): Answer(built.status, [*built.headers, DEGRADED], built.body)
-            for (state, well, media, options), built in self._built.items()
-            if (state, well) == ("busy", True)
+            key: Answer(one.status, [*one.headers, DEGRADED], one.body) for key, one in busy.items()
         }
         unknown = f"ready must be one of {', '.join(READY_POLICIES)}"
         self._unknown = {False: _plain(400, unknown), True: _plain(400, unknown, Allow=ALLOW)}
@@ -154,11 +150,7 @@ class Responses:
         }
 
     def for_check(
-        self,
-        check: Check,
-        verdict: Verdict | None,
-        accept: str | None = None,
-        alive: bool = True,
+        self, check: Check, verdict: Verdict | None, accept: str | None = None, alive: bool = True
     ) -> Answer:
         """Return the answer to a check.
 
@@ -179,7 +171,7 @@ class Responses:
         built = self._built[state, well, media, options]
         if state == "busy" and well:
             if self._degrades and not _soon(load):
-                built = self._degraded[media, options]
+                built = self._degraded[state, well, media, options]
             if warn is not None:
                 built = self._warning[state, well, media, options]
         return built.saying(_text(state, well, media, load)) if self._expose_load else built

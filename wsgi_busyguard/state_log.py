@@ -88,13 +88,8 @@ class LogLine(NamedTuple):
         fields = {
             "event": self.event,
             "state": self.state.value,
-            "queued": load.queued,
-            "active": load.active,
-            "capacity": load.capacity,
-            "waited": load.waited,
+            **load._asdict(),
             "delay": load.delay,
-            "service": load.service,
-            "lag": load.lag,
             "lasted": self.lasted,
             "untold": self.untold,
         }

@@ -25,7 +25,7 @@ from wsgi_busyguard.cli.serve import command
 from wsgi_busyguard.cli.twist import Options
 from wsgi_busyguard.deadlines.deadline import DEADLINE
 from wsgi_busyguard.deadlines.environ import WAITED
-from wsgi_busyguard.integrations.options import Unknown, from_capitals, from_strings
+from wsgi_busyguard.integrations.options import from_capitals, from_strings
 from wsgi_busyguard.options import (
     FLAG,
     GUNICORN,
@@ -181,7 +181,7 @@ FACES = {
     serve: SERVE,
     twist: TWIST,
 }
-REFUSALS = (TypeError, ValueError, Unknown, usage.UsageError, UsageError)
+REFUSALS = (TypeError, ValueError, usage.UsageError, UsageError)
 
 CASES = [
     pytest.param(face, name, id=f"{name}, {face.__name__}") for name in OPTIONS for face in FACES

@@ -12,34 +12,32 @@ from twisted.internet.error import CannotListenError
 from twisted.python import reflect, usage
 
 from .._support.spelling import nearest_argument
+from .._support.usage_error import UsageError
 from .._support.wsgi_app import wsgi_app
 from ..adapters.front.base import GRACE_SECONDS
 from ..adapters.twisted import guarded_site
-from ..checkport.ports import AgentPort, CheckPort, introduce
 from ..options import FLAG, OPTIONS, TWIST, GuardOptions, refusal, taken_by
 from ..policy import seconds, whole
 from .arguments import flipped, help_of, read
+from .ports import ports_of
 from .serve.command import search_here_first
 from .serve.startup import leave_at_next_signal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from twisted.internet.defer import Deferred
 
     from ..adapters.twisted import GuardedSite
+    from ..checkport.event_loop import Port
+    from ..monitor import Monitor
     from ..options import Option
-
 
 TAKEN = taken_by(TWIST)
 
 
 def _option_name(option: Option) -> str:
     return option.argument[2:]
-
-
-def _is_valued(option: Option) -> bool:
-    return option.kind is not FLAG
 
 
 class Options(usage.Options):
@@ -51,15 +49,11 @@ class Options(usage.Options):
         ["listen", None, "tcp:8080", "Endpoint that the app is served at."],
         ["threads", None, 10, "Requests in the app at once.", int],
         ["grace", None, GRACE_SECONDS, "Seconds for running requests to finish at SIGTERM.", float],
-        *(
-            [_option_name(option), None, None, help_of(option)]
-            for option in TAKEN
-            if _is_valued(option)
-        ),
+        *([_option_name(one), None, None, help_of(one)] for one in TAKEN if one.kind is not FLAG),
     ]
 
     optFlags = [  # noqa: RUF012
-        [_option_name(option), None, help_of(option)] for option in TAKEN if not _is_valued(option)
+        [_option_name(one), None, help_of(one)] for one in TAKEN if one.kind is FLAG
     ]
 
     def parseOptions(self, options: list[str] | None = None) -> None:
@@ -99,12 +93,9 @@ class Options(usage.Options):
             raise usage.UsageError(str(error)) from error
 
     def _texts(self) -> dict[str, Any]:
-        return {
-            option.name: self[_option_name(option)]
-            if _is_valued(option)
-            else (flipped(option) if self[_option_name(option)] else None)
-            for option in TAKEN
-        }
+        texts = {one.name: self[_option_name(one)] for one in TAKEN}
+        flags = [one for one in TAKEN if one.kind is FLAG]
+        return {**texts, **{one.name: flipped(one) if texts[one.name] else None for one in flags}}
 
 
 def makeService(options: Options) -> DrainService:
@@ -115,14 +106,7 @@ def makeService(options: Options) -> DrainService:
         given = {name: value for name, value in options["given"].items() if name not in ours}
         site = guarded_site(options["app"], options["threads"], grace=options["grace"], **given)
     parent = DrainService(site, options["grace"])
-    monitor = site.guard.monitor
-    made: list[CheckPort | AgentPort] = []
-    where, policy = chosen.check, (chosen.ready, chosen.patience)
-    if where is not None:
-        _attach(parent, lambda: CheckPort(monitor, where, *policy), made)
-    agent = chosen.agent
-    if agent is not None:
-        _attach(parent, lambda: AgentPort(monitor, agent), made)
+    PortService(site.guard.monitor, chosen).setServiceParent(parent)
     factory: Any = site
     web = strports.service(_with_backlog(options["listen"]), factory)
     web.setServiceParent(parent)
@@ -156,28 +140,25 @@ class DrainService(service.MultiService):
 
 
 class PortService(service.Service):
-    """A port of ours as a service: made when it starts, for twistd forks before that."""
+    """Our ports as a service: made when it starts, for twistd forks before that."""
 
-    def __init__(
-        self, make: Callable[[], CheckPort | AgentPort], beside: list[CheckPort | AgentPort]
-    ) -> None:
-        self._make = make
-        self._beside = beside  # those that were made before
-        self._port: CheckPort | AgentPort | None = None
+    def __init__(self, monitor: Monitor, options: GuardOptions) -> None:
+        self._monitor = monitor
+        self._options = options
+        self._ports: Iterable[Port] = ()
 
     def startService(self) -> None:
         """Listen."""
         super().startService()
-        self._port = self._make()
-        self._beside.append(self._port)
-        introduce(self._beside)
-        self._port.start()
+        self._ports = ports_of(self._monitor, self._options).values()
+        for port in self._ports:
+            port.start()
 
     def stopService(self) -> None:
         """Stop listening."""
         super().stopService()
-        if self._port is not None:
-            self._port.stop()
+        for port in self._ports:
+            port.stop()
 
 
 @contextmanager
@@ -185,16 +166,8 @@ def _one_line() -> Iterator[None]:
     """End with one line if it cannot listen or post; Twisted's runner prints a traceback."""
     try:
         yield
-    except (CannotListenError, OSError, ValueError) as error:
+    except (CannotListenError, OSError, ValueError, UsageError) as error:
         raise SystemExit(f"busyguard: {error}") from None
-
-
-def _attach(
-    parent: DrainService,
-    make: Callable[[], CheckPort | AgentPort],
-    beside: list[CheckPort | AgentPort],
-) -> None:
-    PortService(make, beside).setServiceParent(parent)
 
 
 def _with_backlog(endpoint: str) -> str:

@@ -4,11 +4,4 @@ from __future__ import annotations
 
 from .deadline import NotMade, TooLate, call_timeout, carrying, current_deadline, within
 
-__all__ = [
-    "NotMade",
-    "TooLate",
-    "call_timeout",
-    "carrying",
-    "current_deadline",
-    "within",
-]
+__all__ = ["NotMade", "TooLate", "call_timeout", "carrying", "current_deadline", "within"]

@@ -46,18 +46,20 @@ def patience(header: str) -> float | None:
     return min((value for value in seconds if value > 0), default=None)
 
 
-def reader(
-    client_timeout: float, header: str | None, queue_header: QueueHeader | None = None
+def client_reader(
+    client_timeout: float, header: str | None, trust_queue_header: bool, is_idle: Callable[[], bool]
 ) -> Callable[[Mapping[str, Any]], Client] | None:
     """Return a function that says what a request tells of its client; ``None`` to ask nobody.
 
     :param client_timeout: seconds for those who do not say.
     :param header: where the client says how long it waits.
-    :param queue_header: says how long a request has waited, where a proxy is trusted to tell.
+    :param trust_queue_header: whether a proxy is trusted to tell how long a request has waited.
+    :param is_idle: returns whether nobody needs to wait here.
     """
-    if header is None and queue_header is None:
+    if header is None and not trust_queue_header:
         return None
     key = None if header is None else header_key(header)
+    queue_header = QueueHeader(is_idle, client_timeout) if trust_queue_header else None
 
     def read(environ: Mapping[str, Any]) -> Client:
         ago = 0.0
@@ -68,18 +70,3 @@ def reader(
         return Client(ago, client_timeout if own is None else own)
 
     return read
-
-
-def client_reader(
-    client_timeout: float,
-    header: str | None,
-    trust_queue_header: bool,
-    is_idle: Callable[[], bool],
-) -> Callable[[Mapping[str, Any]], Client] | None:
-    """Return such a function for a guard.
-
-    :param trust_queue_header: whether a proxy is trusted to tell how long a request has waited.
-    :param is_idle: returns whether nobody needs to wait here.
-    """
-    queue_header = QueueHeader(is_idle, client_timeout) if trust_queue_header else None
-    return reader(client_timeout, header, queue_header)

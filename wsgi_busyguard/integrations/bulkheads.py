@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from .._support.forks import Stage, after_fork
 from .._support.locks import owned_lock, under
-from ..bulkhead import Bulkhead
+from ..bulkhead import Bulkhead, BulkheadFull
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
+
+    from ..bulkhead import Place
 
 # Hosts that have a bulkhead of their own; more of them are no few services, and share one.
 MOST_HOSTS = 32
@@ -35,6 +38,31 @@ def known(bulkhead: Bulkhead | bool | None) -> Bulkhead | bool | None:
     if bulkhead is None or isinstance(bulkhead, (bool, Bulkhead)):
         return bulkhead
     raise TypeError(f"bulkhead must be a Bulkhead, or True for one per host, not {bulkhead!r}")
+
+
+def taken(
+    bulkhead: Bulkhead | bool | None,
+    host: str | None,
+    timeout: float | None,
+    refused: Callable[[str], Exception],
+) -> Place | None:
+    """Return a place for a call to a host, if it needs one; ``refused(why)`` if it is full."""
+    one = chosen(bulkhead, host)
+    try:
+        return None if one is None else one.take(timeout)
+    except BulkheadFull as full:
+        raise refused(str(full)) from None
+
+
+@contextmanager
+def given_back_if_raised(place: Place | None) -> Iterator[None]:
+    """Give a place back if the call raises; else whoever has the answer does."""
+    try:
+        yield
+    except BaseException as error:
+        if place is not None:
+            place.give(error)
+        raise
 
 
 def _made(host: str) -> Bulkhead:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import httpx
@@ -9,7 +10,7 @@ import httpx
 from ..bulkhead import BulkheadFull
 from ..deadlines.deadline import TooLate, call_timeout, current_deadline
 from ..policy import duration
-from .bulkheads import chosen, known
+from .bulkheads import given_back_if_raised, known, taken
 from .httpcore import Backend, Left
 
 if TYPE_CHECKING:
@@ -56,15 +57,12 @@ class DeadlineTransport(httpx.BaseTransport):
         """Send a request, if there is time for an answer."""
         timeout = (request.extensions.get("timeout") or {}).get("read")
         _limit(request, self._least)
-        place = _taken(self._bulkhead, request, timeout)
-        if place is None:
-            return self._transport.handle_request(request)
-        try:
+        refused = partial(NoPlace, request=request)
+        place = taken(self._bulkhead, request.url.host, timeout, refused)
+        with given_back_if_raised(place):
             response = self._transport.handle_request(request)
-        except BaseException as error:
-            place.give(error)
-            raise
-        response.stream = _Held(cast("httpx.SyncByteStream", response.stream), place)
+        if place is not None:
+            response.stream = _Held(cast("httpx.SyncByteStream", response.stream), place)
         return response
 
     def close(self) -> None:
@@ -80,11 +78,8 @@ class _Held(httpx.SyncByteStream):
         self._place = place
 
     def __iter__(self) -> Iterator[bytes]:
-        try:
+        with given_back_if_raised(self._place):
             yield from self._stream
-        except BaseException as error:
-            self._place.give(error)
-            raise
 
     def close(self) -> None:
         try:
@@ -100,19 +95,6 @@ def _sends(transport: httpx.BaseTransport | None) -> httpx.BaseTransport:
     if isinstance(transport, type) or not hasattr(transport, "handle_request"):
         raise TypeError(f"transport must be one of HTTPX's, not {transport!r}")
     return transport
-
-
-def _taken(
-    bulkhead: Bulkhead | bool | None, request: httpx.Request, timeout: float | None
-) -> Place | None:
-    """Return a place for a request, if it needs one."""
-    one = chosen(bulkhead, request.url.host)
-    if one is None:
-        return None
-    try:
-        return one.take(timeout)
-    except BulkheadFull as full:
-        raise NoPlace(str(full), request=request) from None
 
 
 def _limit(request: httpx.Request, least: float) -> None:

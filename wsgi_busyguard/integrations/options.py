@@ -12,10 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
 
-class Unknown(ValueError):
-    """Raised for settings that there are not."""
-
-
 def from_capitals(
     settings: Mapping[str, Any], where: str, more: Iterable[str] = ()
 ) -> dict[str, Any]:
@@ -25,14 +21,14 @@ def from_capitals(
 
     :param where: what the settings are called in errors.
     :param more: further keys that are allowed, and left out.
-    :raises Unknown: for keys that there are not.
+    :raises ValueError: for keys that there are not.
     :raises ImportError: for names that cannot be imported.
     """
     if not hasattr(settings, "items"):
         raise TypeError(f"{where} must be a dict, such as {{'SLOTS': 8}}, not {settings!r}")
     wrong = complaints(settings, where, more)
     if wrong:
-        raise Unknown("; ".join(wrong))
+        raise ValueError("; ".join(wrong))
     return {
         key.lower(): named(value) if OPTIONS[key.lower()].kind is OBJECT else value
         for key, value in settings.items()
@@ -40,26 +36,24 @@ def from_capitals(
     }
 
 
-def complaints(settings: Iterable[str], where: str, more: Iterable[str] = ()) -> list[str]:
-    """Return a line about each key in capitals that there is not."""
-    return _complaints(settings, where, str.upper, more)
-
-
 def from_strings(strings: Mapping[str, str], where: str) -> dict[str, Any]:
     """Return the keyword arguments that the strings of an ini file stand for.
 
     :param where: what the strings are in, for errors.
-    :raises Unknown: for names that there are not.
-    :raises ValueError, TypeError, ImportError: for strings that are not valid.
+    :raises ValueError, TypeError, ImportError: for names that there are not, and for strings that
+        are not valid.
     """
-    wrong = _complaints(strings, where, str)
+    wrong = complaints(strings, where, spell=str)
     if wrong:
-        raise Unknown("; ".join(wrong))
+        raise ValueError("; ".join(wrong))
     return from_texts(MIDDLEWARE, strings, lambda option: option.name)
 
 
-def _complaints(
-    given: Iterable[str], where: str, spell: Callable[[str], str], more: Iterable[str] = ()
+def complaints(
+    given: Iterable[str],
+    where: str,
+    more: Iterable[str] = (),
+    spell: Callable[[str], str] = str.upper,
 ) -> list[str]:
     """Name the nearest right key for each that there is not, or say why it is not taken here."""
     names = sorted([*(spell(option.name) for option in taken_by(MIDDLEWARE)), *more])

@@ -16,7 +16,7 @@ from urllib3.exceptions import ReadTimeoutError
 from ..bulkhead import BulkheadFull
 from ..deadlines.deadline import TooLate, call_timeout
 from ..policy import duration, seconds
-from .bulkheads import chosen, known
+from .bulkheads import given_back_if_raised, known, taken
 from .urllib3 import DeadlineTimeout
 from .urllib3 import NotBegun as NoTime
 
@@ -89,15 +89,12 @@ class DeadlineAdapter(HTTPAdapter):
             raise NotBegun(str(late), request=request) from None
         connect, read = _limits(self.at_most if timeout is None else timeout)
         limit: Any = DeadlineTimeout(connect, read, least=self.least)
-        place = self._place(request, read)
-        if place is None:
-            return self._sent(request, stream, limit, *rest, **more)
-        try:
+        host, refused = urlsplit(request.url or "").hostname, partial(NoPlace, request=request)
+        place = taken(self.bulkhead, host, read, refused)
+        with given_back_if_raised(place):
             response = self._sent(request, stream, limit, *rest, **more)
-        except BaseException as error:
-            place.give(error)
-            raise
-        _hold(response.raw, place)
+        if place is not None:
+            _hold(response.raw, place)
         return response
 
     def _sent(self, request: PreparedRequest, *arguments: Any, **more: Any) -> Response:
@@ -112,16 +109,6 @@ class DeadlineAdapter(HTTPAdapter):
         resp.stream = partial(_stream, weakref.ref(resp))
         return super().build_response(req, resp)
 
-    def _place(self, request: PreparedRequest, at_most: float | None) -> Place | None:
-        """Return a place for a request, if it needs one."""
-        bulkhead = chosen(self.bulkhead, urlsplit(request.url or "").hostname)
-        if bulkhead is None:
-            return None
-        try:
-            return bulkhead.take(at_most)
-        except BulkheadFull as full:
-            raise NoPlace(str(full), request=request) from None
-
 
 def _limits(timeout: Any) -> tuple[Any, Any]:
     """Return the seconds for connecting and for a read, of all that Requests takes for a timeout.
@@ -129,13 +116,10 @@ def _limits(timeout: Any) -> tuple[Any, Any]:
     urllib3's own has a total, which is the most that either may take.
     """
     if isinstance(timeout, Timeout):
-        connect, read = (
-            min(
-                (one for one in (part, timeout.total) if isinstance(one, (int, float))),
-                default=None,
-            )
-            for part in (timeout._connect, timeout._read)
-        )
+        total = timeout.total
+        parts = ((timeout._connect, total), (timeout._read, total))
+        known = ([one for one in pair if isinstance(one, (int, float))] for pair in parts)
+        connect, read = (min(pair, default=None) for pair in known)
         return connect, read
     if not isinstance(timeout, tuple):
         return timeout, timeout

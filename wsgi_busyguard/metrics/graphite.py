@@ -6,30 +6,22 @@ Plain text both: a line for each figure, over TCP to carbon, in datagrams to sta
 from __future__ import annotations
 
 import contextlib
-import os
-import re
 import socket
 from typing import TYPE_CHECKING
 
-from ..board.row import HasRows
-from ..monitor import ReadsSeveral
 from .figures import COUNTER, FIGURES, GAUGE, HISTOGRAM, TIME, Figure, Times
-from .sender import SEND_SECONDS, Sender
+from .sender import Sender, part
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from ..counters import Watched
-    from ..load_report import KnowsBalancers, LoadKey, LoadReport
+    from ..load_report import LoadKey, LoadReport
 
 # Seconds in which a daemon has to take a connection, and then what is sent.
 CONNECT_SECONDS = 5.0
 
 # What fits into an Ethernet frame with the headers of IPv6 and UDP, as statsd recommends.
 LONGEST_DATAGRAM = 1432
-
-# What a part of a path may be; a dot would begin the next part.
-_OTHERS = re.compile(r"[^A-Za-z0-9_-]+")
 
 # The four figures of the thread pool of 2013, by their names then: threads at work, requests in its
 # queue, threads that wait for one, and threads.
@@ -39,11 +31,6 @@ THREADPOOL: dict[str, LoadKey] = {
     "waiters": "idle",
     "threads": "capacity",
 }
-
-
-def part(text: str) -> str:
-    """Return ``text`` as one part of a path: ``web-1.example`` is ``web-1_example``."""
-    return _OTHERS.sub("_", text).strip("_") or "_"
 
 
 def flat(shown: LoadReport, threadpool: str = "") -> Iterator[tuple[str, str, float]]:
@@ -85,54 +72,11 @@ def _parts(times: Times) -> Iterator[tuple[str, float]]:
     yield "sum", times.total
 
 
-class _Named(Sender):
-    """A sender whose figures have paths.
-
-    :param prefix: what every path begins with; ``{host}`` and ``{pid}`` are filled in. If not
-        given, ``busyguard.{host}``, and the process's id behind that where no board knows all
-        processes of the host, for each then sends for itself.
-    :param threadpool: the path behind the prefix under which the load is sent once more, by the
-        names of the thread pool's figures of 2013: ``working``, ``queue``, ``waiters`` (idle
-        threads) and ``threads``. Not sent if not given.
-    """
-
-    def __init__(
-        self,
-        monitor: Watched,
-        to: str,
-        *,
-        prefix: str | None = None,
-        every: float = SEND_SECONDS,
-        threadpool: str = "",
-        agent: KnowsBalancers | None = None,
-    ) -> None:
-        super().__init__(monitor, to, every=every, agent=agent)
-        if prefix is None:
-            shared = monitor.shared if isinstance(monitor, ReadsSeveral) else None
-            alone = shared is None and not isinstance(monitor, HasRows)
-            prefix = "busyguard.{host}.{pid}" if alone else "busyguard.{host}"
-        self._prefix = prefix
-        self._threadpool = threadpool
-        self.prefix  # noqa: B018  # raises now for what cannot be filled in
-
-    @property
-    def prefix(self) -> str:
-        """What every path begins with, in this process."""
-        try:
-            return self._prefix.format(host=part(socket.gethostname()), pid=os.getpid()).strip(".")
-        except (LookupError, ValueError):
-            raise ValueError(
-                f"prefix may have {{host}} and {{pid}} in it and no other braces, not"
-                f" {self._prefix!r}"
-            ) from None
-
-
-class Graphite(_Named):
+class Graphite(Sender):
     """Sends the figures to carbon: a line of plain text for each, over one TCP connection.
 
     Counters are sent as they stand; Graphite's ``nonNegativeDerivative`` or ``perSecond`` makes
-    rates of them. See :class:`~wsgi_busyguard.metrics.sender.Sender` and ``_Named`` for what it
-    takes.
+    rates of them. See :class:`~wsgi_busyguard.metrics.sender.Sender` for what it takes.
     """
 
     _connection: socket.socket | None = None
@@ -154,7 +98,7 @@ class Graphite(_Named):
             connection.close()
 
 
-class StatsD(_Named):
+class StatsD(Sender):
     """Sends the figures to statsd: gauges as they are, counters by what they have grown.
 
     In datagrams, which nobody has to receive: a daemon that is gone costs nothing and is not

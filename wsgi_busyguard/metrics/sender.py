@@ -6,13 +6,18 @@ Knows when to send and from which process. In which form, and to whom, is each s
 from __future__ import annotations
 
 import logging
+import os
+import re
+import socket
 from typing import TYPE_CHECKING, TypeVar
 
 from .._support.forks import Stage, after_fork
 from .._support.listener import address
 from .._support.log import Streak, logger
 from .._support.periodic import Periodic
-from ..policy import DAMPED, DAMPED_PATIENCE, seconds
+from ..board.row import HasRows
+from ..monitor import ReadsSeveral
+from ..policy import seconds
 from .report import look
 
 if TYPE_CHECKING:
@@ -25,13 +30,27 @@ SEND_SECONDS = 10.0
 # The longest pause between two attempts at a daemon that is not there.
 LONGEST_RETRY_SECONDS = 60.0
 
+# What a part of a path may not be; a dot would begin the next part.
+_OTHERS = re.compile(r"[^A-Za-z0-9_-]+")
+
+
+def part(text: str) -> str:
+    """Return ``text`` as one part of a path: ``web-1.example`` is ``web-1_example``."""
+    return _OTHERS.sub("_", text).strip("_") or "_"
+
 
 class Sender:
     """Sends the figures of a guard every few seconds.
 
     :param monitor: a :class:`~wsgi_busyguard.Monitor`, or what watches several processes.
     :param to: where, as ``HOST:PORT``.
+    :param prefix: what the path of every figure begins with; ``{host}`` and ``{pid}`` are filled
+        in. If not given, ``busyguard.{host}``, and the process's id behind that where no board
+        knows all processes of the host, for each then sends for itself.
     :param every: seconds between two times.
+    :param threadpool: the path behind the prefix under which the load is sent once more, by the
+        names of the thread pool's figures of 2013: ``working``, ``queue``, ``waiters`` (idle
+        threads) and ``threads``. Not sent if not given.
     :param agent: knows the balancers that ask.
     :raises ValueError, TypeError: for what is not valid.
 
@@ -45,23 +64,39 @@ class Sender:
         monitor: Watched,
         to: str,
         *,
+        prefix: str | None = None,
         every: float = SEND_SECONDS,
+        threadpool: str = "",
         agent: KnowsBalancers | None = None,
     ) -> None:
         self.to = address(to)
+        if prefix is None:
+            shared = monitor.shared if isinstance(monitor, ReadsSeveral) else None
+            alone = shared is None and not isinstance(monitor, HasRows)
+            prefix = "busyguard.{host}.{pid}" if alone else "busyguard.{host}"
+        self._prefix = prefix
+        self.prefix  # noqa: B018  # raises now for what cannot be filled in
+        self._threadpool = threadpool
         self._monitor = monitor
         self._agent = agent
         self._every = seconds("every", every)
         self._unsent = Streak()
-        self._sending = Periodic(
-            self._send_now,
-            self._every,
-            "busyguard-sender",
-            in_children=True,
-            at_end=self.close,
-        )
+        send, end = self._send_now, self.close
+        name = "busyguard-sender"
+        self._sending = Periodic(send, self._every, name, in_children=True, at_end=end)
         self._renew()
         after_fork(Stage.OWN, self._after_fork)
+
+    @property
+    def prefix(self) -> str:
+        """What every path begins with, in this process."""
+        try:
+            return self._prefix.format(host=part(socket.gethostname()), pid=os.getpid()).strip(".")
+        except (LookupError, ValueError):
+            raise ValueError(
+                f"prefix may have {{host}} and {{pid}} in it and no other braces, not"
+                f" {self._prefix!r}"
+            ) from None
 
     def start(self: SomeSender) -> SomeSender:
         """Begin to send, on a thread of its own, and return itself."""
@@ -86,14 +121,13 @@ class Sender:
         """Send if it is this process's turn, and see to it when to send next."""
         try:
             if self._monitor.is_leader():
-                self.send(look(self._monitor, self._agent, DAMPED, DAMPED_PATIENCE))
+                self.send(look(self._monitor, self._agent))
         except Exception as error:
             self.close()
             message = "cannot send to %r: %s; tried again until it can"
             self._unsent.failed(message, self, error, level=logging.WARNING)
-            self._sending.pause = min(
-                max(self._every, LONGEST_RETRY_SECONDS), 2 * self._sending.pause
-            )
+            longest = max(self._every, LONGEST_RETRY_SECONDS)
+            self._sending.pause = min(longest, 2 * self._sending.pause)
             return
         self._sending.pause = self._every
         if self._unsent.over():

@@ -30,7 +30,7 @@ from wsgi_busyguard.cli.top.view import Order, columns, spark, view
 from wsgi_busyguard.counters import Changes
 from wsgi_busyguard.dashboard.history import Look, look_in
 from wsgi_busyguard.dashboard.processes import shown_state
-from wsgi_busyguard.dashboard.sentences import sentences, summary
+from wsgi_busyguard.dashboard.sentences import sentences
 from wsgi_busyguard.load_report import LoadReport
 from wsgi_busyguard.metrics.report import look
 
@@ -86,7 +86,7 @@ def seen(name="web1:8081", looks=(), balancers=None, **scene):
         shown["balancers"] = balancers
     code = 0 if scene.ready else 1
     said = sentences(shown, looks)
-    return HostLook(name, shown, shown_state(shown), "", code, said, summary(shown), looks, 1)
+    return HostLook(name, shown, shown_state(shown), "", code, said, looks, 1)
 
 
 def drawn(*hosts, width=100, height=40, order=None):
@@ -272,9 +272,7 @@ def test_whatever_a_host_says_can_be_drawn_or_is_refused(told, where):
     except ValueError:
         return
     looks = (look_in(shown, 1.0),)
-    found = HostLook(
-        "a:1", shown, shown_state(shown), "", 0, sentences(shown), summary(shown), looks, 1
-    )
+    found = HostLook("a:1", shown, shown_state(shown), "", 0, sentences(shown), looks, 1)
     for order in range(len(columns(False, 60))):
         drawn(found, width=60, height=24, order=Order(order))
         drawn(found, found, width=60, height=24, order=Order(order))

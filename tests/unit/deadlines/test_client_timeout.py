@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from wsgi_busyguard import BusyGuard
 from wsgi_busyguard._support.request_head import header_key
-from wsgi_busyguard.deadlines.client_timeout import patience, reader
+from wsgi_busyguard.deadlines.client_timeout import client_reader, patience
 from wsgi_busyguard.deadlines.environ import DEADLINE, WAITED
 
 TOLD = {
@@ -55,7 +55,7 @@ def test_a_header_has_a_name(name):
 
 
 def test_nobody_is_asked_unless_told_to():
-    assert reader(5.0, None) is None
+    assert client_reader(5.0, None, False, lambda: True) is None
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from ..._support.listener import address, bound
-from ..._support.usage_error import UsageError
 from ...options import OPTIONS
 from ...policy import loose_limits
 from ..ports import say_where
 from ..usage_errors import opening
+from .startup import installed
 
 if TYPE_CHECKING:
     import argparse
@@ -27,12 +27,10 @@ def serve_gunicorn(app: WSGIApplication, arguments: argparse.Namespace) -> int:
 
     Does not return: gunicorn's master ends the process.
     """
-    try:
+    with installed("gunicorn"):
         from gunicorn.app.base import BaseApplication
 
         from ...adapters.gunicorn import GuardedThreads
-    except ImportError as error:
-        raise UsageError("gunicorn is missing: pip install 'wsgi-busyguard[gunicorn]'") from error
 
     settings = {"worker_class": GuardedThreads, **_settings(arguments)}
 

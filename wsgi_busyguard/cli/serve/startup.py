@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ..._support.usage_error import UsageError
 from ...haproxy import Push
 from ...load import DISABLE
 from ...policy import limits
@@ -13,11 +15,22 @@ from ..ports import ports_of, say_where
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import ExitStack
 
+    from ...adapters.front.threaded import ThreadedFront
     from ...monitor import Monitor
     from ...options import GuardOptions
+
+
+@contextmanager
+def installed(server: str) -> Iterator[None]:
+    """Turn a server that cannot be imported into a mistake."""
+    try:
+        yield
+    except ImportError as error:
+        extra = server.lower()
+        raise UsageError(f"{server} is missing: pip install 'wsgi-busyguard[{extra}]'") from error
 
 
 def guard_options(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -47,15 +60,32 @@ def at_signals(handler: Callable[..., object]) -> None:
         signal.signal(number, handler)
 
 
+def drain_at_signals(guard: ThreadedFront, grace: float) -> None:
+    """Have SIGTERM and Ctrl-C drain a guard, and the second of them end the process.
+
+    Before the line: whoever reads that it serves may end it at once.
+    """
+
+    def stop(*_: object) -> None:
+        guard.drain(grace)
+        leave_at_next_signal()
+
+    at_signals(stop)
+
+
 def leave_at_next_signal() -> None:
     """Have the next SIGTERM or Ctrl-C end the process at once. In the main thread."""
     at_signals(lambda *_: os._exit(1))
 
 
 def announce(
-    arguments: argparse.Namespace, host: str, port: int, where: dict[str, tuple[str, int]]
+    arguments: argparse.Namespace, at: Sequence[Any], where: dict[str, tuple[str, int]]
 ) -> None:
-    """Print what is served, and where."""
+    """Print what is served, and where.
+
+    :param at: host and port, and for IPv6 more.
+    """
+    host, port = at[:2]
     bounds = arguments.options.some("max_queue", "max_wait", "client_timeout")
     known = limits(arguments.threads, **bounds)
     waits = f"in an overload {known.max_queue} waiting for at most {known.max_wait:g} s"

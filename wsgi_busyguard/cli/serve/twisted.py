@@ -7,9 +7,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from ..._support.listener import address
-from ..._support.usage_error import UsageError
 from ..usage_errors import opening, usage_errors
-from .startup import announce, guard_options, leave_at_next_signal, start_ports
+from .startup import announce, guard_options, installed, leave_at_next_signal, start_ports
 
 if TYPE_CHECKING:
     import argparse
@@ -19,13 +18,11 @@ if TYPE_CHECKING:
 
 def serve_twisted(app: WSGIApplication, arguments: argparse.Namespace) -> int:
     """Serve with Twisted: the guard stands in front of the reactor's thread pool."""
-    try:
+    with installed("Twisted"):
         from twisted.internet import reactor as twisted_reactor
         from twisted.internet.error import CannotListenError
 
         from ...adapters.twisted import guarded_site
-    except ImportError as error:
-        raise UsageError("Twisted is missing: pip install 'wsgi-busyguard[twisted]'") from error
     reactor: Any = twisted_reactor
     _log_warnings()
     with ExitStack() as stack:
@@ -42,7 +39,8 @@ def serve_twisted(app: WSGIApplication, arguments: argparse.Namespace) -> int:
         where = start_ports(site.guard.monitor, arguments, stack)
         reactor.addSystemEventTrigger("before", "shutdown", leave_at_next_signal)
         # Not before SIGTERM is the reactor's: whoever reads that it serves may end it at once.
-        reactor.callWhenRunning(announce, arguments, host, listening.getHost().port, where)
+        at = host, listening.getHost().port
+        reactor.callWhenRunning(announce, arguments, at, where)
         reactor.run()
     return 0
 

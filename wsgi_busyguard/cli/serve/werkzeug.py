@@ -60,8 +60,7 @@ def serve_werkzeug(app: WSGIApplication, arguments: argparse.Namespace) -> int:
 
         threading.Thread(target=shutdown.stop_when_asked, daemon=True).start()
         at_signals(stop)
-        host, port = listener.getsockname()[:2]
-        announce(arguments, host, port, where)
+        announce(arguments, listener.getsockname(), where)
         beats.start()
         server.serve_forever(0.1)
         while not shutdown.over.wait(0.1):  # without an end the next signal might not be seen

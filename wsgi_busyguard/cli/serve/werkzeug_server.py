@@ -10,14 +10,7 @@ from typing import TYPE_CHECKING, Any
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 
 from ..._support.listening_sockets import NO_DESCRIPTOR
-from ...adapters.front.descriptors import (
-    Room,
-    eviction_order,
-    excess,
-    hang_up,
-    is_open,
-    overdrawn,
-)
+from ...adapters.front.descriptors import Room, eviction_order, excess, hang_up, is_open, overdrawn
 from ...adapters.front.last_connections import LOOK_SECONDS
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from ..._support.periodic import Periodic
 from ..._support.text_values import plain
 from ...dashboard.history import LookHistory, look_in
 from ...dashboard.processes import shown_state
-from ...dashboard.sentences import sentences, summary
+from ...dashboard.sentences import sentences
 from .validation import understood
 
 if TYPE_CHECKING:
@@ -49,7 +49,6 @@ class HostLook(NamedTuple):
     why: str = ""
     code: int = NO_ANSWER
     sentences: Sequence[Sentence] = ()
-    summary: str = ""
     looks: Sequence[Look] = ()
     number: int = 0
     silent: float | None = None
@@ -79,7 +78,6 @@ class HostWatch:
         self._history = LookHistory()
         self._last: float | None = None
         self._looking = Periodic(self._look_again, EVERY_SECONDS, f"top {self.name}", at_once=True)
-        self._due = 0.0
 
     def look(self) -> HostLook:
         """Look once."""
@@ -105,19 +103,17 @@ class HostWatch:
         self._looking.stop()
 
     def _look_again(self) -> None:
-        due = (self._due or time.monotonic()) + EVERY_SECONDS
+        due = time.monotonic() + EVERY_SECONDS
         self.look()
-        now = time.monotonic()
-        self._due = max(due, now)
-        self._looking.pause = self._due - now
+        self._looking.pause = max(0.0, due - time.monotonic())
 
     def _understood(self, shown: LoadReport, number: int) -> HostLook:
         self._last = time.monotonic()
         self._history.keep(look_in(shown, self._last))
         looks = tuple(self._history.looks)
         code = FREE if shown["ready"] else NOT_NOW
-        texts = sentences(shown, looks), summary(shown)
-        return HostLook(self.name, shown, shown_state(shown), "", code, *texts, looks, number)
+        texts = sentences(shown, looks)
+        return HostLook(self.name, shown, shown_state(shown), "", code, texts, looks, number)
 
     def _unanswered(self, why: str, number: int) -> HostLook:
         silent = None if self._last is None else time.monotonic() - self._last

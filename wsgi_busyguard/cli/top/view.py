@@ -42,7 +42,6 @@ KINDS = {WRONG: "bold", NOTE: "dim"}
 
 KEYS = "s sort  t threads  q quit"
 
-
 COLUMN_GAP = 2
 
 # A name that is cut further says nothing.
@@ -213,9 +212,10 @@ def _figures(
 ) -> Iterable[RenderableType]:
     """Return the figures of one host: those of now, or the last there were."""
     known = facts(shown)
-    used = 5 + len(seen.summary) // width + len(known) // width
+    short = summary(shown)
+    used = 5 + len(short) // width + len(known) // width
     yield Text(known, "dim")
-    yield Text(seen.summary or summary(shown))
+    yield Text(short)
     for sentence in seen.sentences:
         used += 1 + (len(sentence.text) + len(sentence.do) + 3) // width
         kind = KINDS.get(sentence.kind, "")
@@ -261,10 +261,7 @@ def _charts(seen: HostLook, width: int) -> list[Text]:
     return drawn
 
 
-def _rows(shown: LoadReport | None) -> list[ProcessFigures]:
-    """Return the processes, each with its state."""
-    if shown is None:
-        return []
+def _rows(shown: LoadReport) -> list[ProcessFigures]:
     return [{**row, "state": row_state(row, shown)} for row in shown.get("processes") or ()]
 
 

@@ -15,7 +15,7 @@ from ...bulkhead import configure
 from ...deadlines.deadline import carrying
 from ...middleware import BusyGuard
 from ..bulkheads import from_settings
-from ..options import Unknown, from_capitals
+from ..options import from_capitals
 from . import signals
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def our_settings() -> dict[str, Any]:
 def options() -> dict[str, Any]:
     """Return the keyword arguments that ``settings.BUSYGUARD`` stands for.
 
-    :raises Unknown, TypeError, ImportError: if it is wrong.
+    :raises ValueError, TypeError, ImportError: if it is wrong.
     """
     return from_capitals(our_settings(), "BUSYGUARD", [INNER, BULKHEADS])
 
@@ -64,7 +64,7 @@ def guarded(application: WSGIApplication | None = None) -> BusyGuard:
         wsgi_app("application" if application is not None else f'BUSYGUARD["{INNER}"]', inner)
         guard = BusyGuard(carrying(inner), **options())
         configure(bulkheads())
-    except (Unknown, ValueError, TypeError, ImportError, OSError) as error:
+    except (ValueError, TypeError, ImportError, OSError) as error:
         raise ImproperlyConfigured(str(error)) from error
     signals.watch(guard.monitor)
     return guard
