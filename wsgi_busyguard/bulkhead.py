@@ -167,7 +167,6 @@ class Bulkhead:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        """Give the place back."""
         frame = _frame(1)
         if self._deeper and frame in self._deeper:
             self._deeper[frame] -= 1

@@ -326,7 +326,6 @@ def _build(state: str, well: bool, media: str, options: bool) -> Answer:
 
 
 def _soon(load: Load) -> bool:
-    """Return whether a request that arrives now would not have to wait for long."""
     return load.delay is not None and load.delay < DEGRADED_FROM
 
 

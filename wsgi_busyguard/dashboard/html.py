@@ -142,7 +142,6 @@ def _row_state(state: str) -> str:
 
 
 def _bar(part: int, whole: int | None) -> str:
-    """Return a picture of how much of the room is taken."""
     if not whole:
         return ""
     width = 40 * min(part / whole, 1.0)
@@ -285,7 +284,6 @@ def _checks(shown: LoadReport) -> str:
 
 
 def _note(text: str) -> str:
-    """Return what explains the terms of a section, where they stand."""
     return f'<p class="note">{text}</p>'
 
 

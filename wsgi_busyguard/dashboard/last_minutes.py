@@ -23,51 +23,29 @@ def minutes(shown: LoadReport, looks: Sequence[Look]) -> str:
     looks = [*looks[:-1], _now(shown, looks[-1])]
     last = looks[-1]
     ages = [last.at - look.at for look in looks]
-    queued = [float(look.queued) for look in looks]
-    active = [float(look.active) for look in looks]
-    capacity = [None if look.capacity is None else float(look.capacity) for look in looks]
-    delays = [look.delay for look in looks]
-    served, refused = rates(looks)
-    most = max(queued)
     since = "5 min ago" if reach(ages) == KEPT_LOOKS else f"{span(int(reach(ages)))} ago"
-    drawn = [
-        _figure(
-            "Queue",
-            grouped(last.queued),
-            f"most {grouped(most)}",
-            chart(ages, queued, most, says=f"queue, at most {grouped(most)}"),
-            since,
-        ),
-        _figure(
-            "In the app",
-            of(last.active, last.capacity),
-            f"most {grouped(max(active))}",
-            chart(
-                ages,
-                active,
-                _top(active, capacity),
-                line=capacity if _is_near(active, capacity) else (),
-                says=f"in the app, at most {grouped(max(active))}",
-            ),
-            since,
-        ),
-    ]
-    drawn.append(_wait(ages, delays, since))
+    drawn = [draw(ages, looks, since) for draw in (_queue, _inside, _wait)]
     if last.served is not None:
-        drawn.append(_flow(ages, served, refused, since))
+        drawn.append(_flow(ages, looks, since))
     return "".join(drawn)
 
 
-def _is_near(active: Sequence[float], capacity: Sequence[float | None]) -> bool:
-    """Return whether the limit can be drawn, and what is below it still be seen."""
-    return max(active) * 5 >= max([n for n in capacity if n is not None], default=0.0)
+def _queue(ages: Sequence[float], looks: Sequence[Look], since: str) -> str:
+    queued = [look.queued for look in looks]
+    most = grouped(max(queued))
+    drawing = chart(ages, queued, max(queued), says=f"queue, at most {most}")
+    return _figure("Queue", grouped(queued[-1]), f"most {most}", drawing, since)
 
 
-def _top(active: Sequence[float], capacity: Sequence[float | None]) -> float:
-    """Return the value at the upper edge, with room above the limit where that is drawn."""
-    limit = max([n for n in capacity if n is not None], default=0.0)
-    most = max(active)
-    return (max(most, limit) if _is_near(active, capacity) else most) * 1.1
+def _inside(ages: Sequence[float], looks: Sequence[Look], since: str) -> str:
+    active, capacity = [look.active for look in looks], [look.capacity for look in looks]
+    most, limit = max(active), max([n for n in capacity if n is not None], default=0)
+    # The limit is drawn, with room above it, where what is below it can still be seen.
+    is_near = most * 5 >= limit
+    top, line = (1.1 * max(most, limit), capacity) if is_near else (1.1 * most, ())
+    drawing = chart(ages, active, top, line=line, says=f"in the app, at most {grouped(most)}")
+    now = of(active[-1], capacity[-1])
+    return _figure("In the app", now, f"most {grouped(most)}", drawing, since)
 
 
 def _now(shown: LoadReport, last: Look) -> Look:
@@ -77,21 +55,16 @@ def _now(shown: LoadReport, last: Look) -> Look:
     return last._replace(queued=queued, active=active, capacity=capacity, delay=delay)
 
 
-def _wait(ages: Sequence[float], delays: Sequence[float | None], since: str) -> str:
-    """Return the chart of how long a request would wait that comes then."""
+def _wait(ages: Sequence[float], looks: Sequence[Look], since: str) -> str:
+    delays = [look.delay for look in looks]
     longest = max([delay for delay in delays if delay is not None], default=None)
     drawing = chart(ages, delays, longest or 0.0, says=f"wait, at most {span(longest)}")
     most = "" if longest is None else f"most {span(longest)}"
     return _figure("Wait", span(delays[-1]), most, drawing, since)
 
 
-def _flow(
-    ages: Sequence[float],
-    served: Sequence[float | None],
-    refused: Sequence[float | None],
-    since: str,
-) -> str:
-    """Return the chart of what goes out."""
+def _flow(ages: Sequence[float], looks: Sequence[Look], since: str) -> str:
+    served, refused = rates(looks)
     top = max([n for n in [*served, *refused] if n is not None], default=0.0)
     now, gone = served[-1], refused[-1]
     more = f', <span class="bad">refused {_rate(gone)}</span>' if any(refused) else ""
@@ -107,7 +80,6 @@ def _raised(values: Sequence[float | None]) -> list[float | None]:
 
 
 def _rate(number: float | None) -> str:
-    """Return a number a second."""
     if number is None:
         return DASH
     whole = number >= 9.95 or number == int(number)

@@ -160,7 +160,6 @@ def _stuck(shown: LoadReport, looks: Sequence[Look]) -> str | None:
 
 
 def _usual(shown: LoadReport) -> float | None:
-    """Return the seconds that requests took which have come back."""
     counts = shown.get("counts")
     if not counts:
         return None

@@ -95,7 +95,6 @@ class SharedStacks:
         )
 
     def _read(self, slot: int, pid: int, now: float) -> StackFigures | None:
-        """Return what a worker wrote, if it did so lately."""
         at = (1 + slot) * ROW_BYTES
         checksum, length = HEAD.unpack_from(self._memory, at)
         body = self._memory[at + HEAD.size : at + min(HEAD.size + length, ROW_BYTES)]
@@ -107,7 +106,6 @@ class SharedStacks:
 
 
 def _fitting(figures: dict[str, Any], pid: int, now: float) -> bytes:
-    """Return what a worker writes, with as many of its lines as fit."""
     figures["why"] = figures["why"] and figures["why"][:MOST_OF_WHY]
     body = json.dumps([pid, now, figures]).encode()
     while len(body) > ROW_BYTES - HEAD.size and figures["lines"]:

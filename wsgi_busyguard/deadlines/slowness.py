@@ -247,7 +247,6 @@ class Slowness:
         return None
 
     def _probed(self, now: float, bad: bool, jitter: float) -> str | None:
-        """Take note of a probe that has ended."""
         self.probe = None
         self.shut = self.shut and after_probe(self.shut, now, not bad, jitter)
         if self.shut is not None:

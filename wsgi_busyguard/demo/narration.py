@@ -10,8 +10,6 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from rich.console import Console
 
     from .acts import Act
@@ -36,13 +34,8 @@ class Narration:
     def __enter__(self) -> Narration:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Stop talking."""
+    def __exit__(self, *_: object) -> None:
+        pass
 
     def curtain(self, act: Act) -> None:
         """Announce an act."""
@@ -96,7 +89,6 @@ class LiveNarration(Narration):
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leave the bars and take the words away."""
         self._live.update(self._bars)
         self._live.stop()
 

@@ -94,7 +94,6 @@ async def _server(act: Act, stage: ActProcesses, number: int, outside: Child) ->
 
 
 async def _weather(outside: Child, timeline: Timeline, begun: float, narration: Narration) -> None:
-    """Let the blip begin and end."""
     loop = asyncio.get_running_loop()
     narration.scene("before")
     await asyncio.sleep(begun + timeline.before - loop.time())
@@ -108,7 +107,6 @@ async def _weather(outside: Child, timeline: Timeline, begun: float, narration: 
 
 
 async def _comment(record: Record, begun: float, narration: Narration) -> None:
-    """Tell how it goes, until cancelled."""
     loop = asyncio.get_running_loop()
     while True:
         narration.moment(loop.time() - begun, record)

@@ -126,11 +126,6 @@ class Agent:
         self._balancers: dict[str, Balancer] = {}
         self._limit = Limit()
 
-    def line(self, name: str) -> bytes:
-        """Note that the balancer called ``name`` asks now, and return the line for it."""
-        self.note(name)
-        return self.line_for(name)
-
     def line_for(self, name: str, beside: int = 0) -> bytes:
         """Return the line for ``name``, which is a balancer only if that is noted.
 

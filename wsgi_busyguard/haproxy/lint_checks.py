@@ -161,7 +161,6 @@ def _expects(section: Section) -> Iterator[Finding]:
 
 
 def _wrong(words: Sequence[str]) -> str | None:
-    """Return what is wrong with what is expected, if anything is."""
     rest = list(words)
     while rest and rest[0] in OPTIONS:
         del rest[:2]

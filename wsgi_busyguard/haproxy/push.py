@@ -166,7 +166,6 @@ class Push:
         return min(self._look_every, max(0.001, self._due - now))
 
     def _live(self) -> int:
-        """Return how many balancers share."""
         return max(1, sum(line.well for line in self._lines))
 
     def _others(self, load: Load) -> int:

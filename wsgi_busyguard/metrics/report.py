@@ -117,7 +117,6 @@ def _look_outside(bulkheads: list[BulkheadFigures], shown: LoadReport) -> None:
 
 
 def _row_of(monitor: Watched, shown: LoadReport, load: Load) -> list[ProcessFigures]:
-    """Return the row of this process."""
     counts = shown.get("counts")
     return [
         {
@@ -150,7 +149,6 @@ def of_load(load: Load) -> LoadFigures:
 
 
 def _look_back(monitor: Watched, shown: LoadReport) -> None:
-    """Show what has been, as far as the monitor remembers."""
     if not isinstance(monitor, KeepsHistory):
         return
     shown["counts"] = _of_counts(monitor.counts())

@@ -58,7 +58,8 @@ class AgentMachine(RuleBasedStateMachine):
         if name not in self.live():
             self.asked[name] = []
         self.asked[name].append(self.now)
-        line = self.agent.line(name)
+        self.agent.note(name)
+        line = self.agent.line_for(name)
         found = LINE.fullmatch(line)
         assert found, line
         told = int(found[1])

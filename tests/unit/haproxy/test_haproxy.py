@@ -39,6 +39,12 @@ def agent(dial):
     return Agent(dial, clock=dial)
 
 
+def asks(agent, name):
+    """The line for a balancer that asks, as a port says it that knows the name."""
+    agent.note(name)
+    return agent.line_for(name)
+
+
 def told(line):
     return int(line.removeprefix(b"up maxconn:"))
 
@@ -131,114 +137,114 @@ def test_a_balancer_that_comes_back_begins_anew():
 
 
 def test_one_balancer_may_fill_the_server(agent):
-    assert agent.line("lb1") == b"up maxconn:8\n"
+    assert asks(agent, "lb1") == b"up maxconn:8\n"
 
 
 def test_four_balancers_share_without_being_told_of_each_other(agent):
     for _ in range(2):
-        lines = [agent.line(f"lb{n}") for n in range(4)]
+        lines = [asks(agent, f"lb{n}") for n in range(4)]
     assert lines == [b"up maxconn:2\n"] * 4
 
 
 def test_the_share_of_a_balancer_that_is_gone_is_the_others(agent, dial):
-    agent.line("lb1")
-    assert agent.line("lb2") == b"up maxconn:4\n"
+    asks(agent, "lb1")
+    assert asks(agent, "lb2") == b"up maxconn:4\n"
     for _ in range(5):
         dial.now += 2.0
-        assert agent.line("lb1") == b"up maxconn:4\n"
+        assert asks(agent, "lb1") == b"up maxconn:4\n"
     dial.now += 2.0
-    assert agent.line("lb1") == b"up maxconn:8\n"
+    assert asks(agent, "lb1") == b"up maxconn:8\n"
 
 
 def test_what_the_balancers_send_does_not_cut_their_limit(agent, dial):
     """8 slots for 3 are 3 each; the one request too many waits here, and that is all right."""
     for name in ("a", "b", "c"):
-        agent.line(name)
+        asks(agent, name)
     dial.load = Load(1, 8, 8, service=0.5)
     for _ in range(20):
         dial.now += 1.0
-        assert [agent.line(name) for name in ("a", "b", "c")] == [b"up maxconn:3\n"] * 3
+        assert [asks(agent, name) for name in ("a", "b", "c")] == [b"up maxconn:3\n"] * 3
 
 
 def test_other_traffic_that_fills_the_server_cuts_the_limit_and_the_limit_comes_back(agent, dial):
-    assert agent.line("lb") == b"up maxconn:8\n"
+    assert asks(agent, "lb") == b"up maxconn:8\n"
     dial.load = Load(5, 8, 8, service=0.5)
     dial.now += 1.0
-    assert agent.line("lb") == b"up maxconn:3\n"
+    assert asks(agent, "lb") == b"up maxconn:3\n"
     for _ in range(20):
         dial.now += 1.0
-        line = agent.line("lb")
+        line = asks(agent, "lb")
     assert line == b"up maxconn:1\n"
     dial.load = Load(0, 4, 8, service=0.5)
     dial.now += 1.0
-    assert agent.line("lb") == b"up maxconn:5\n"
+    assert asks(agent, "lb") == b"up maxconn:5\n"
     dial.load = IDLE
     dial.now += 1.0
-    assert agent.line("lb") == b"up maxconn:8\n"
+    assert asks(agent, "lb") == b"up maxconn:8\n"
 
 
 def test_the_limit_changes_at_most_once_in_a_service_time(agent, dial):
-    agent.line("lb")
+    asks(agent, "lb")
     dial.load = Load(2, 8, 8, service=3.0)
     dial.now += 2.0
-    assert told(agent.line("lb")) == 6
+    assert told(asks(agent, "lb")) == 6
     dial.now += 2.9
-    assert told(agent.line("lb")) == 6
+    assert told(asks(agent, "lb")) == 6
     dial.now += 0.2
-    assert told(agent.line("lb")) == 4
+    assert told(asks(agent, "lb")) == 4
 
 
 def test_a_cut_is_as_deep_as_the_queue_gets_though_no_service_time_is_over(agent, dial):
     """Whoever asks while the others are still coming must not miss most of them."""
-    agent.line("lb")
+    asks(agent, "lb")
     dial.load = Load(2, 8, 8, service=3.0)
-    assert told(agent.line("lb")) == 6
+    assert told(asks(agent, "lb")) == 6
     dial.now += 0.1
     dial.load = Load(5, 8, 8, service=3.0)
-    assert told(agent.line("lb")) == 3
+    assert told(asks(agent, "lb")) == 3
     dial.now += 0.1
     dial.load = Load(1, 8, 8, service=3.0)
-    assert told(agent.line("lb")) == 3
+    assert told(asks(agent, "lb")) == 3
 
 
 def test_a_limit_that_has_risen_is_cut_when_its_service_time_is_over(agent, dial):
-    agent.line("lb")
+    asks(agent, "lb")
     dial.load = Load(6, 8, 8, service=3.0)
-    assert told(agent.line("lb")) == 2
+    assert told(asks(agent, "lb")) == 2
     dial.now += 3.0
     dial.load = Load(0, 4, 8, service=3.0)
-    assert told(agent.line("lb")) == 6
+    assert told(asks(agent, "lb")) == 6
     dial.now += 2.9
     dial.load = Load(1, 8, 8, service=3.0)
-    assert told(agent.line("lb")) == 6
+    assert told(asks(agent, "lb")) == 6
     dial.now += 0.1
-    assert told(agent.line("lb")) == 5
+    assert told(asks(agent, "lb")) == 5
 
 
 def test_a_capacity_that_shrinks_is_told_at_once(agent, dial):
-    agent.line("lb")
+    asks(agent, "lb")
     dial.load = Load(0, 0, 3, service=100.0)
-    assert agent.line("lb") == b"up maxconn:3\n"
+    assert asks(agent, "lb") == b"up maxconn:3\n"
 
 
 def test_a_draining_server_takes_one_at_a_time_and_leaves_the_going_to_the_check(agent, dial):
-    agent.line("lb")
+    asks(agent, "lb")
     dial.draining = True
-    assert agent.line("lb") == b"up maxconn:1\n"
-    assert agent.line("other") == b"up maxconn:1\n"
+    assert asks(agent, "lb") == b"up maxconn:1\n"
+    assert asks(agent, "other") == b"up maxconn:1\n"
 
 
 def test_an_unknown_capacity_leaves_maxconn_as_it_is(agent, dial):
     dial.load = UNKNOWN
-    assert agent.line("lb") == b"up\n"
+    assert asks(agent, "lb") == b"up\n"
     dial.load = IDLE
-    assert agent.line("lb") == b"up maxconn:8\n"
+    assert asks(agent, "lb") == b"up maxconn:8\n"
 
 
 @pytest.mark.slow
 def test_names_beyond_measure_cost_no_memory_and_are_answered(agent):
     for n in range(10_000):
-        assert LINE.fullmatch(agent.line(f"name {n}"))
+        assert LINE.fullmatch(asks(agent, f"name {n}"))
     assert len(agent._balancers) <= MOST_BALANCERS
 
 
@@ -256,7 +262,7 @@ def test_the_agent_never_says_anything_else(steps):
     for name, pause, load, draining in steps:
         dial.now += pause
         dial.load, dial.draining = load, draining
-        line = agent.line(name)
+        line = asks(agent, name)
         assert LINE.fullmatch(line)
         if b":" in line:
             assert told(line) <= load.capacity
@@ -271,5 +277,5 @@ def test_balancers_that_all_ask_are_told_no_more_than_one_each_beyond_the_capaci
     agent = Agent(dial, clock=dial)
     for _ in range(2):
         dial.now += 2.0
-        lines = [agent.line(f"lb{n}") for n in range(balancers)]
+        lines = [asks(agent, f"lb{n}") for n in range(balancers)]
     assert capacity <= sum(map(told, lines)) < capacity + balancers

@@ -141,10 +141,10 @@ def test_a_board_has_a_row_for_each_process(of):
 
 def test_the_balancers_that_ask_are_shown(adapter, clock):
     agent = Agent(Monitor(adapter), clock)
-    agent.line("lb1")
+    agent.note("lb1")
     clock.now += 2
-    agent.line("lb1")
-    agent.line('lb"2\n')
+    agent.note("lb1")
+    agent.note('lb"2\n')
     shown = look(Monitor(adapter), agent)
     assert shown["balancers"] == [
         {"name": "lb1", "asked": 0.0, "period": 2.0},

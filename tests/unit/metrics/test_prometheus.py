@@ -139,7 +139,7 @@ def check(gate):
     monitor = Monitor(gate)
     port, agent = CheckPort(monitor, "127.0.0.1:0"), AgentPort(monitor, "127.0.0.1:0")
     introduce([port, agent])
-    agent.agent.line("lb1")
+    agent.agent.note("lb1")
     port.start()
     yield port.address[1]
     port.stop()

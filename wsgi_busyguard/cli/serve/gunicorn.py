@@ -35,16 +35,12 @@ def serve_gunicorn(app: WSGIApplication, arguments: argparse.Namespace) -> int:
     settings = {"worker_class": GuardedThreads, **_settings(arguments)}
 
     class Served(BaseApplication):
-        """The app, and gunicorn's settings from the arguments."""
-
         def load_config(self) -> None:
-            """Set what the arguments say; all else is as gunicorn has it."""
             for name, value in settings.items():
                 if name in self.cfg.settings:
                     self.cfg.set(name, value)
 
         def load(self) -> WSGIApplication:
-            """Return the app."""
             return app
 
     os.environ.update(variables(vars(arguments)))

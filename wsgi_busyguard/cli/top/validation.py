@@ -45,7 +45,6 @@ def _fields(form: Any) -> dict[str, Any]:
 
 
 def _shown(kind: Any, value: Any) -> Any:
-    """Return what can be shown of a value that should be of this kind."""
     if isinstance(kind, UnionType):
         kinds = get_args(kind)
         if value is None and NoneType in kinds:

@@ -273,10 +273,6 @@ def _row_state(row: ProcessFigures) -> Text:
     return Text(row["state"], ROWS.get(row["state"], "bold"))
 
 
-def _row_inside(row: ProcessFigures) -> str:
-    return of(row["active"], row["capacity"])
-
-
 def _row_wait(row: ProcessFigures) -> str:
     return span(row["waited"]) if row["queued"] else ""
 
@@ -289,7 +285,9 @@ PROCESSES = (
     Column("process", 0, lambda row: str(row["pid"]), lambda row: 0.0, is_text=True),
     Column("state", 0, _row_state, lambda row: float(row["state"] != READY), is_text=True),
     Column("queued", 0, lambda row: grouped(row["queued"]), lambda row: row["queued"]),
-    Column("in the app", 0, _row_inside, lambda row: row["active"]),
+    Column(
+        "in the app", 0, lambda row: of(row["active"], row["capacity"]), lambda row: row["active"]
+    ),
     Column("no thread", 0, _row_wait, lambda row: row["waited"] if row["queued"] else 0.0),
     Column("takes", 80, _row_service, lambda row: row["service"] or 0.0),
     Column("served", 80, lambda row: grouped(row["served"]), lambda row: row["served"] or 0),
