@@ -35,7 +35,7 @@ def test_an_unknown_name_is_refused_with_the_nearest_right_one():
     [("thread", "slots"), ("path", "ready_paths"), ("queue_siz", "max_queue")],
 )
 def test_so_is_a_name_that_is_almost_that_of_another_server(typed, meant):
-    with pytest.raises(Unknown, match=f"did you mean {meant!r}"):
+    with pytest.raises(ValueError, match=f"did you mean {meant!r}"):
         from_strings({typed: "8"}, "the filter")
 
 
