@@ -4,7 +4,7 @@ It asks nobody else for anything. All of it is written here, the charts and the 
 script in it only puts what has changed in its place, so that there is one place that knows what
 the figures mean.
 
-While it is served nothing is imported, logged or locked, see ``loop.py``.
+While it is served nothing is imported, logged or locked, see ``checkport/event_loop.py``.
 """
 
 from __future__ import annotations

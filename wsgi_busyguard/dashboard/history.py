@@ -30,7 +30,7 @@ class Look(NamedTuple):
     :param at: when, in seconds of any clock, always the same one.
     :param asked: how many checks and balancers have asked so far; ``None``, like the other counts,
         where nobody counts.
-    :param refused: by reason, in the order of ``counts.REASONS``.
+    :param refused: by reason, in the order of ``counters.REASONS``.
     :param balancers: the names of those that ask the agent; ``None`` where that was not looked at.
     :param service: how many requests took how long in the app so far, by bucket: see
         ``counters.BOUNDS``. ``waits``: how many had waited how long.

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rich.table import Table
 
-from . import load, probe
+from . import load, probe, report
 from .child import obey, say
 from .figures import Record, Timeline
-from .stage import ActProcesses
+from .stage import ActProcesses, beside
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -76,13 +76,11 @@ async def _play(name: str, site: Child, timeline: Timeline) -> Outcome:
     await load.warm_up([url])
     record = Record(timeline, PATIENCE)
     begun = asyncio.get_running_loop().time()
-    checking = asyncio.ensure_future(probe.watch_checks([port], begun, record))
-    try:
-        crowd = load.Crowd([url], PATIENCE, record.visits)
-        await crowd.come(load.arrivals(LOAD / PAGE, timeline.end), begun)
-    finally:
-        checking.cancel()
-        await asyncio.gather(checking, return_exceptions=True)
+    crowd = load.Crowd([url], PATIENCE, record.visits)
+    await beside(
+        crowd.come(load.arrivals(LOAD / PAGE, timeline.end), begun),
+        probe.watch_checks([port], begun, record),
+    )
     return outcome(name, record)
 
 
@@ -110,9 +108,7 @@ def table(outcomes: list[Outcome]) -> Table:
 
 
 def _slowest(one: Outcome) -> str:
-    mark = "> " if one.checks_unanswered else ""
-    seconds = one.slowest_check
-    return mark + (f"{seconds * 1000:.0f} ms" if seconds < 0.1 else f"{seconds:.2f} s")
+    return ("> " if one.checks_unanswered else "") + report.seconds(one.slowest_check)
 
 
 def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

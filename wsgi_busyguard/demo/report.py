@@ -100,21 +100,22 @@ def _slowest_check(record: Record, figures: Summary) -> str:
     # One that was never answered took longer than anybody watched.
     slowest = max(record.checks, key=lambda check: check.took, default=None)
     mark = "> " if slowest is not None and not slowest.answered else ""
-    return mark + _seconds(figures.slowest_check)
+    return mark + seconds(figures.slowest_check)
 
 
 def _percent(share: float) -> str:
     return f"{share:.0%}"
 
 
-def _seconds(value: float | None) -> str:
+def seconds(value: float | None) -> str:
+    """Return a time as the tables have it."""
     if value is None:
         return "none came"
     return f"{value * 1000:.0f} ms" if value < 0.1 else f"{value:.2f} s"
 
 
-def _short(seconds: float) -> float:
-    return round(seconds, 4)
+def _short(number: float) -> float:
+    return round(number, 4)
 
 
 ROWS: Rows = {
@@ -122,8 +123,8 @@ ROWS: Rows = {
     "goodput in the blip": lambda _, figures: _percent(figures.goodput_during),
     "goodput after": lambda _, figures: _percent(figures.goodput_after),
     f"{WELL:.0%} again after": _recovery,
-    "p99 of the pages before": lambda _, figures: _seconds(figures.p99_before),
-    "p99 of the pages after": lambda _, figures: _seconds(figures.p99_after),
+    "p99 of the pages before": lambda _, figures: seconds(figures.p99_before),
+    "p99 of the pages after": lambda _, figures: seconds(figures.p99_after),
     "pages for health checks": lambda _, figures: str(figures.pages_for_checks),
     "pages for people who left": lambda _, figures: str(figures.pages_for_nobody),
     "calls for people who left": lambda _, figures: f"{figures.calls_for_nobody:.0f} s",

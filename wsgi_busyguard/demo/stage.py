@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from . import parent_death
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Coroutine, Sequence
     from pathlib import Path
 
 PATIENCE = 20.0  # seconds that a child may take to say its ports
@@ -135,3 +135,18 @@ class ActProcesses:
         """Raise :exc:`Broken` if a process has ended."""
         for child in self._children:
             child.look()
+
+
+async def beside(main: Coroutine[Any, Any, None], *others: Coroutine[Any, Any, None]) -> None:
+    """Run ``main``, and the others for as long as it lasts; whatever one raises ends all."""
+    tasks = [asyncio.ensure_future(one) for one in (main, *others)]
+    running = set(tasks)
+    try:
+        while tasks[0] in running:
+            ended, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -10,12 +10,10 @@ from . import balancers, load, probe
 from .acts import ACTS, Act
 from .configurations import Address
 from .figures import Record, Timeline
-from .stage import ActProcesses, Broken, Child
+from .stage import ActProcesses, Broken, Child, beside
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
     from pathlib import Path
-    from typing import Any
 
     from .narration import Narration
 
@@ -64,13 +62,13 @@ async def _play(
     # The servers first, and alone: a process that is still importing Django is busy, and HAProxy
     # takes a server out at once if the first check of all fails.
     direct = [f"http://127.0.0.1:{one.web}/" for one in addresses]
-    await _beside(load.warm_up(direct * THREADS), _look(stage, WARM_UP))
+    await beside(load.warm_up(direct * THREADS), _look(stage, WARM_UP))
     farm = await balancers.start(stage, haproxy, act.name, addresses, THREADS)
-    await _beside(load.warm_up([one.url for one in farm]), _look(stage, WARM_UP))
+    await beside(load.warm_up([one.url for one in farm]), _look(stage, WARM_UP))
     record = Record(timeline, PATIENCE)
     begun = asyncio.get_running_loop().time()
     crowd = load.Crowd([one.url for one in farm], PATIENCE, record.visits)
-    await _beside(
+    await beside(
         crowd.come(load.arrivals(RATE, timeline.end), begun),
         probe.watch_checks([address.web for address in addresses], begun, record),
         probe.watch_balancers(farm, begun, record),
@@ -121,21 +119,6 @@ async def _look(stage: ActProcesses, seconds: float) -> None:
         stage.look()
         await asyncio.sleep(TICK)
     raise Broken(f"no page came in {seconds:.0f} s; run it with --keep and look at the logs")
-
-
-async def _beside(main: Coroutine[Any, Any, None], *others: Coroutine[Any, Any, None]) -> None:
-    """Run ``main``, and the others for as long as it lasts; whatever one raises ends all."""
-    tasks = [asyncio.ensure_future(one) for one in (main, *others)]
-    running = set(tasks)
-    try:
-        while tasks[0] in running:
-            ended, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            for task in ended:
-                task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def scenes() -> dict[str, str]:

@@ -67,7 +67,7 @@ def report(load: Load, rates: Rates, as_text: bool = False) -> str:
 
 
 class AnswerRate:
-    """Counters answers and knows how many come in a second.
+    """Counts answers and knows how many come in a second.
 
     For any thread, without a lock: one answer in a million may go uncounted, which a mean can bear.
 

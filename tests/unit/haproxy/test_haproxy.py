@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsgi_busyguard.haproxy import MOST_BALANCERS, Agent, Balancer, next_limit, share
+from wsgi_busyguard.haproxy.agent import MOST_BALANCERS, Agent, Balancer, next_limit
 from wsgi_busyguard.load import UNKNOWN, Load
+from wsgi_busyguard.policy import share
 
 IDLE = Load(0, 0, 8, service=0.5)
 LINE = re.compile(rb"up( maxconn:[1-9][0-9]*)?\n")
