@@ -7,6 +7,7 @@ benchmarks. Every line says why it is there.
 from __future__ import annotations
 
 import re
+from string import Template
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..policy import share, whole
@@ -20,8 +21,73 @@ NAME = re.compile(r"[A-Za-z0-9_.:-]+")
 BIND = ":80"
 SOCKET = "/run/haproxy/admin.sock mode 660 level admin"
 
-# Where the comments begin.
+# Where the comments begin that stand behind something.
 COMMENT_COLUMN = 56
+
+CONFIGURATION = Template("""\
+# HAProxy for wsgi_busyguard, $what: requests wait here, not in the servers.
+# For servers with $threads threads and $balancers such balancer(s), of which this is '$name'.
+# Accepted by 2.6, 2.8, 3.0 and 3.2; in 3.2.0 and 3.2.1 leastconn can loop for ever.
+
+global
+    log stdout format raw local0 info  # or: log /dev/log local0
+    stats socket $stats  # for operators, and for a push
+    # Without the folder of that socket HAProxy does not start: mkdir -p it first.
+    spread-checks 10  # so that checks do not come in step
+$more
+defaults
+    mode http  # one request at a time is counted, not a connection
+    log global
+    option httplog
+    option dontlognull
+    option log-health-checks  # a line when a server goes or comes
+    option forwardfor  # what comes for a client is no check, nor OPTIONS /
+    timeout http-request 10s
+    timeout http-keep-alive 10s
+    timeout connect 1s  # a server that is gone is known in a second
+    timeout client 30s
+    timeout server 30s  # longer than the slowest honest request
+    timeout check 1s  # a check takes a millisecond, or something is wrong
+    timeout queue 700ms  # set this: the latency still good, less what a request takes
+    retries 1  # never more: N retries are N + 1 times the load
+    option redispatch 1  # the retry goes to another server that has room
+    retry-on 503 conn-failure  # a refusal promises that the app has not run
+    option http-buffer-request  # else only a POST that comes in one piece is retried
+    # Drop the 503 there if your app sends its own after it has changed something.
+    http-error status 503 content-type text/plain string "busy, try again\\n"\
+ hdr Retry-After 1 hdr Cache-Control no-store
+
+frontend web
+    bind $bind
+    http-request set-header X-Request-Start t=%[date(0,us)]  # the wait here counts
+    # The checks are ours alone, however a client spells them: servers decode the path,
+    # and some drop slashes and dots. What cannot be decoded, or has no path, is a 400.
+    http-request deny deny_status 400 unless { path,url_dec -m found } or { url * }
+    http-request return status 404 if { path,url_dec -m reg (^|/[.][.]?)/+(livez|readyz|healthz)$$ }
+    # All down means that the checks are wrong, not the servers: then do without them.
+    use_backend app_open if { nbsrv(app) lt 1 }
+    default_backend app
+
+backend app
+    balance leastconn  # roundrobin lost requests for good in 2.6
+    option httpchk  # OPTIONS /, which the guard answers, never the app
+    # Busy is not down. The check fails only while a server drains or is stuck.
+    default-server check inter 2s fall 3 rise 2  # HAProxy's own defaults
+    default-server maxconn $each  # threads / balancers, until the agent speaks
+    default-server weight 100  # at 1, half of it is 0: out of the rotation
+$agent$servers
+
+backend app_open  # the same servers, and no checks
+    balance leastconn
+    default-server maxconn $each  # without it the queue moves into the servers
+$unchecked
+""")
+
+AGENT = Template("""\
+    # Five times a second the guard says how many requests may be there at once; the
+    # rest wait here, where any free server takes them. Each balancer has a name.
+    default-server agent-check agent-inter 200ms agent-send "$name\\n"
+""")
 
 
 class Server(NamedTuple):
@@ -68,16 +134,17 @@ def configuration(
     setting = setting or Setting()
     farm = [server._replace(agent=None) if minimal else server for server in servers]
     _judge(farm, setting)
-    each = share(setting.threads, setting.balancers)
-    sections = [
-        _head(setting, minimal),
-        _global(setting),
-        _defaults(),
-        _frontend(setting),
-        _app(farm, setting, each),
-        _open(farm, each),
-    ]
-    return "\n\n".join("\n".join(lines) for lines in sections) + "\n"
+    agent = AGENT.substitute(name=setting.name) if any(server.agent for server in farm) else ""
+    text = CONFIGURATION.substitute(
+        setting._asdict(),
+        what="the small one, without an agent" if minimal else "the whole one",
+        each=share(setting.threads, setting.balancers),
+        more="".join(f"    {line}\n" for line in setting.more),
+        agent=agent,
+        servers="\n".join(_checked(server, bool(agent)) for server in farm),
+        unchecked="\n".join(f"    server {server.name} {server.where}" for server in farm),
+    )
+    return "".join(map(_aligned, text.splitlines(keepends=True)))
 
 
 def _judge(servers: Sequence[Server], setting: Setting) -> None:
@@ -93,106 +160,13 @@ def _judge(servers: Sequence[Server], setting: Setting) -> None:
         raise ValueError(f"expected a name of its own for each server, not {', '.join(names)}")
 
 
-def _head(setting: Setting, minimal: bool) -> list[str]:
-    what = "the small one, without an agent" if minimal else "the whole one"
-    return [
-        f"# HAProxy for wsgi_busyguard, {what}: requests wait here, not in the servers.",
-        f"# For servers with {setting.threads} threads and {setting.balancers} such balancer(s),"
-        f" of which this is {setting.name!r}.",
-        "# Accepted by 2.6, 2.8, 3.0 and 3.2; in 3.2.0 and 3.2.1 leastconn can loop for ever.",
-    ]
+def _checked(server: Server, by_agent: bool) -> str:
+    """Return the line of a server, in a farm some of which may have an agent."""
+    check = f" port {server.check}" if server.check else ""
+    agent = f" agent-port {server.agent}" if server.agent else " no-agent-check"
+    return f"    server {server.name} {server.where}{check}{agent if by_agent else ''}"
 
 
-def _global(setting: Setting) -> list[str]:
-    return [
-        "global",
-        _line("log stdout format raw local0 info", "or: log /dev/log local0"),
-        _line(f"stats socket {setting.stats}", "for operators, and for a push"),
-        "    # Without the folder of that socket HAProxy does not start: mkdir -p it first.",
-        _line("spread-checks 10", "so that checks do not come in step"),
-        *(f"    {line}" for line in setting.more),
-    ]
-
-
-def _defaults() -> list[str]:
-    return [
-        "defaults",
-        _line("mode http", "one request at a time is counted, not a connection"),
-        "    log global",
-        "    option httplog",
-        "    option dontlognull",
-        _line("option log-health-checks", "a line when a server goes or comes"),
-        _line("option forwardfor", "what comes for a client is no check, nor OPTIONS /"),
-        "    timeout http-request 10s",
-        "    timeout http-keep-alive 10s",
-        _line("timeout connect 1s", "a server that is gone is known in a second"),
-        "    timeout client 30s",
-        _line("timeout server 30s", "longer than the slowest honest request"),
-        _line("timeout check 1s", "a check takes a millisecond, or something is wrong"),
-        _line("timeout queue 700ms", "set this: the latency still good, less what a request takes"),
-        _line("retries 1", "never more: N retries are N + 1 times the load"),
-        _line("option redispatch 1", "the retry goes to another server that has room"),
-        _line("retry-on 503 conn-failure", "a refusal promises that the app has not run"),
-        _line("option http-buffer-request", "else only a POST that comes in one piece is retried"),
-        "    # Drop the 503 there if your app sends its own after it has changed something.",
-        '    http-error status 503 content-type text/plain string "busy, try again\\n"'
-        " hdr Retry-After 1 hdr Cache-Control no-store",
-    ]
-
-
-def _frontend(setting: Setting) -> list[str]:
-    return [
-        "frontend web",
-        f"    bind {setting.bind}",
-        _line("http-request set-header X-Request-Start t=%[date(0,us)]", "the wait here counts"),
-        "    # The checks are ours alone, however a client spells them: servers decode the path,",
-        "    # and some drop slashes and dots. What cannot be decoded, or has no path, is a 400.",
-        "    http-request deny deny_status 400 unless { path,url_dec -m found } or { url * }",
-        "    http-request return status 404"
-        " if { path,url_dec -m reg (^|/[.][.]?)/+(livez|readyz|healthz)$ }",
-        "    # All down means that the checks are wrong, not the servers: then do without them.",
-        "    use_backend app_open if { nbsrv(app) lt 1 }",
-        "    default_backend app",
-    ]
-
-
-def _app(servers: Sequence[Server], setting: Setting, each: int) -> list[str]:
-    lines = [
-        "backend app",
-        _line("balance leastconn", "roundrobin lost requests for good in 2.6"),
-        _line("option httpchk", "OPTIONS /, which the guard answers, never the app"),
-        "    # Busy is not down. The check fails only while a server drains or is stuck.",
-        _line("default-server check inter 2s fall 3 rise 2", "HAProxy's own defaults"),
-        _line(f"default-server maxconn {each}", "threads / balancers, until the agent speaks"),
-        _line("default-server weight 100", "at 1, half of it is 0: out of the rotation"),
-    ]
-    if any(server.agent for server in servers):
-        lines += [
-            "    # Five times a second the guard says how many requests may be there at once; the",
-            "    # rest wait here, where any free server takes them. Each balancer has a name.",
-            f'    default-server agent-check agent-inter 200ms agent-send "{setting.name}\\n"',
-        ]
-    for server in servers:
-        ports = f" agent-port {server.agent}" if server.agent else " no-agent-check"
-        if not any(other.agent for other in servers):
-            ports = ""
-        check = f" port {server.check}" if server.check else ""
-        lines.append(f"    server {server.name} {server.where}{check}{ports}")
-    return lines
-
-
-def _open(servers: Sequence[Server], each: int) -> list[str]:
-    return [
-        _comment("backend app_open", "the same servers, and no checks"),
-        "    balance leastconn",
-        _line(f"default-server maxconn {each}", "without it the queue moves into the servers"),
-        *(f"    server {server.name} {server.where}" for server in servers),
-    ]
-
-
-def _line(text: str, why: str) -> str:
-    return _comment(f"    {text}", why)
-
-
-def _comment(text: str, why: str) -> str:
-    return f"{text:{COMMENT_COLUMN - 1}} # {why}"
+def _aligned(line: str) -> str:
+    text, mark, why = line.partition("  # ")
+    return f"{text:{COMMENT_COLUMN - 1}} # {why}" if mark and text.strip() else line
