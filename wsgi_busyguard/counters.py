@@ -27,19 +27,17 @@ BUCKETS = len(BOUNDS) + 1
 
 REASONS = tuple(Reason)
 
-#: What ready checks are answered: by the policy that was asked for, the answer, and
-#: whether it came with 200. Only a watcher answers ``absent``.
-CHECKS = tuple(
-    (policy, answer, ready)
-    for policy in READY_POLICIES
-    for answer, ready in (
-        ("free", True),
-        ("busy", True),
-        ("busy", False),
-        ("draining", False),
-        ("absent", False),
-    )
+# What ready checks are answered, and whether with 200. Only a watcher answers ``absent``.
+ANSWERS = (
+    ("free", True),
+    ("busy", True),
+    ("busy", False),
+    ("draining", False),
+    ("absent", False),
 )
+
+#: The same by the policy that was asked for.
+CHECKS = tuple((policy, *answer) for policy in READY_POLICIES for answer in ANSWERS)
 
 SECOND = 10**9  # ns
 

@@ -19,7 +19,8 @@ from ._support.log import Streak
 from ._support.wsgi_app import wsgi_app
 from ._support.wsgi_call import called
 from .checks import LIVE, METHODS, WARNING_STATUS, Check
-from .policy import DAMPED_PATIENCE, DRAINING, READY_POLICIES, Reason, Verdict, flag, whole
+from .counters import ANSWERS
+from .policy import DAMPED_PATIENCE, READY_POLICIES, Reason, Verdict, flag, whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -36,19 +37,8 @@ OFFERS = (TEXT, HEALTH_JSON, JSON)
 ALLOW = ", ".join(METHODS)
 ALIVE, STALLED = "alive", "stalled"
 
-# Nobody is there to serve: what answers here outlives those who do.
-ABSENT = "absent"
-
 # The states an answer can name, each with whether all is well.
-CHECK_STATES = (
-    ("free", True),
-    ("busy", True),
-    ("busy", False),
-    (DRAINING, False),
-    (ABSENT, False),
-    (ALIVE, True),
-    (STALLED, False),
-)
+CHECK_STATES = (*ANSWERS, (ALIVE, True), (STALLED, False))
 
 # HAProxy takes 2xx and 3xx for healthy, so busy is a 5xx; 503 is the one that says "for now"
 # (RFC 9110, section 15.6.4). Varnish, Envoy, ALB and GCP want exactly 200 for well.

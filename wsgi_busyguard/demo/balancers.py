@@ -16,14 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from .._support.usage_error import UsageError
-from .configurations import Address, configuration
+from .configurations import BALANCERS, Address, configuration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .stage import ActProcesses
-
-BALANCERS = 4
 
 MISSING = (
     "demo needs a real HAProxy: install it (apt install haproxy, brew install haproxy)"
@@ -128,18 +126,9 @@ async def _start_one(
     # The kernel chooses the ports, and nobody can take them before HAProxy has inherited them. (A
     # path would do for the questions, but not one of more than 97 characters.)
     with _bound() as listener, _bound() as stats:
-        text = configuration(
-            act,
-            servers,
-            number=number,
-            balancers=BALANCERS,
-            threads=threads,
-            listener=listener.fileno(),
-            stats=stats.fileno(),
-        )
-        file.write_text(text)
-        command = [haproxy, "-db", "-f", str(file)]
-        await stage.program(name, command, [listener.fileno(), stats.fileno()])
+        sockets = [listener.fileno(), stats.fileno()]
+        file.write_text(configuration(act, servers, number, threads, *sockets))
+        await stage.program(name, [haproxy, "-db", "-f", str(file)], sockets)
         host, port = listener.getsockname()
         return HaproxyProcess(f"http://{host}:{port}/", stats.getsockname())
 

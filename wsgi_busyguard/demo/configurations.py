@@ -15,6 +15,8 @@ from ..haproxy import configuration as guarded
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+BALANCERS = 4
+
 # Bare `option httpchk`: OPTIONS / every 2 s, three failures and it is out, two answers and it is
 # back. The queue stands where it falls.
 OF_2013 = """\
@@ -61,35 +63,22 @@ class Address(NamedTuple):
 
 
 def configuration(
-    act: str,
-    servers: Sequence[Address],
-    *,
-    number: int,
-    balancers: int,
-    threads: int,
-    listener: int,
-    stats: int,
+    act: str, servers: Sequence[Address], number: int, threads: int, listener: int, stats: int
 ) -> str:
     """Return the configuration of one balancer.
 
-    :param number: which of the ``balancers`` it is, from 1.
+    :param number: which of the balancers it is, from 1.
     :param threads: of one server.
-    :param listener: the file descriptor of the socket it accepts clients on.
-    :param stats: of the one it answers questions on.
+    :param listener: the file descriptor of the socket it accepts clients on; ``stats``: of the one
+        it answers questions on.
     """
     names = [f"web{n}" for n in range(1, len(servers) + 1)]
     where = [f"127.0.0.1:{server.web}" for server in servers]
     if act == "three":
         bind, socket = f"fd@{listener}", f"fd@{stats} level user"
-        setting = Setting(threads, balancers, f"lb{number}", bind, socket, MORE)
+        setting = Setting(threads, BALANCERS, f"lb{number}", bind, socket, MORE)
         agents = [server.agent for server in servers]
         return guarded(map(Server, names, where, agents), setting)
     lines = [f"    server {name} {at}" for name, at in zip(names, where, strict=True)]
-    return Template(OF_2013).substitute(
-        act=act,
-        number=number,
-        balancers=balancers,
-        listener=listener,
-        stats=stats,
-        servers="\n".join(lines),
-    )
+    ours = {"act": act, "number": number, "balancers": BALANCERS, "servers": "\n".join(lines)}
+    return Template(OF_2013).substitute(ours, listener=listener, stats=stats)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from . import balancers, load, probe
 from .acts import ACTS, Act
-from .configurations import Address
+from .configurations import BALANCERS, Address
 from .figures import Record, Timeline
 from .stage import ActProcesses, Broken, Child, beside
 
@@ -142,7 +142,7 @@ def figures() -> dict[str, float]:
     return {
         "servers": SERVERS,
         "threads": THREADS,
-        "balancers": balancers.BALANCERS,
+        "balancers": BALANCERS,
         "visits_per_second": round(RATE, 1),
         "load": LOAD,
         "outside": OUTSIDE,

@@ -48,7 +48,6 @@ def text_of(act: str, **other: object) -> str:
         SERVERS[act],
         **{
             "number": 2,
-            "balancers": 4,
             "threads": 8,
             "listener": 5,
             "stats": 6,
