@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
     from ..adapters.twisted import GuardedSite
-    from ..checkport.event_loop import Port
+    from ..checkport.ports import Port
     from ..monitor import Monitor
     from ..options import Option
 

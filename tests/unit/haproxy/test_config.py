@@ -139,7 +139,6 @@ def test_the_demo_shows_the_very_same_text():
         "three",
         [Address(8080, 8082)],
         number=2,
-        balancers=4,
         threads=10,
         listener=5,
         stats=6,
