@@ -8,6 +8,7 @@ import configparser
 import functools
 import itertools
 import pathlib
+import re
 import shutil
 import subprocess
 import sysconfig
@@ -171,3 +172,16 @@ def test_a_constant_that_is_a_number_says_of_what():
 
 def test_there_are_few_layers():
     assert len(LAYERS) <= 14
+
+
+def test_the_oldest_versions_that_are_tried_are_those_that_are_promised():
+    promised = {}
+    asked = [config["options"]["install_requires"], *config["options.extras_require"].values()]
+    for line in "\n".join(asked).splitlines():
+        name, _, oldest = re.sub(r"\[.*?\]|;.*", "", line).partition(" >= ")
+        promised[name.strip()] = oldest.strip()
+    tried = re.findall(r"^(\S+)==(\S+) ", (ROOT / ".ci" / "versions").read_text(), re.MULTILINE)
+    assert len(tried) > 10
+    for name, version in tried:
+        oldest = promised[name].split(".")
+        assert version.split(".")[: len(oldest)] == oldest, name

@@ -11,12 +11,15 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
+from collections import defaultdict
 from contextlib import suppress
 from functools import partialmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+R = TypeVar("R")
 
 
 def unraised(write: Callable[..., object], *arguments: Any, **named: Any) -> None:
@@ -94,6 +97,33 @@ class Streak:
         """Note that it goes well; return whether it did not before."""
         last, self.lasts = self.lasts, False
         return last
+
+
+class FailOpen:
+    """Takes steps of the guard's own in a server's loop; the server goes on where one raises.
+
+    Such a step uses what a server has for itself, and what a later one may have under another name.
+    Each step that raises gets one line in the log until it has gone well.
+
+    :param server: what people call the server.
+    """
+
+    def __init__(self, server: str) -> None:
+        self._server = server
+        self._failing: defaultdict[str, Streak] = defaultdict(Streak)
+
+    def __call__(self, step: Callable[..., R], *arguments: Any) -> R | None:
+        """Return what a step returns; ``None`` if it raises."""
+        try:
+            result = step(*arguments)
+        except Exception:
+            name = step.__qualname__
+            message = "%s raised; %s goes on as without it"
+            self._failing[name].failed(message, name, self._server, exc_info=True)
+            return None
+        if self._failing:
+            self._failing.pop(step.__qualname__, None)
+        return result
 
 
 # What is called between whoever writes and the filter or handler that raises.

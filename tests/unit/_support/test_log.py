@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 
 from wsgi_busyguard import Board, BusyGuard, Load, Monitor
-from wsgi_busyguard._support.log import Logger, logger, unraised
+from wsgi_busyguard._support.log import FailOpen, Logger, logger, unraised
 from wsgi_busyguard._support.notifier import ListenerThread
 from wsgi_busyguard._support.periodic import Periodic
 from wsgi_busyguard.adapters.cheroot.reply_thread import ReplyThread
@@ -363,3 +363,22 @@ def test_a_line_says_whose_it_is_where_nobody_has_configured_logging(setting, li
     script = f"import logging\n{setting}\n{SAYS}"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stderr == f"{line}\n"
+
+
+def test_a_step_that_raises_is_outlived_and_said_once_until_it_has_gone_well(caplog):
+    safely, goes_well = FailOpen("the server"), [False]
+
+    def step(number):
+        if not goes_well[0]:
+            raise AttributeError("renamed")
+        return number
+
+    assert [safely(step, 1), safely(step, 2)] == [None, None]
+    [record] = caplog.records
+    assert record.getMessage().endswith("step raised; the server goes on as without it")
+    goes_well[0] = True
+    assert safely(step, 3) == 3
+    goes_well[0] = False
+    assert safely(step, 4) is None
+    assert len(caplog.records) == 2
+    assert safely(len, "abc") == 3

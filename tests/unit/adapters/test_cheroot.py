@@ -6,11 +6,13 @@ import threading
 from types import SimpleNamespace
 
 import pytest
+from cheroot.wsgi import Server
 from django.core.handlers.asgi import ASGIHandler
 
 from wsgi_busyguard import Load, Monitor
 from wsgi_busyguard._support.request_head import read_head
 from wsgi_busyguard.adapters.cheroot import CherootAdapter, guarded_server
+from wsgi_busyguard.adapters.cheroot import server as module
 from wsgi_busyguard.adapters.cheroot.reply_thread import ReplyThread
 from wsgi_busyguard.adapters.cheroot.request import PeekedRequest
 from wsgi_busyguard.adapters.front import waiting_sockets
@@ -59,6 +61,38 @@ def test_cherrypys_server_is_read_once_it_has_started(caplog):
     assert len(caplog.records) == 1
     cherrypy_server.httpserver = SimpleNamespace(requests=pool(5, 0, 4))
     assert monitor.load == Load(5, 4, 4)
+
+
+# A cheroot of another day
+
+
+def test_a_cheroot_whose_names_moved_is_guarded_from_behind_and_it_is_said_once(
+    monkeypatch, caplog
+):
+    assert module.moved() == []
+    monkeypatch.setitem(module.KNOWN_NAMES, Server, ("a_name_of_tomorrow",))
+    server = guarded_server(app, ("127.0.0.1", 0), threads=2)
+    server.expiration_interval = 0.02
+    server.prepare()
+    serving = threading.Thread(target=server.serve)
+    serving.start()
+    try:
+        for asked, said in [(b"GET /page", b"app"), (b"OPTIONS /", b"free")] * 2:
+            with socket.create_connection(server.bind_addr, 20) as line:
+                line.sendall(asked + b" HTTP/1.0\r\n\r\n")
+                assert line.makefile("rb").read().endswith(said)
+        assert server.guard.monitor.load.capacity == 2
+    finally:
+        server.guard.drain(1.0)
+        serving.join(20)
+    assert not serving.is_alive()
+    [said] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said.startswith("this cheroot has no Server.a_name_of_tomorrow as it was known: ")
+
+
+def test_what_is_not_as_it_is_known_is_named(monkeypatch):
+    monkeypatch.delattr(module.HTTPRequest, "parse_request")
+    assert module.moved() == ["HTTPRequest.parse_request"]
 
 
 # Making one

@@ -6,12 +6,14 @@ import os
 import socket
 import threading
 from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from cheroot.makefile import MakeFile
-from cheroot.server import HTTPConnection
+from cheroot.server import HTTPConnection, HTTPRequest
 from cheroot.wsgi import Server
 
+from ..._support.log import logger
 from ..._support.wsgi_app import wsgi_app
 from ...policy import seconds, whole
 from ..front.base import GRACE_SECONDS
@@ -19,6 +21,7 @@ from ..front.descriptors import Acceptor
 from ..front.signals import draining_at_signals
 from ..front.threaded import split
 from ..front.waiting_sockets import FIRST_BYTE_SECONDS
+from ..readers.cheroot import CherootAdapter
 from .front import CherootFront, CherootVisit
 
 if TYPE_CHECKING:
@@ -32,6 +35,23 @@ BACKLOG_CONNECTIONS = 1024
 
 # What is waited for, at the very end, are threads that are stuck.
 PATIENCE_SECONDS = 1.0
+
+# What the guard uses of cheroot's beside what its manual names, in all from 9.0 to 11.1.
+KNOWN_NAMES = {
+    Server: ("process_conn", "put_conn", "can_add_keepalive_connection", "ConnectionClass"),
+    HTTPConnection: ("communicate", "close"),
+    HTTPRequest: ("parse_request", "simple_response"),
+}
+
+
+def moved() -> list[str]:
+    """Return what is not as it is known in this cheroot."""
+    return [
+        f"{kind.__name__}.{name}"
+        for kind, names in KNOWN_NAMES.items()
+        for name in names
+        if not hasattr(kind, name)
+    ]
 
 
 class GuardedConnection(HTTPConnection):
@@ -86,22 +106,29 @@ class GuardedConnection(HTTPConnection):
 class GuardedServer(Server):
     """A :class:`cheroot.wsgi.Server` with a guard; see :func:`guarded_server`."""
 
-    ConnectionClass = GuardedConnection
+    ConnectionClass: Any = GuardedConnection
 
     def __init__(self, front: CherootFront, grace: float, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.guard = front
         self._grace = grace
         front.server = self
-        front.hand = super().process_conn
+        if front.bounds:
+            front.hand = super().process_conn
+        else:  # the guard stands behind the threads
+            self.ConnectionClass = HTTPConnection
 
     def process_conn(self, conn: Any) -> None:
         """Answer, refuse, or let in; a connection with something to read, or a new one."""
-        self.guard.meet(conn)
+        if self.guard.bounds:
+            self.guard.meet(conn)
+        else:
+            super().process_conn(conn)
 
     def put_conn(self, conn: Any) -> None:
         """Wait until there is something to read of a connection."""
-        self.guard.idle[conn] = None
+        if self.guard.bounds:
+            self.guard.idle[conn] = None
         super().put_conn(conn)
 
     def prepare(self) -> None:
@@ -121,8 +148,9 @@ class GuardedServer(Server):
         thread.join()
         if raised:
             raise raised[0]
-        self.socket = self.guard.refusing(self.socket)
-        self._accept_patiently()
+        if self.guard.bounds:
+            self.socket = self.guard.refusing(self.socket)
+            self._accept_patiently()
         self.guard.shares = bool(os.getenv("LISTEN_PID"))  # by which cheroot takes systemd's socket
         self.guard.start()
 
@@ -179,7 +207,25 @@ def guarded_server(
         if name in theirs:
             raise TypeError(f"give threads and max_queue, not {name}: the guard is the queue")
     theirs.setdefault("request_queue_size", BACKLOG_CONNECTIONS)
+    theirs["numthreads"] = threads
+    missing = moved()
+    if missing:
+        logger.warning(
+            "this cheroot has no %s as it was known: the guard stands behind its threads, so"
+            " checks wait for one, and nothing is refused",
+            ", ".join(missing),
+        )
+        return _behind(app, ours, grace, bind_addr, theirs)
     front = CherootFront(threads, **ours)
     # Over TLS, and where a head is read in another way here, a check comes through a thread.
-    guarded = front.guarded(front.behind(app))
-    return GuardedServer(front, grace, bind_addr, guarded, numthreads=threads, **theirs)
+    return GuardedServer(front, grace, bind_addr, front.guarded(front.behind(app)), **theirs)
+
+
+def _behind(
+    app: WSGIApplication, ours: dict[str, Any], grace: float, bind_addr: Any, theirs: dict[str, Any]
+) -> GuardedServer:
+    late = SimpleNamespace(httpserver=None)  # the server wants the guard, which reads the server
+    front = CherootFront(theirs["numthreads"], adapter=CherootAdapter(late), **ours)
+    server = GuardedServer(front, grace, bind_addr, front.behind(app), **theirs)
+    late.httpserver = server
+    return server

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from ...options import GuardOptions
     from ...policy import Limits
+    from ..front.progress import Upload
 
 
 class GuardedGevent(GuardedWorker, GeventWorker):
@@ -66,22 +67,28 @@ class GuardedGevent(GuardedWorker, GeventWorker):
         self._open = 0
         self._room: Room[Any] = Room(self._end, is_open)
 
-    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+    def handle(self, *arguments: Any) -> None:
         """Serve a connection; one that asks for nothing makes room when there are too many."""
-        self.standing.moved()
         self._open += 1
-        self._room.make(max(self._crowd(), excess(client.fileno())), self._in_turn)
-        self._idle[client] = False
+        self._safely(self._met, *arguments)
         try:
-            super().handle(listener, client, addr)
+            super().handle(*arguments)
         finally:
             self._open -= 1
-            self._idle.pop(client, None)
+            self._safely(self._forget, *arguments)
 
-    def handle_http2(self, listener: Any, client: Any, *arguments: Any, **named: Any) -> Any:
+    def handle_http2(self, *arguments: Any, **named: Any) -> Any:
         """Serve a connection of HTTP/2, which is known to be idle to nobody here."""
+        self._safely(self._forget, *arguments)
+        return super().handle_http2(*arguments, **named)
+
+    def _met(self, listener: Any, client: Any, *_: Any) -> None:
+        self.standing.moved()
+        self._room.make(max(self._crowd(), excess(client.fileno())), self._in_turn)
+        self._idle[client] = False
+
+    def _forget(self, listener: Any, client: Any, *_: Any) -> None:
         self._idle.pop(client, None)
-        return super().handle_http2(listener, client, *arguments, **named)
 
     def work(self) -> tuple[Any, ...]:
         """Also make room if nobody could go when the last one came."""
@@ -116,25 +123,33 @@ class GuardedGevent(GuardedWorker, GeventWorker):
             app = self.at_pick_up(app, self._hub_load.read, count)
         return super().guarded(app)
 
-    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
+    def handle_request(self, *arguments: Any) -> Any:
         """Serve a request, and post when it is over. Others have their turn before the next one.
 
         What a client has sent ahead is read without a wait, and whoever asks for many checks and
         reads no answer would stop the hub until its buffers are full, some ten seconds.
         """
-        self._idle.pop(sock, None)
-        watched = self.clients.watched(sock)
-        req.unreader.sock = watched
-        self.clients.begin(watched)
+        watched = self._safely(self._watched, *arguments)
         try:
-            kept = super().handle_request(listener_name, req, sock, addr)
+            kept = super().handle_request(*arguments)
         finally:
-            self.clients.end(watched)
-            req.unreader.sock = sock  # by which gunicorn waits for the next request
-            self._idle[sock] = True  # the last, from now on
+            if watched is not None:
+                self._safely(self._unwatch, watched, *arguments)
             self.publisher.post()
         sleep(0)
         return kept
+
+    def _watched(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Upload:
+        self._idle.pop(sock, None)
+        unreader, watched = req.unreader, self.clients.watched(sock)
+        unreader.sock = watched
+        self.clients.begin(watched)
+        return watched
+
+    def _unwatch(self, watched: Upload, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
+        self.clients.end(watched)
+        req.unreader.sock = sock  # by which gunicorn waits for the next request
+        self._idle[sock] = True  # the last, from now on
 
     def _crowd(self) -> int:
         """Return how many connections are too many to accept another; gevent has a bound."""

@@ -8,7 +8,6 @@ Names of gunicorn's used here beside the stable ones: see :data:`~.known_names.K
 from __future__ import annotations
 
 import inspect
-import math
 import time
 from dataclasses import replace
 from functools import partial
@@ -25,7 +24,6 @@ from ..executor.carriers import QueueFull, QueueTimeout
 from ..front.base import nothing
 from ..front.descriptors import PAUSE_SECONDS, SPARE_CONNECTIONS, most_connections
 from ..front.last_connections import LINGER_SECONDS, pending
-from ..front.progress import Upload
 from ..front.sockets import BAD_REQUEST, PEEK_BYTES, cut_short, peek
 from ..front.waiting_sockets import SILENCE_SECONDS, LingeringSockets, WaitingSockets
 from .balance import Balance
@@ -208,17 +206,16 @@ class GuardedThreads(GuardedWorker, ThreadWorker):
         """Serve a connection, in a thread of the pool, unless its client has left the queue."""
         if not self._in_front:
             return super().handle(conn)
-        self._pool.look_again(conn)
-        conn.since = time.monotonic()
+        abandoned = self._safely(self._pool.look_again, conn)
+        if abandoned is not None:
+            raise abandoned
         return super().handle(conn)
 
-    def handle_request(self, req: Any, conn: Any) -> Any:
+    def handle_request(self, *arguments: Any) -> Any:
         """Serve a request, whose client has to get on with what it still sends."""
-        conn.since = math.inf  # its head is there
-        sock = getattr(getattr(req, "unreader", None), "sock", None)
-        if self._in_front and sock is not None and not isinstance(sock, Upload):
-            req.unreader.sock = Upload(sock, self.options.progress_timeout)
-        return super().handle_request(req, conn)
+        if self._in_front:
+            self._safely(self._pool.watch, *arguments)
+        return super().handle_request(*arguments)
 
     def finish_request(self, *arguments: Any) -> None:
         """Refuse one who has waited too long, and see to the connection as ever."""

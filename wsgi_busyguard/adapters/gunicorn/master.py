@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from gunicorn.arbiter import Arbiter
 
 from ..._support.listener import listening
-from ..._support.log import unraised
+from ..._support.log import FailOpen, unraised
 from ...board.board import Board
 from ...board.watcher import Watcher
 from ...checkport.event_loop import Loop
@@ -121,6 +121,10 @@ class Host:
         arbiter.stop = stopping
         self.arbiter = arbiter
 
+    def freed(self, worker: Any) -> None:
+        """Note the end of a worker."""
+        self.board.free(worker.pid)
+
     def _draining(self) -> bool:
         """Return whether the master is on its way out, or has sent its workers away (WINCH).
 
@@ -163,7 +167,7 @@ def judge_options() -> None:
 
 def _serves() -> bool:
     """Return whether this master serves already: from then on nothing of ours may end it."""
-    return _host is not None or bool(Arbiter.WORKERS)
+    return _host is not None or bool(getattr(Arbiter, "WORKERS", None))
 
 
 def _mistaken(message: str, log: Any) -> None:
@@ -219,19 +223,17 @@ def _listen_in(cfg: Any, host: Host) -> None:
     if getattr(child_exit, "busyguard", False):
         return
 
+    safely = FailOpen("gunicorn")  # what is raised in a hook ends the master
+
     @wraps(when_ready)
     def ready(server: Any) -> None:
-        host.meet(server)
+        safely(host.meet, server)
         when_ready(server)
 
     @wraps(child_exit)
     def gone(server: Any, worker: Any) -> None:
-        try:
-            host.meet(server)
-            host.board.free(worker.pid)
-        except Exception:  # what is raised here ends the master
-            message = "busyguard: could not note the end of worker %s"
-            unraised(server.log.exception, message, worker.pid)
+        safely(host.meet, server)
+        safely(host.freed, worker)
         child_exit(server, worker)
 
     gone.busyguard = True  # type: ignore[attr-defined]

@@ -122,19 +122,26 @@ class ConnectionPool(CountingExecutor):
         is_first = not getattr(conn, "is_http2", False) and hasattr(conn, "since")
         return is_first and time.monotonic() - conn.since > self._most
 
-    def look_again(self, conn: Any) -> None:
-        """Look at a connection that has waited and has a thread now.
+    def look_again(self, conn: Any) -> AbandonedJob | None:
+        """Look at a connection that has a thread now; return what is to be raised of it, if any.
 
-        :raises ClientGone: if its client has left.
-        :raises QueuedTooLong: if it has waited for longer than its client says that it would.
+        Whether its client has left while it waited, or has waited for longer than it says that it
+        would.
         """
+        conn.since = time.monotonic()
         slot = self.current()
         if slot is None or not slot.waited or self._disabled:
-            return
+            return None
         if has_left(conn.sock):
-            raise ClientGone
-        if self._is_too_late(conn, slot.waited):
-            raise QueuedTooLong
+            return ClientGone()
+        return QueuedTooLong() if self._is_too_late(conn, slot.waited) else None
+
+    def watch(self, req: Any, conn: Any) -> None:
+        """Look after who sends a request whose head is there."""
+        conn.since = math.inf
+        sock = getattr(getattr(req, "unreader", None), "sock", None)  # over HTTP/2 it has none
+        if sock is not None and not isinstance(sock, Upload):
+            req.unreader.sock = Upload(sock, self._most)
 
     def _is_too_late(self, conn: Any, waited: float) -> bool:
         if self._read_client is None:

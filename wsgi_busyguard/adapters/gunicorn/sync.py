@@ -28,8 +28,8 @@ class GuardedSync(GuardedWorker, SyncWorker):
 
     picks_up = True
 
-    _client: Upload
-    _slot: Slot
+    _client: Upload | None = None
+    _slot: Slot | None = None
 
     @classmethod
     def without(cls, options: GuardOptions) -> dict[str, str]:
@@ -49,32 +49,50 @@ class GuardedSync(GuardedWorker, SyncWorker):
             return guard
         return stamping(guard, self.monitor, self.options.timeout, self.read_client)
 
-    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+    def handle(self, *arguments: Any) -> None:
         """Serve a connection; whoever is slow to send a request takes the worker too."""
+        self._safely(self._begin, *arguments)
+        try:
+            super().handle(*arguments)
+        finally:
+            self._safely(self._finish)
+
+    def handle_request(self, *arguments: Any) -> Any:
+        """Serve a request, whose client has to get on with what it still sends."""
+        self._safely(self._watch, *arguments)
+        return super().handle_request(*arguments)
+
+    def _begin(self, listener: Any, client: Any, addr: Any) -> None:
         self.standing.moved()
-        self._slot = slot = self._gate.take()
+        self._slot = self._gate.take()
         self._client = served = self.clients.watched(client)
         if not self.cfg.is_ssl:  # else the socket is soon replaced by another one
             served.await_head()
         self.clients.begin(served)
-        try:
-            self.publisher.post()
-            super().handle(listener, client, addr)
-        finally:
-            self.clients.end(self._client)
-            self._gate.leave(slot)
-            self.publisher.post()
+        self.publisher.post()
 
-    def handle_request(self, listener: Any, req: Any, client: Any, addr: Any) -> Any:
-        """Serve a request, whose client has to get on with what it still sends."""
-        self.clients.end(self._client)
-        self._client = req.unreader.sock = self.clients.watched(client)
+    def _watch(self, listener: Any, req: Any, client: Any, addr: Any) -> None:
+        unreader = req.unreader
+        self._unwatch()
+        self._client = unreader.sock = self.clients.watched(client)
         self.clients.begin(self._client)
-        return super().handle_request(listener, req, client, addr)
+
+    def _unwatch(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            self.clients.end(client)
+
+    def _finish(self) -> None:
+        slot, self._slot = self._slot, None
+        if slot is not None:
+            self._gate.leave(slot)
+        self._unwatch()
+        self.publisher.post()
 
     def _forfeit(self) -> None:
         """Count the request that is being served as refused, and not by how long it took."""
-        self._gate.forfeit(self._slot, Reason.QUEUE_AGE)
+        if self._slot is not None:
+            self._gate.forfeit(self._slot, Reason.QUEUE_AGE)
 
     def work(self) -> tuple[Any, ...]:
         """Also cut those off who do not get on."""

@@ -10,14 +10,13 @@ import math
 import sys
 import threading
 import time
-from collections import defaultdict
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from gunicorn.errors import AppImportError
 
 from ..._support.launcher import relaunch
-from ..._support.log import Streak, unraised
+from ..._support.log import FailOpen, unraised
 from ..._support.unpatched import begin
 from ..._support.wsgi_app import wsgi_app
 from ...board.publisher import Publisher
@@ -48,8 +47,6 @@ if TYPE_CHECKING:
     from ...load import Adapter, GuardLimits, Load
     from ...options import GuardOptions
     from ...policy import Limits
-
-R = TypeVar("R")
 
 # What the guard behind a worker's threads is told, too.
 MIDDLEWARE_OPTIONS = (
@@ -208,8 +205,8 @@ class GuardedWorker:
         with suppress(ValueError):  # what a reload has changed, and a worker does without
             known = self.expected(self.options, self.bounds(self.cfg, self.options))
             self.host.tell(known, self.log)
-        self._made: float = self.tmp.last_update()
-        self._failing: defaultdict[str, Streak] = defaultdict(Streak)  # by the step that raises
+        self._safely = FailOpen("gunicorn")
+        self._made = self._safely(self._last_notified)
 
     @property
     def has_served(self) -> bool:
@@ -218,9 +215,12 @@ class GuardedWorker:
         For the master, which sees that of all its workers, whether they are on the board or not.
         """
         try:
-            return bool(self.tmp.last_update() != self._made)
+            return self._made is not None and self._last_notified() != self._made
         except (OSError, ValueError):  # it has just been reaped
             return False
+
+    def _last_notified(self) -> float:
+        return self.tmp.last_update()  # type: ignore[no-any-return]
 
     @property
     def limits(self) -> GuardLimits:
@@ -312,17 +312,6 @@ class GuardedWorker:
     def _post_stacks(self) -> None:
         if self.monitor.stacks is not None:
             self.host.stacks.post(self.monitor.stacks)
-
-    def _safely(self, step: Callable[..., R], *arguments: Any) -> R | None:
-        """Return what a step of the guard's own does; ``None`` if it raises: the worker goes on."""
-        try:
-            result = step(*arguments)
-        except Exception:
-            message = "%s raised; gunicorn goes on as without it"
-            self._failing[step.__name__].failed(message, step.__qualname__, exc_info=True)
-            return None
-        self._failing.pop(step.__name__, None)
-        return result
 
     def notify(self) -> None:
         """Tell the master that this worker goes on, and do what a thread would if none is there."""

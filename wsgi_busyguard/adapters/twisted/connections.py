@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.error import ConnectionAborted
 from twisted.python.failure import Failure
 
+from ..._support.log import FailOpen
 from ..front.base import nothing
 from ..front.descriptors import Room, eviction_order, excess, is_last, overdrawn
 from .ports import Ports
@@ -54,6 +55,10 @@ def close(connection: Any) -> bool:
     return True
 
 
+# Of these steps a request depends on none.
+safely = FailOpen("Twisted")
+
+
 class ConnectionRecord:
     """What is known of one open connection.
 
@@ -89,8 +94,7 @@ class Connections:
 
         def connected(transport: Any) -> None:
             del protocol.makeConnection  # what stands there refers to it: a cycle
-            self._make_room(transport)
-            self._known[transport] = ConnectionRecord()
+            safely(self._met, transport)
             protocol.makeConnection(transport)
 
         protocol.makeConnection = connected
@@ -138,6 +142,10 @@ class Connections:
         wanted = overdrawn()
         self._room.make(wanted, self._in_turn)
         self.ports.look(wanted > 0)
+
+    def _met(self, transport: Any) -> None:
+        self._make_room(transport)
+        self._known[transport] = ConnectionRecord()
 
     def _make_room(self, transport: Any) -> None:
         """Have others go for one that has got one of the last descriptors.

@@ -22,7 +22,7 @@ from ...options import TWISTED, from_keywords
 from ...policy import Reason
 from ..front.base import Front, Visit, nothing
 from ..readers.derived import DerivedAdapter
-from .connections import Connections, connection_of
+from .connections import Connections, connection_of, safely
 from .pipelining import AnswerTurns
 from .reactor_lag import ReactorBeat
 from .reactor_response import headers_of, send
@@ -84,7 +84,7 @@ class GuardedWSGIResource(Front):
 
     def render(self, request: Request) -> Any:
         """Answer a check, refuse, or let the request in. In the reactor thread."""
-        check = self._match(request)
+        check = safely(self._match, request)
         if check is not None:
             self._turns.take(request, partial(self._answer, request, check))
         else:
@@ -100,7 +100,7 @@ class GuardedWSGIResource(Front):
 
     def beat(self) -> None:
         """Look after those who wait; the lag may have changed the state, too."""
-        self._beside()
+        safely(self._beside)
         super().beat()
 
     def drain(self, grace: float) -> Deferred[None]:
@@ -182,7 +182,7 @@ class GuardedWSGIResource(Front):
         connection, last = connection_of(request.channel), reason is Reason.DRAINING
         send(request, self.refusal(reason), last)
         if last:
-            self._turns.close(connection)
+            safely(self._turns.close, connection)
 
 
 class TwistedVisit(Visit):

@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort
 
 from ..front.last_connections import last_call, pending
-from .connections import Connections, close
+from .connections import Connections, close, safely
 from .ports import listens
 
 if TYPE_CHECKING:
@@ -42,8 +42,11 @@ class StoppingSite:
         closed = [port.socket for port in self._ports if getattr(port, "port", None) is not None]
         call = last_call(self, closed, opened_by, until, self._reactor.seconds)
 
+        def step() -> float | None:
+            return next(call, None)
+
         def go_on() -> None:
-            pause = next(call, None)
+            pause = safely(step)  # where it cannot be made, the reactor ends as without it
             if pause is None:
                 done.callback(None)
             else:

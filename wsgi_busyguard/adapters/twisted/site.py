@@ -8,12 +8,13 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
+from twisted.internet.defer import succeed
 from twisted.python.threadpool import ThreadPool
 from twisted.web.server import Request, Site
 
 from ...policy import seconds, whole
 from ..front.base import GRACE_SECONDS
-from .connections import Connections, connection_of
+from .connections import Connections, connection_of, safely
 from .resource import GuardedWSGIResource
 from .shutdown import StoppingSite
 
@@ -57,11 +58,13 @@ class GuardedSite(Site):
         until = clock.seconds() + grace
 
         def stop(_: object) -> Deferred[None]:
-            self.connections.ports.go_on()
-            stopping = StoppingSite(clock, self, self.connections)
-            return stopping.stop(self._opened_by, until)
+            return safely(self._last_call, clock, until) or succeed(None)
 
         return self.guard.drain(grace).addCallback(stop)
+
+    def _last_call(self, clock: Any, until: float) -> Deferred[None]:
+        self.connections.ports.go_on()
+        return StoppingSite(clock, self, self.connections).stop(self._opened_by, until)
 
     def log(self, request: Any) -> None:
         """Write the access log's line, but none for checks and refusals."""
@@ -72,31 +75,41 @@ class GuardedSite(Site):
 class GuardedRequest(Request):
     """A request that its site knows of, and that lets ``OPTIONS *`` through, as ``OPTIONS /``."""
 
+    _connections: Connections
+
+    # Until the request is whole. Kept longer it would be a cycle, when the client has left.
+    _connection: Any = None
+
     def __init__(self, channel: Any, *args: Any, **options: Any) -> None:
         super().__init__(channel, *args, **options)  # type: ignore[no-untyped-call]
-        # Until the request is whole. Kept longer it would be a cycle, when the client has left.
-        self._connection: Any = connection_of(channel)
-        self._connections: Connections = channel.site.connections
-        self._connections.begun(self._connection)
+        safely(self._begin, channel)
+
+    def _begin(self, channel: Any) -> None:
+        connection = connection_of(channel)
+        self._connections = channel.site.connections
+        self._connections.begun(connection)
+        self._connection = connection
 
     def gotLength(self, length: int | None) -> None:
         """Note that the head is there, and prepare for the body."""
-        self._connections.headed(self._connection)
+        if self._connection is not None:
+            safely(self._connections.headed, self._connection)
         super().gotLength(length)  # type: ignore[no-untyped-call]
 
     def process(self) -> None:
         """Process the request; Twisted itself would answer ``OPTIONS *`` with 200, always."""
         if self.path == b"*" and self.method == b"OPTIONS":
             self.path = self.uri = b"/"
-        self._connections.asked(self._connection)
-        self._connection = None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            safely(self._connections.asked, connection)
         super().process()  # type: ignore[no-untyped-call]
 
     def connectionLost(self, reason: Any) -> None:
         """Give up, for the client has left, or over HTTP/2 has taken its request back."""
-        if self._connection is not None:
-            self._connections.given_up(self._connection)
-            self._connection = None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            safely(self._connections.given_up, connection)
         super().connectionLost(reason)  # type: ignore[no-untyped-call]
 
 

@@ -18,7 +18,7 @@ from waitress.task import ThreadedTaskDispatcher
 from waitress.trigger import trigger
 from waitress.wasyncore import close_all, dispatcher
 
-from ..._support.log import Streak
+from ..._support.log import FailOpen, Streak
 from ..._support.socket_calls import readable
 from ..front.base import UNJUDGED_MESSAGE
 from ..front.descriptors import Acceptor, Room, eviction_order, excess, overdrawn
@@ -62,6 +62,7 @@ class WaitressFront(ThreadedFront):
         self._over = False
         self._limit = sys.maxsize
         self._room: Room[Any] = Room(close_channel, lambda _: False)
+        self._safely = FailOpen("waitress")  # which closes its port where accepting raises
 
     def guarded(self, app: WSGIApplication) -> WSGIApplication:
         """Return the app for waitress to call: it says what was decided before, or runs ``app``."""
@@ -113,7 +114,8 @@ class WaitressFront(ThreadedFront):
         for server in self._servers():
             server.channel_class = partial(self._accepted, server.channel_class)
             server.socket = self.refusing(server.socket)
-            server.accept = Acceptor(server.accept, self._make_room_for_one)
+            make_room = partial(self._safely, self._make_room_for_one)
+            server.accept = Acceptor(server.accept, make_room)
 
     def beat(self) -> None:
         """Also make room when somebody could not go before: no request was answered by then."""
@@ -139,7 +141,9 @@ class WaitressFront(ThreadedFront):
         return len(self._map) + 2 - self._limit
 
     def _accepted(self, make: Callable[..., Any], *arguments: Any, **named: Any) -> None:
-        channel = make(*arguments, **named)
+        self._safely(self._make_room_for, make(*arguments, **named))
+
+    def _make_room_for(self, channel: Any) -> None:
         wanted = max(self._crowd(), excess(channel.socket.fileno()))
         self._room.make(wanted, lambda: [one for one in self._in_turn() if one is not channel])
 

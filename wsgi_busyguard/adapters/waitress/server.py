@@ -33,8 +33,11 @@ CONNECTION_LIMIT = 1000
 # What the guard uses of waitress's beside what its manual names, in all from 2.1 to 3.0.
 KNOWN_NAMES = {
     ThreadedTaskDispatcher: ("add_task", "set_thread_count", "shutdown", "queue_logger"),
-    BaseWSGIServer: ("channel_class",),
-    HTTPChannel: ("service", "cancel", "handle_close", "close_when_flushed", "total_outbufs_len"),
+    BaseWSGIServer: ("channel_class", "accept", "handle_accept", "pull_trigger"),
+    HTTPChannel: (
+        *("service", "cancel", "handle_close", "close_when_flushed", "total_outbufs_len"),
+        *("request", "last_activity"),
+    ),
 }
 
 
