@@ -112,7 +112,7 @@ def main() -> None:
     found = compare(cases(kept), args.rounds, args.slice)
     print(f"{platform.python_implementation()} {platform.python_version()}; {args.rounds} rounds\n")
     print(f"{'a look at':34}{'us':>9}{'ratio':>9}  quartiles")
-    for name, (us, ratio, low, high) in found.items():
+    for name, (us, ratio, low, high, _) in found.items():
         print(f"{name:34}{us:9.2f}{ratio:9.1f}  {low:.1f} - {high:.1f}")
     took = found[MOST].us
     print(f"\nmust: {MOST}: {took:.0f} us, at most 1000: {'met' if took <= 1000 else 'MISSED'}")

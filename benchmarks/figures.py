@@ -1,15 +1,14 @@
 """What a benchmark says in JSON: ratios with their quartiles, which are all that can be compared.
 
 A file of a run has ``"figures"``, and there by name ``ratio``, ``low``, ``high``, what is
-``better``: ``"less"``, which is meant where nothing is said, or ``"more"``, and of how many
-``rounds`` it is, where these know nothing of each other.
+``better``: ``"less"``, which is meant where nothing is said, or ``"more"``, and, where it was
+measured in several processes, the median of each as ``medians``.
 """
 
 from __future__ import annotations
 
 import datetime
 import json
-import math
 import os
 import platform
 import statistics
@@ -21,36 +20,20 @@ if TYPE_CHECKING:
 
 LESS, MORE = "less", "more"
 
-# A median plus and minus 1.57 interquartile ranges by the root of the count are the notches of a
-# box plot (McGill, Tukey and Larsen, 1978): medians differ whose notches do not overlap, 95 times
-# in 100. But a run has some forty figures, so half as much again.
-NOTCHES = 1.5
-
 
 class Figure(NamedTuple):
     """A median of ratios and its quartiles.
 
     :param better: whether less of it is better, or more.
-    :param rounds: how many ratios there are; 0 if they may depend on each other.
+    :param medians: those of several processes. Where a dict lies, and in what order a set is,
+        makes a process a few per cent slower in all its rounds, so these tell what no round can.
     """
 
     ratio: float
     low: float
     high: float
     better: str = LESS
-    rounds: int = 0
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """Between which the median of another run of the same would be.
-
-        Of many rounds it is known far better than the quartiles are apart. Where there is nothing
-        to reckon with, those.
-        """
-        if not self.rounds:
-            return self.low, self.high
-        off = NOTCHES * 1.57 * (self.high - self.low) / math.sqrt(self.rounds)
-        return max(self.low, self.ratio - off), min(self.high, self.ratio + off)
+    medians: tuple[float, ...] = ()
 
 
 def figure(values: Iterable[float], better: str = LESS) -> Figure | None:

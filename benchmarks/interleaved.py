@@ -4,6 +4,9 @@ A round runs every case once, in an order of its own, so that whatever else the 
 all of them alike. Cases are compared within a round, and the median over the rounds is what counts.
 Time is the CPU time of this thread, which is not taken by others who wait for the same core.
 
+A process is a few per cent slower or faster in all its rounds than the next one of the same code:
+where its dicts lie is chance. So what shall be compared with another run is of several.
+
 Nothing here knows what is measured.
 """
 
@@ -11,6 +14,7 @@ from __future__ import annotations
 
 import gc
 import io
+import multiprocessing
 import random
 import statistics
 import time
@@ -94,12 +98,15 @@ class Figures(NamedTuple):
     :param ratio: the median of its ratios, each to the compared case of the same round.
     :param low: the lower quartile of these.
     :param high: the upper quartile.
+    :param medians: where it is of several processes, the median of each. Then all else is the
+        median of what these have.
     """
 
     us: float
     ratio: float
     low: float
     high: float
+    medians: tuple[float, ...] = ()
 
 
 def served(app: App, template: dict[str, Any]) -> Callable[[int], None]:
@@ -157,6 +164,24 @@ def compare(cases: Sequence[Case], rounds: int, slice_ms: float) -> dict[str, Fi
     return {
         case.name: _figures(took[case.name], took[case.compared_to or case.name]) for case in cases
     }
+
+
+def in_processes(
+    measure: Callable[..., dict[str, Figures]], processes: int, *args: Any
+) -> dict[str, Figures]:
+    """Return what ``measure(*args)`` finds in so many new processes, one after the other.
+
+    :param measure: a function of a module, not of ``__main__``'s guard.
+    """
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        found = [pool.apply(measure, args) for _ in range(processes)]
+    return {name: merged([each[name] for each in found]) for name in found[0]}
+
+
+def merged(found: Sequence[Figures]) -> Figures:
+    """Return the figures of a case in several processes as one."""
+    us, ratio, low, high = (statistics.median(each[place] for each in found) for place in range(4))
+    return Figures(us, ratio, low, high, tuple(each.ratio for each in found))
 
 
 def _times(case: Case, seconds: float) -> int:

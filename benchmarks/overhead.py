@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
 import json
 import logging
 import os
@@ -26,7 +27,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import rivals
-from interleaved import PAGE, Case, Figures, called, check, compare, served
+from interleaved import PAGE, Case, Figures, called, check, compare, in_processes, served
 
 from wsgi_busyguard import BusyGuard, Load, Monitor
 
@@ -160,7 +161,7 @@ def bounds(found: dict[str, Figures]) -> list[dict[str, Any]]:
 def print_requests(found: dict[str, Figures], requests: list[Case]) -> None:
     print(f"{'a request through':38}{'us':>8}{'ratio':>8}  {'quartiles':17}call only, ratio")
     for name in (name for name, _, _ in requests if not name.startswith(ONLY)):
-        us, ratio, low, high = found[name]
+        us, ratio, low, high, _ = found[name]
         bare = found.get(ONLY + name)
         only = "-" if bare is None else f"{bare.ratio:.2f}"
         print(f"{name:38}{us:8.2f}{ratio:8.2f}  {f'{low:.2f} - {high:.2f}':17}{only:>6}")
@@ -169,7 +170,7 @@ def print_requests(found: dict[str, Figures], requests: list[Case]) -> None:
 def print_checks(found: dict[str, Figures], asked: list[Case]) -> None:
     print(f"\n{'a check':38}{'us':>8}{'ratio':>8}  {'quartiles':17}call only, us")
     for name in (name for name, _, _ in asked if not name.startswith(ONLY)):
-        us, ratio, low, high = found[name]
+        us, ratio, low, high, _ = found[name]
         bare = found.get(ONLY + name)
         only = "-" if bare is None else f"{bare.us:.2f}"
         print(f"{name:38}{us:8.2f}{ratio:8.2f}  {f'{low:.2f} - {high:.2f}':17}{only:>6}")
@@ -181,10 +182,23 @@ def print_bounds(musts: list[dict[str, Any]]) -> None:
         print(f"{what:54}{is_:8.2f}{most:9.2f}  {'met' if is_ <= most else 'MISSED'}")
 
 
+def measured(rounds: int, slice_ms: float) -> dict[str, Figures]:
+    """Return what this process finds."""
+    logging.getLogger("wsgi_busyguard").setLevel(logging.ERROR)  # it warns of unknown servers
+    return compare(list(itertools.chain(*cases())), rounds, slice_ms)
+
+
 def main() -> None:
     question = "What does the guard cost a request, and a check?"
     parser = argparse.ArgumentParser(description=question)
     parser.add_argument("--rounds", type=int, default=200, help="default: %(default)s")
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=10,
+        metavar="N",
+        help="that share the rounds; compare.py needs several; default: %(default)s",
+    )
     parser.add_argument(
         "--slice",
         type=float,
@@ -195,11 +209,11 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
     args = parser.parse_args()
 
-    logging.getLogger("wsgi_busyguard").setLevel(logging.ERROR)  # it warns of unknown servers
+    each = max(2, args.rounds // args.processes)
+    found = in_processes(measured, args.processes, each, args.slice)
     requests, asked = cases()
-    found = compare([*requests, *asked], args.rounds, args.slice)
     machine = f"{platform.python_implementation()} {platform.python_version()}, {_cpu()}"
-    print(f"{machine}; {args.rounds} rounds\n")
+    print(f"{machine}; {args.processes} processes, {each} rounds in each\n")
     print_requests(found, requests)
     print_checks(found, asked)
     musts = bounds(found)
@@ -210,10 +224,7 @@ def main() -> None:
             "date": datetime.date.today().isoformat(),
             "machine": machine,
             "rounds": args.rounds,
-            "figures": {
-                name: {**figures._asdict(), "rounds": args.rounds}
-                for name, figures in found.items()
-            },
+            "figures": {name: figures._asdict() for name, figures in found.items()},
             "bounds": musts,
         }
         with open(args.json, "w") as file:

@@ -73,6 +73,7 @@ def measured_overhead() -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "figures.json"
         command = [sys.executable, str(HERE / "overhead.py"), "--rounds", "50", "--slice", "1"]
+        command += ["--processes", "1"]
         path = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
         subprocess.run(
             [*command, "--json", str(file)],
