@@ -6,6 +6,7 @@ Nothing here reads a clock, takes a lock or knows a server.
 from __future__ import annotations
 
 import enum
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Load(NamedTuple):
     :param service: seconds that a request takes, those that still run counted at their age;
         ``None`` where it is not known.
     :param lag: seconds by which the loop that takes requests in is late, where there is one.
+    :param longest: seconds after which one that waits is refused; infinite where none is.
     """
 
     queued: int
@@ -54,6 +56,7 @@ class Load(NamedTuple):
     waited: float = 0.0
     service: float | None = None
     lag: float = 0.0
+    longest: float = math.inf
 
     @property
     def idle(self) -> int | None:
@@ -67,14 +70,21 @@ class Load(NamedTuple):
 
 
 def delay(load: Load) -> float | None:
-    """Return a load's ``delay``; a property costs a check more than what it computes."""
-    queued, _, capacity, waited, service, lag = load
+    """Return a load's ``delay``; a property costs a check more than what it computes.
+
+    How long the queue will take is an estimate, of a few requests. It is believed no further than
+    the queue's limit of age, at which whoever is at its end is refused, and one service time, for
+    a slot that gets free may be needed to find that out; so a server that is slow still shows.
+    """
+    queued, _, capacity, waited, service, lag, longest = load
     seen = lag if lag > waited else waited
     if not queued or not capacity:
         return seen
     if service is None:
         return None
     ahead = queued * service / capacity
+    if ahead > longest + service:
+        ahead = longest + service
     return ahead if ahead > seen else seen
 
 
@@ -85,6 +95,11 @@ def load_of(outstanding: int, capacity: int) -> Load:
     """Return the load of so many requests: what an idle thread is about to take is not queued."""
     active = min(outstanding, capacity)
     return Load(outstanding - active, active, capacity)
+
+
+def more_queued(load: Load, count: int) -> Load:
+    """Return the load with so many more in the queue, whom nobody refuses for their age there."""
+    return load._replace(queued=load.queued + count, longest=math.inf) if count else load
 
 
 class Transition(NamedTuple):
@@ -155,7 +170,7 @@ def judge(state: State, load: Load) -> State:
 
     :raises ValueError, TypeError: for rubbish, which must show here and not later.
     """
-    queued, active, capacity, waited, service, lag = load
+    queued, active, capacity, waited, service, lag, _ = load
     if waited < 0.0 or (service is not None and service < 0.0):
         raise ValueError(f"expected at least 0 seconds, not {load!r}")
     if lag >= LAG_BUSY:

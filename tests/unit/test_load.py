@@ -1,11 +1,21 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from wsgi_busyguard import Load, State, Transition
-from wsgi_busyguard.load import LAG_BUSY, LAG_FREE, UNKNOWN, judge, service_time, smoothed
+from wsgi_busyguard.load import (
+    LAG_BUSY,
+    LAG_FREE,
+    UNKNOWN,
+    judge,
+    more_queued,
+    service_time,
+    smoothed,
+)
 
 FREE, BUSY = State.FREE, State.BUSY
 
@@ -85,7 +95,7 @@ def test_idle_is_unknown_where_the_capacity_is():
 
 
 def test_a_load_waits_for_nothing_unless_told():
-    assert Load(1, 2, 3) == Load(queued=1, active=2, capacity=3, waited=0.0, service=None, lag=0.0)
+    assert Load(1, 2, 3) == Load(*(1, 2, 3), waited=0.0, service=None, lag=0.0, longest=math.inf)
 
 
 def test_a_load_is_frozen():
@@ -110,10 +120,20 @@ def test_a_transition_says_what_when_and_for_how_long():
         pytest.param(Load(0, 0, 4, lag=0.7), 0.7, id="the loop is late"),
         pytest.param(Load(8, 4, None, waited=1.5), 1.5, id="no capacity known"),
         pytest.param(Load(8, 0, 0, waited=1.5, service=1.0), 1.5, id="no capacity at all"),
+        pytest.param(Load(64, 4, 4, 1.5, 0.2, longest=1.6), 1.8, id="who waits longer is refused"),
+        pytest.param(Load(16, 4, 4, 1.5, 1.0, longest=1.6), 2.6, id="a slow server still shows"),
+        pytest.param(Load(8, 4, 4, 1.5, 1.0, longest=1.6), 2.0, id="it takes less than that"),
+        pytest.param(Load(8, 4, 4, 3.0, 0.1, longest=1.6), 3.0, id="nobody refuses them in time"),
     ],
 )
 def test_delay_is_the_larger_of_what_was_waited_and_what_the_queue_takes(load, delay):
     assert load.delay == delay
+
+
+def test_who_is_queued_where_nobody_refuses_it_for_its_age_has_no_limit_of_age():
+    load = Load(8, 4, 4, 1.5, 1.0, longest=1.6)
+    assert more_queued(load, 4) == Load(12, 4, 4, 1.5, 1.0)
+    assert more_queued(load, 0) is load
 
 
 def test_the_first_sample_is_the_mean():

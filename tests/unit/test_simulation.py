@@ -38,6 +38,13 @@ def test_damped_costs_next_to_nothing_and_does_not_flap(fleet: Any, scenario: st
     assert pair.is_held, str(pair)
 
 
+def test_an_overload_that_all_balancers_probe_at_once_takes_no_server_out(fleet: Any) -> None:
+    """By an estimate without a limit they took one out and back fourteen times a minute."""
+    cell = fleet.Cell(scenario="synchronised probes", rules=fleet.RULES[1], retry=False, load=2.0)
+    times = fleet.Times(3.0, 8.0, 18.0, 30.0)
+    assert fleet.play(cell._replace(seed=2, times=times)).most_changes == 0
+
+
 def test_a_policy_that_flaps_is_seen_to_flap(fleet: Any) -> None:
     """The exact rule at a constant load is what the bounds are for."""
     usual = fleet.Cell(load=0.8)

@@ -5,6 +5,7 @@ A value in, a value out: nothing here reads a clock, takes a lock or knows where
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from ..counters import CHECKS, NAMED, SECOND
@@ -35,8 +36,8 @@ STATES = {
 # The columns after those of every table. Queued, active and capacity share a word, so that they
 # always agree. Who waits is known by the moment since when, which goes on counting while the
 # process is stuck.
-BEAT, FIGURES, WAITING, SERVICE, LAG = range(2, 7)
-LOAD_COLUMNS = LAG + 1  # the columns before this one are those that make a load
+BEAT, FIGURES, WAITING, SERVICE, LAG, LONGEST = range(2, 8)
+LOAD_COLUMNS = LONGEST + 1  # the columns before this one are those that make a load
 
 # The server of the process, and whether that is to drain; see draining.py.
 SERVER = LOAD_COLUMNS
@@ -77,9 +78,9 @@ MOST_REQUESTS = (1 << COUNT_BITS) - 1
 
 
 def packed(load: Load, now: int) -> list[int]:
-    """Return the words from ``FIGURES`` to ``LAG``; :exc:`ValueError` for figures below 0."""
-    queued, active, capacity, waited, service, lag = load
-    if min(queued, active, capacity or 0, waited, service or 0, lag) < 0:
+    """Return the words from ``FIGURES`` to ``LONGEST``; :exc:`ValueError` for figures below 0."""
+    queued, active, capacity, waited, service, lag, longest = load
+    if min(queued, active, capacity or 0, waited, service or 0, lag, longest) < 0:
         raise ValueError(f"expected no figure below 0, not {load!r}")
     room = MOST_REQUESTS if capacity is None else min(capacity, MOST_REQUESTS - 1)
     return [
@@ -89,6 +90,7 @@ def packed(load: Load, now: int) -> list[int]:
         max(1, now - int(waited * SECOND)) if waited else 0,
         0 if service is None else max(1, min(int(service * SECOND), LONGEST_NS)),
         min(int(lag * SECOND), LONGEST_NS),
+        0 if longest == math.inf else max(1, min(int(longest * SECOND), LONGEST_NS)),
     ]
 
 
@@ -143,7 +145,7 @@ def limits_in(words: Sequence[int]) -> GuardLimits | None:
 
 def change(number: int, at: int, wall: int, load: Load) -> list[int]:
     """Return the words of a change of state."""
-    figures, _, service, lag = packed(load, at)
+    figures, _, service, lag, _ = packed(load, at)
     return [number, at, wall, figures, min(int(load.waited * SECOND), LONGEST_NS), service, lag]
 
 
@@ -176,6 +178,7 @@ def summed(columns: Sequence[Sequence[int]], rows: Sequence[int], now: int) -> L
         max(0, now - since) / SECOND,
         _service(capacities, [columns[SERVICE][row] for row in rows]),
         _lag(columns, rows, now),
+        _longest([columns[LONGEST][row] for row in rows if words[row] >> 2 * COUNT_BITS]),
     )
 
 
@@ -190,6 +193,11 @@ def _service(capacities: list[int], services: list[int]) -> float | None:
         return None
     rate = sum([capacity / service for capacity, service in known])
     return min(round(sum([capacity for capacity, _ in known]) / rate), LONGEST_NS) / SECOND
+
+
+def _longest(each: list[int]) -> float:
+    """Return the seconds after which one is refused, wherever it waits."""
+    return max(each) / SECOND if each and 0 not in each else math.inf
 
 
 def _lag(columns: Sequence[Sequence[int]], rows: Sequence[int], now: int) -> float:

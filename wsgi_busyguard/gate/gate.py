@@ -7,6 +7,7 @@ import time
 import weakref
 from bisect import bisect_left
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING
 
 from .._support.forks import Stage, after_fork
@@ -331,7 +332,7 @@ class Gate:
             if free and not self.crowded and slots == self.slots:  # not resized in between
                 if slots - free > 1:
                     self.crowding()
-                return _new(Load, (0, slots - free, slots, 0.0, self._service, 0.0))
+                return _new(Load, (0, slots - free, slots, 0.0, self._service, 0.0, inf))
             # Whoever sees no place left may take that for busy still. So the next who leaves has
             # to tell, and one who left before he could know of it is seen below.
             self.crowded = True

@@ -189,7 +189,9 @@ class Queue:
         # A slot that lies free while somebody waits is on its way to him.
         moving = min(queued, free)
         waited = now - self.since(now)
-        return Load(queued - moving, slots - free + moving, slots, waited, service)
+        longest = self._discipline.in_force.max_wait
+        active = slots - free + moving
+        return Load(queued - moving, active, slots, waited, service, 0.0, longest)
 
     def since(self, now: float) -> float:
         """Return since when nobody has got a slot who needs one."""

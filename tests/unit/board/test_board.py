@@ -161,6 +161,17 @@ def test_a_load_is_read_as_it_was_posted(board, publisher):
     assert board.read() == Load(3, 4, 4, 1.5, 0.25)
 
 
+@pytest.mark.parametrize(
+    ("other", "longest"),
+    [(Load(1, 4, 4, longest=2.5), 2.5), (Load(1, 4, 4), math.inf), (Load(0, 3, 4), 1.5)],
+    ids=["the longer of two", "one has no limit", "nobody waits in one"],
+)
+def test_the_limit_of_age_is_that_of_the_processes_in_which_one_waits(board, other, longest):
+    kept = posters(board, [Load(3, 4, 4, longest=1.5), other])
+    assert board.read().longest == longest
+    del kept
+
+
 def test_the_loads_are_summed_up(board):
     kept = posters(board, [Load(1, 2, 3), Load(4, 5, 6), Load(7, 8, 9)])
     assert board.read() == Load(12, 15, 18)
@@ -1107,7 +1118,7 @@ def test_a_board_that_lacks_something_is_not_used(tmp_path, size):
     with path.open("r+b") as file:
         file.truncate(size if size > 100 else path.stat().st_size + size)
     with pytest.raises(
-        ValueError, match="is damaged: expected 336896 bytes for its 256 slots, not"
+        ValueError, match="is damaged: expected 338944 bytes for its 256 slots, not"
     ):
         Board(path)
 

@@ -341,9 +341,9 @@ def test_the_load_is_what_is_queued_active_and_possible(clock):
     Visitor(gate)
     clock.now += 2.0
     Visitor(gate)
-    assert gate.read() == Load(2, 2, 2, waited=2.0, service=2.0)
+    assert gate.read() == Load(2, 2, 2, waited=2.0, service=2.0, longest=9.0)
     gate.leave(first)
-    assert gate.read() == Load(1, 2, 2, waited=0.0, service=2.0)
+    assert gate.read() == Load(1, 2, 2, waited=0.0, service=2.0, longest=9.0)
     gate.leave(second)
     assert gate.read()[:3] == (0, 2, 2)
 

@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from ..._support.periodic import BEAT_SECONDS
+from ...load import more_queued
 from ..acceptqueue import in_the_kernel
 from ..readers.derived import DerivedAdapter
 
@@ -63,7 +64,7 @@ class StandingQueue:
         They are queued; and as nobody takes them in, the loop that should is late by as much.
         """
         length, age = self._standing()
-        return self._late(load, age)._replace(queued=load.queued + length) if length else load
+        return more_queued(self._late(load, age), length) if length else load
 
     def late(self, load: Load) -> Load:
         """Return the load with their age alone, where somebody else counts them."""

@@ -25,7 +25,7 @@ from ...gate import Gate
 from ...gate.limits_in_force import gate_in_force, in_force, pick_up_in_force
 from ...gate.pickup import PickUp
 from ...haproxy import Push
-from ...load import CHECKS_ONLY, GATE
+from ...load import CHECKS_ONLY, GATE, more_queued
 from ...middleware import BusyGuard
 from ...monitor import Monitor
 from ...responses import Responses
@@ -78,8 +78,9 @@ class HostLoad:
     def read(self) -> Load:
         """Post this worker's own figures, and return the sum."""
         load = self._poster.read()
-        queued = 0 if self._worker.cfg.reuse_port else in_the_kernel(self._worker.sockets)
-        return load._replace(queued=load.queued + queued) if queued else load
+        alone = self._worker.cfg.reuse_port
+        queued = 0 if alone else in_the_kernel(self._worker.sockets) or 0
+        return more_queued(load, queued)
 
     def portion(self) -> Load | None:
         """Return this worker's own figures, with its share of what waits for whoever is first."""
@@ -88,7 +89,7 @@ class HostLoad:
             return load
         queued = in_the_kernel(self._worker.sockets) or 0
         workers = max(1, len(self._poster.board.awake()))
-        return load._replace(queued=load.queued + queued // workers)
+        return more_queued(load, queued // workers)
 
     def hears(self, asked: Any) -> None:
         """Have the counts of checks be posted."""
@@ -114,7 +115,7 @@ def own_load(adapter: Adapter, worker: Any) -> DerivedAdapter:
         if load is None:
             return None
         if worker.cfg.reuse_port:
-            load = load._replace(queued=load.queued + (in_the_kernel(worker.sockets) or 0))
+            load = more_queued(load, in_the_kernel(worker.sockets) or 0)
         standing: StandingQueue = worker.standing
         return standing.late(load)
 
