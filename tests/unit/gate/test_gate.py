@@ -180,8 +180,8 @@ def test_wrong_limits_raise_at_construction(arguments, words):
 
 def test_its_repr_shows_who_is_inside_and_who_waits():
     gate = Gate(2)
-    for _ in range(3):
-        Visitor(gate)
+    visitors = [Visitor(gate) for _ in range(3)]  # the gate lets go of those that are collected
+    assert len(visitors) == 3
     assert repr(gate) == "<Gate 2/2 with 1 waiting>"
 
 
