@@ -201,7 +201,7 @@ class Board:
 
     def changes(self) -> Changes:
         """Return how often the state has changed, and for how long it has been busy."""
-        return self._totals.changes(self.now())
+        return self._totals.changes(self._last_seen())
 
     def drain(self) -> list[int]:
         """Have every check say draining, while requests are served; return whom this reaches.
@@ -246,10 +246,25 @@ class Board:
             table.tried(partial(self._change_once, table, number, load))
         return after
 
-    def _change_once(self, table: Table, number: int, load: Load) -> None:
+    def settle(self) -> None:
+        """End a busy state in which all have gone, when they had. For one who is about to join.
+
+        Else the time for which nobody was there would count as busy.
+        """
+        table = self.current()
+        number, until = table.words[STATE], self._last_seen()
+        if number & 1 and until < self.now():
+            table.tried(partial(self._change_once, table, number, UNKNOWN, until))
+
+    def _change_once(self, table: Table, number: int, load: Load, since: int | None = None) -> None:
         """Note the change, unless somebody else has. For :meth:`.table.Table.tried`."""
         if table.words[STATE] == number:  # else the next look judges from there
-            note_change(table.words, number + 1, self.now(), load)
+            note_change(table.words, number + 1, self.now() if since is None else since, load)
+
+    def _last_seen(self) -> int:
+        """Return until when somebody was there: now, or a second after the last beat of all."""
+        now, living, columns = self._look(THERE)
+        return now if living else min(now, max(columns[BEAT], default=now) + SECOND)
 
     @property
     def was_ready(self) -> bool:

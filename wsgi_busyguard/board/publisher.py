@@ -158,6 +158,7 @@ class Publisher:
 
     def _claimed(self, table: Table) -> RowPlace:
         """Return a place for this process. Requires _joining."""
+        self.board.settle()
         pid, now = self._pid, self.board.now()
         began = born(pid, now)
         others = [one for one in list(_publishers) if one.board.table.shares(table)]

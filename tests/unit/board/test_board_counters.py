@@ -200,6 +200,38 @@ def test_the_last_changes_are_kept(board, clock):
     assert board.changes().busy_seconds == pytest.approx(25)
 
 
+def test_while_nobody_is_there_nobody_is_busy(board, clock):
+    publisher = joined(board, Gate(4))
+    board.judge(CROWDED)
+    clock.now += 3
+    publisher.beat()
+    publisher.leave()
+    clock.now += 600
+    changes = board.changes()
+    assert (changes.to_busy, changes.to_free) == (1, 0)  # nobody has seen the end
+    assert changes.busy_seconds == pytest.approx(4)
+    publisher = joined(board, Gate(4))
+    changes = board.changes()
+    assert (changes.to_busy, changes.to_free) == (1, 1)
+    assert changes.busy_seconds == pytest.approx(4)
+    assert [change.lasted for change in changes.recent] == [None, pytest.approx(4)]
+    board.judge(CROWDED)
+    clock.now += 2
+    publisher.beat()
+    assert board.changes().busy_seconds == pytest.approx(6)
+
+
+def test_who_comes_at_once_in_the_place_of_the_last_finds_the_state_as_it_was(board, clock):
+    publisher = joined(board, Gate(4))
+    board.judge(CROWDED)
+    clock.now += 3
+    publisher.beat()
+    publisher.leave()
+    clock.now += 0.5
+    joined(board, Gate(4))
+    assert board.changes().to_free == 0
+
+
 def test_a_board_that_is_older_than_the_host_is_no_reason_to_fail(board, clock):
     """The file may outlive a boot, which sets the clock back."""
     for load in (CROWDED, CALM, CROWDED):
