@@ -23,10 +23,21 @@ from wsgi_busyguard.policy import Reason
 FULL, AGE, DRAINING = Reason.QUEUE_FULL, Reason.QUEUE_AGE, Reason.DRAINING
 
 
+VISITORS = []
+
+
+@pytest.fixture(autouse=True)
+def visitors_leave():
+    """Let go of all visitors, and of their slots, at the end of a test and not before."""
+    yield
+    VISITORS.clear()
+
+
 class Visitor:
     """Somebody with a ticket, and how often it was woken."""
 
     def __init__(self, gate):
+        VISITORS.append(self)
         self.woken = 0
         self.ticket = Ticket(self._wake)
         self.offered = gate.offer(self.ticket)
@@ -180,8 +191,8 @@ def test_wrong_limits_raise_at_construction(arguments, words):
 
 def test_its_repr_shows_who_is_inside_and_who_waits():
     gate = Gate(2)
-    visitors = [Visitor(gate) for _ in range(3)]  # the gate lets go of those that are collected
-    assert len(visitors) == 3
+    for _ in range(3):
+        Visitor(gate)
     assert repr(gate) == "<Gate 2/2 with 1 waiting>"
 
 
