@@ -85,10 +85,12 @@ class LogLine(NamedTuple):
     def extra(self) -> dict[str, Any]:
         """What a handler that writes fields finds in the record."""
         load = self.load
+        figures = load._asdict()
+        del figures["longest"]  # no figure of how things are, and infinite mostly
         fields = {
             "event": self.event,
             "state": self.state.value,
-            **load._asdict(),
+            **figures,
             "delay": load.delay,
             "lasted": self.lasted,
             "untold": self.untold,

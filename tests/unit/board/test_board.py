@@ -1164,7 +1164,7 @@ def test_two_processes_that_make_a_file_at_once_make_one_board(tmp_path, child, 
         pids = [child(work) for _ in range(4)]
         os.close(let_go)
         os.close(go)
-        until(lambda path=path: path.exists() and path.stat().st_size == 336896)
+        until(lambda path=path: path.exists() and path.stat().st_size == 338944)
         board = Board(path)
         until(lambda board=board: board.read().capacity == 4)
         for pid in pids:
@@ -1288,6 +1288,7 @@ class BoardMachine(RuleBasedStateMachine):
         waited=st.just(0.0),
         service=st.none() | st.sampled_from([0.5, 2.0]),
         lag=st.just(0.0),
+        longest=st.just(math.inf),
     )
 
     @rule(who=who, load=loads, beat=st.booleans())
