@@ -51,7 +51,7 @@ def settled(name: str) -> object:
     os.getpid, os.urandom = lambda: PID, lambda size: size * b"r"
     random.seed(1)
     processes = importlib.import_module("wsgi_busyguard.board.processes")
-    processes._seen = {PID: (b"S", BORN)}.get
+    processes._seen = {PID: (b"S", BORN, 1)}.get
     processes.os = SimpleNamespace(kill=kill, sysconf=lambda _: 100)
     module = importlib.import_module(name)
     gc.collect()  # from now on it also comes at the same moments
