@@ -48,6 +48,9 @@ class GuardedProcess:
             self.guard = BusyGuard(app, slots=slots, board=board, **options)
             if board is not None:
                 self._member = self.guard.monitor.adapter
+                # It beats when it serves. uWSGI tells Python of no fork: a thread that held a lock
+                # in the master would hold it for ever in a worker, whose beats then end.
+                self._member.stop()
             return
         if board is None:
             reads = SamplingAdapter(adapter())
