@@ -51,6 +51,7 @@ class GuardedProcess:
                 # It beats when it serves. uWSGI tells Python of no fork: a thread that held a lock
                 # in the master would hold it for ever in a worker, whose beats then end.
                 self._member.stop()
+                self._member.leave()
             return
         if board is None:
             reads = SamplingAdapter(adapter())
