@@ -249,6 +249,7 @@ class Adaptive:
         gate, now = self._gate, self._clock()
         window = self._window
         if window is None:
+            gate.late = 0.0  # of long ago, or of other slots
             self._window = Window(now, self._processor(), self._loop())
         else:
             window.lags.append(max(0.0, now - self._due - LATE_ANYWAY))

@@ -248,6 +248,14 @@ def test_where_all_is_taken_in_too_late_there_are_fewer_until_it_is_in_time(worl
         world.run(0.05, **moments)
     fewer = world.gate.slots
     assert fewer < 8
+    world.adaptive._end()
+    world.gate.late = 9.0  # hours ago, when nobody looked
+    world.run(2, **moments)
+    assert world.gate.slots == 8
+    for _ in range(10):
+        world.gate.late = 0.3
+        world.run(0.05, **moments)
+    assert world.gate.slots == fewer
     world.run(2, **moments)  # nobody has said that it is late since the last look
     assert fewer / 2 <= world.gate.slots <= fewer
 

@@ -208,13 +208,7 @@ def guarded_server(
             raise TypeError(f"give threads and max_queue, not {name}: the guard is the queue")
     theirs.setdefault("request_queue_size", BACKLOG_CONNECTIONS)
     theirs["numthreads"] = threads
-    missing = moved()
-    if missing:
-        logger.warning(
-            "this cheroot has no %s as it was known: the guard stands behind its threads, so"
-            " checks wait for one, and nothing is refused",
-            ", ".join(missing),
-        )
+    if moved():
         return _behind(app, ours, grace, bind_addr, theirs)
     front = CherootFront(threads, **ours)
     # Over TLS, and where a head is read in another way here, a check comes through a thread.
@@ -224,6 +218,11 @@ def guarded_server(
 def _behind(
     app: WSGIApplication, ours: dict[str, Any], grace: float, bind_addr: Any, theirs: dict[str, Any]
 ) -> GuardedServer:
+    logger.warning(
+        "this cheroot has no %s as it was known: the guard stands behind its threads, so"
+        " checks wait for one, and nothing is refused",
+        ", ".join(moved()),
+    )
     late = SimpleNamespace(httpserver=None)  # the server wants the guard, which reads the server
     front = CherootFront(theirs["numthreads"], adapter=CherootAdapter(late), **ours)
     server = GuardedServer(front, grace, bind_addr, front.behind(app), **theirs)
